@@ -1,0 +1,1 @@
+"""The Blockyard server."""
