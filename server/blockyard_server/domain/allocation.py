@@ -1,0 +1,69 @@
+"""An allocation, its idempotency token's record, and the one predicate that ends a lease."""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from blockyard_server.domain.blocks import Placements
+
+
+class AllocationState(StrEnum):
+    """Where an allocation is in its life. A state other than HELD is final."""
+
+    HELD = "HELD"
+    RELEASED = "RELEASED"
+    EXPIRED = "EXPIRED"
+
+
+def lease_ended(expire_time_us: int | None, now_us: int) -> bool:
+    """Whether a lease has ended: at its expire time it has. None never ends."""
+    return expire_time_us is not None and expire_time_us <= now_us
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """One grant, as its row says. Times are microseconds since the epoch, by the server's clock."""
+
+    allocation: int
+    """The id, the fencing token and the revision of the grant: they are the same number."""
+    holder: str
+    caller: str
+    token: str
+    granted: Placements
+    """What was granted, for ever."""
+    placements: Placements
+    """What is held of it; for an ended allocation, what was held at its end."""
+    ttl_us: int | None
+    grant_time_us: int
+    expire_time_us: int | None
+    annotations: tuple[tuple[str, str], ...] = ()
+    state: AllocationState = AllocationState.HELD
+    end_time_us: int | None = None
+    revision: int = 0
+    """The fleet's revision of the last change."""
+
+    def is_held(self, now_us: int) -> bool:
+        """Whether it has its blocks at `now_us`: an ended lease does not, swept or not."""
+        return self.state is AllocationState.HELD and not lease_ended(self.expire_time_us, now_us)
+
+    def ended(self, state: AllocationState, revision: int, now_us: int) -> "Allocation":
+        """This allocation after its end."""
+        return replace(self, state=state, revision=revision, end_time_us=now_us)
+
+    def keeping(self, placements: Placements, revision: int) -> "Allocation":
+        """This allocation after a partial release."""
+        return replace(self, placements=placements, revision=revision)
+
+    def renewed(self, ttl_us: int, expire_time_us: int, revision: int) -> "Allocation":
+        """This allocation with a longer lease."""
+        return replace(self, ttl_us=ttl_us, expire_time_us=expire_time_us, revision=revision)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """What is remembered of an idempotency token. `allocation` is None for a cancellation."""
+
+    caller: str
+    token: str
+    allocation: int | None
+    fingerprint: bytes
+    revision: int

@@ -1,0 +1,51 @@
+"""Why the engine could not carry out a request, though nothing was wrong with the request."""
+
+from typing import ClassVar
+
+
+class EngineFailure(Exception):
+    """The outcome is unknown to who asked, unless the class says otherwise; asking again is safe.
+
+    `retry_after_s` is when (seconds), for RetryInfo; None if asking again does not help.
+    """
+
+    reason: ClassVar[str]
+    retry_after_s: ClassVar[float | None] = None
+
+    def __init__(self, message: str, **metadata: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata = {key: str(value) for key, value in metadata.items()}
+
+
+class Overloaded(EngineFailure):
+    """More work is waiting than the queue holds. Nothing was done."""
+
+    reason = "OVERLOADED"
+    retry_after_s = 0.2
+
+
+class ShuttingDown(EngineFailure):
+    """The server is stopping. Nothing was done."""
+
+    reason = "SHUTTING_DOWN"
+    retry_after_s = 1.0
+
+
+class StoreUnavailable(EngineFailure):
+    """The database could not be reached or written."""
+
+    reason = "STORE_UNAVAILABLE"
+    retry_after_s = 1.0
+
+
+class InvariantViolated(EngineFailure):
+    """An invariant does not hold. The fleet's writes are stopped, and the evidence is left as it is."""
+
+    reason = "INVARIANT_VIOLATED"
+
+
+class InternalError(EngineFailure):
+    """A fault of the server, logged under the metadata's `incident`."""
+
+    reason = "INTERNAL_ERROR"

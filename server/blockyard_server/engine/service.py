@@ -1,0 +1,100 @@
+"""What the edge calls: the whole of what Blockyard can do, over plain values.
+
+`app.py` makes the one implementation, `engine.engine.Engine`; the edge knows only this protocol.
+Every method may raise `domain.errors.Refused` or `engine.failures.EngineFailure`.
+"""
+
+from typing import Protocol, overload
+
+from blockyard_server.domain.answers import (
+    AllocationFilter,
+    AllocationPage,
+    AllocationView,
+    Answer,
+    Deleted,
+    EventFilter,
+    EventPage,
+    FleetPage,
+    FleetRecord,
+    FleetSnapshot,
+    Grant,
+    InstancePage,
+    InstanceRecord,
+    ReleaseAnswer,
+    Renewal,
+    VerifyReport,
+)
+from blockyard_server.domain.requests import (
+    Acquire,
+    CreateFleet,
+    CreateInstance,
+    DeleteFleet,
+    DeleteInstance,
+    Release,
+    Renew,
+    Request,
+    UpdateFleet,
+    UpdateInstance,
+)
+
+
+class Service(Protocol):
+    """Everything that the edge may ask for."""
+
+    @overload
+    async def submit(self, request: Acquire) -> Grant: ...
+    @overload
+    async def submit(self, request: Release) -> ReleaseAnswer: ...
+    @overload
+    async def submit(self, request: Renew) -> Renewal: ...
+    @overload
+    async def submit(self, request: CreateFleet | UpdateFleet) -> FleetRecord: ...
+    @overload
+    async def submit(self, request: CreateInstance | UpdateInstance) -> InstanceRecord: ...
+    @overload
+    async def submit(self, request: DeleteFleet | DeleteInstance) -> Deleted: ...
+    async def submit(self, request: Request) -> Answer:
+        """Carries out one change, durably, before it answers. Cancelling the caller never undoes it."""
+        ...
+
+    async def submit_many(self, requests: list[Acquire | Release | Renew]) -> list[Answer | Exception]:
+        """Carries out many changes, each by itself, in order within its fleet; refusals are returned in place."""
+        ...
+
+    async def describe(self, fleet: str, *, full: bool, after: int, limit: int) -> FleetSnapshot:
+        """One page of a snapshot: instances whose order is above `after`, `limit` at most."""
+        ...
+
+    async def get_allocation(self, fleet: str, allocation: int) -> AllocationView:
+        """One allocation, held or ended."""
+        ...
+
+    async def list_allocations(
+        self, fleet: str, where: AllocationFilter, *, after: int, limit: int
+    ) -> AllocationPage:
+        """Allocations with ids above `after`, `limit` at most."""
+        ...
+
+    async def get_fleet(self, fleet: str) -> FleetRecord:
+        """One fleet."""
+        ...
+
+    async def list_fleets(self, *, after: str, limit: int) -> FleetPage:
+        """Fleets whose name sorts after `after`, `limit` at most."""
+        ...
+
+    async def get_instance(self, fleet: str, instance: str) -> InstanceRecord:
+        """One instance."""
+        ...
+
+    async def list_instances(self, fleet: str, *, after: int, limit: int) -> InstancePage:
+        """Instances whose order is above `after`, `limit` at most."""
+        ...
+
+    async def list_events(self, fleet: str, where: EventFilter, *, after: int, limit: int) -> EventPage:
+        """Events with revisions above `after`, `limit` at most."""
+        ...
+
+    async def verify(self, fleet: str) -> VerifyReport:
+        """Compares all records of a fleet at one revision; mends nothing."""
+        ...
