@@ -1,18 +1,99 @@
-# Every task of the project. CI calls the same targets (.ci/run).
+# Every task of the project; .ci/run calls the same ones. `make help` lists them.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-PROTOS := $(wildcard protos/blockyard/v1/*.proto)
+# As many test processes as cores.
+WORKERS ?= auto
+# More options, as in: make test ARGS='-k renew', make serve ARGS='--data a.db', make bench ARGS=--help.
+ARGS    ?=
 
-$(VENV)/.installed: pyproject.toml
+PROTOS  := $(wildcard protos/blockyard/v1/*.proto)
+V1      := client/blockyard/v1
+PYTEST   = $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help:  ## These lines
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Two stamps, one after the other: serving needs less than developing, and two pips never run at once.
+$(VENV)/.server: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Blockyard needs Python 3.11 or newer: make PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[server,dev]'
-	touch $@
+	$(PIP) install --quiet --editable '.[server]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.server
+	$(PIP) install --quiet --editable '.[server,dev]'
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/.dev  ## Everything that the other targets need, into .venv
+
+.PHONY: serve
+serve: $(VENV)/.server  ## A server on 127.0.0.1:7350; DEMO=1 adds a demo fleet
+	@exec $(BIN)/blockyard serve $(if $(DEMO),--demo) $(ARGS)
+
+.PHONY: test
+test: $(VENV)/.dev  ## Every test, on every core
+	$(PYTEST) -n $(WORKERS) --dist worksteal $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.dev  ## ruff: the rules, and the formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: format
+format: $(VENV)/.dev  ## ruff: mends what it can by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: types
+types: $(VENV)/.dev  ## mypy --strict
+	$(BIN)/mypy
+
+.PHONY: layers
+layers: $(VENV)/.dev  ## import-linter: who may import whom (docs/architecture.md)
+	$(BIN)/lint-imports --no-logo
+
+.PHONY: protos
+protos: $(VENV)/.dev  ## buf: the protos' style, and that no client of the last release breaks
+	$(BIN)/buf lint
+	BUF=$(BIN)/buf bash .ci/breaking
 
 .PHONY: generate
-generate: $(VENV)/.installed  ## Generated code from the protos
+generate: $(VENV)/.dev  ## The generated code, from the protos
+	$(call protoc,client)
+
+.PHONY: generated
+generated: $(VENV)/.dev  ## Compares the generated code with the protos
+	@rm -rf build/generated && mkdir -p build/generated
+	$(call protoc,build/generated)
+	diff --recursive --exclude=__init__.py --exclude=__pycache__ build/generated/blockyard/v1 $(V1)
+	@echo "$(V1) is what the protos generate."
+
+.PHONY: docs
+docs: $(VENV)/.dev  ## Executes the snippets of README.md and docs/
+	$(PYTEST) tests/docs $(ARGS)
+
+.PHONY: bench
+bench: $(VENV)/.dev  ## The measurements, as a table
+	$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: soak
+soak: $(VENV)/.dev  ## The model check and the crashes, for hours
+	BLOCKYARD_SOAK=1 $(PYTEST) -n $(WORKERS) -m soak --timeout=0 $(ARGS)
+
+.PHONY: check
+check:  ## All that CI runs
+	@bash .ci/run
+
+define protoc
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
 	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
-	  --python_out=client --grpc_python_out=client --mypy_out=client --mypy_grpc_out=client $(PROTOS)
+	  --python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
+endef
