@@ -1,0 +1,278 @@
+"""What goes wrong, as exceptions: one class for each reason of `blockyard.reasons`, in a tree to catch by.
+
+    BlockyardError
+    ├── CallFailed                  the server answered with an error, or could not be reached
+    │   ├── InvalidRequest          a field is malformed; `field_violations` says which
+    │   ├── Unsatisfiable           would not fit the fleet even if all of it were idle
+    │   ├── NoCapacity              fits, but not now
+    │   ├── LimitExceeded           a limit of the service
+    │   ├── NotFound
+    │   │   ├── FleetNotFound
+    │   │   ├── InstanceNotFound
+    │   │   └── AllocationNotFound
+    │   ├── Conflict                somebody, or you yourself, did something else before
+    │   │   ├── TokenMismatch       the token was used for another request
+    │   │   ├── FleetExists         with other fields
+    │   │   ├── InstanceExists      with another shape
+    │   │   └── EtagMismatch        somebody changed it first
+    │   ├── Ended                   what you hold on to is over, and does not come back
+    │   │   ├── TokenCancelled      the token was released before it was granted
+    │   │   ├── AllocationEnded     it was released
+    │   │   └── LeaseExpired        its lease ran out
+    │   ├── InUse
+    │   │   ├── InstanceInUse
+    │   │   └── FleetInUse
+    │   ├── GuardFailed             the allocation is not what the caller takes it for
+    │   │   ├── NotHolder
+    │   │   ├── StaleFencingToken
+    │   │   └── BlockNotGranted
+    │   ├── Unavailable             retried before it is raised
+    │   │   ├── Overloaded
+    │   │   ├── ShuttingDown
+    │   │   └── StoreUnavailable
+    │   ├── DeadlineExceeded        no answer in time to a call that changes nothing
+    │   └── ServerFault
+    │       ├── InvariantViolated   the fleet's writes are stopped
+    │       └── InternalError
+    ├── OutcomeUnknown              no answer to a change: it may have happened
+    ├── LeaseLost                   the blocks may be somebody else's by now
+    └── UnexpectedAnswer            the server is newer than this SDK
+
+An error that carries no reason, from a proxy say, is an `Unavailable` or a `DeadlineExceeded` if its status says
+so, else a plain `CallFailed`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from types import MappingProxyType
+from typing import Final
+
+from blockyard.reasons import Reason
+
+
+class BlockyardError(Exception):
+    """Everything that this package raises, apart from ValueError for arguments that contradict each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One malformed field of a request."""
+
+    field: str
+    """The path of the field, such as `demands[0].blocks`."""
+    description: str
+    """What is wrong with it."""
+
+
+class CallFailed(BlockyardError):
+    """A call was answered with an error. `str()` is the server's sentence for people; programs read the rest."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: str,
+        reason: str | None = None,
+        metadata: Mapping[str, str] = MappingProxyType({}),
+        field_violations: tuple[FieldViolation, ...] = (),
+        retry_delay: timedelta | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status: Final = status
+        """The name of the gRPC status code, such as `NOT_FOUND`."""
+        self.reason: Final = reason
+        """The ErrorInfo's reason, a value of `Reason` unless the server is newer. None if the error has none."""
+        self.metadata: Final = metadata
+        """Every part of the message that varies, by the keys that `ErrorReason` in the protos lists."""
+        self.field_violations: Final = field_violations
+        """The malformed fields, for `InvalidRequest`."""
+        self.retry_delay: Final = retry_delay
+        """How long the server asks to wait before a retry."""
+        self.lost_attempts = 0
+        """How many earlier attempts of this call stayed without an answer. Each of them may still take effect, so
+        the error is the whole truth only if this is 0."""
+
+
+class InvalidRequest(CallFailed):
+    """A field is missing or malformed; `field_violations` names each one."""
+
+
+class Unsatisfiable(CallFailed):
+    """A demand fits no instances of this fleet, even if all of it were idle."""
+
+
+class NoCapacity(CallFailed):
+    """It fits, but not now. Try again later, with the same token if you like."""
+
+
+class LimitExceeded(CallFailed):
+    """A limit of the service; metadata has its name and its maximum."""
+
+
+class NotFound(CallFailed):
+    """Something that the call names does not exist."""
+
+
+class FleetNotFound(NotFound):
+    """There is no such fleet."""
+
+
+class InstanceNotFound(NotFound):
+    """There is no such instance."""
+
+
+class AllocationNotFound(NotFound):
+    """There is no such allocation, or it ended longer ago than the server's retention."""
+
+
+class Conflict(CallFailed):
+    """Something else was done before."""
+
+
+class TokenMismatch(Conflict):
+    """The idempotency token was used for another request; metadata names the fields that differ."""
+
+
+class FleetExists(Conflict):
+    """The fleet is there with other fields."""
+
+
+class InstanceExists(Conflict):
+    """The instance is there with another shape."""
+
+
+class EtagMismatch(Conflict):
+    """Somebody changed the resource first: read it again."""
+
+
+class Ended(CallFailed):
+    """What the call refers to is over."""
+
+
+class TokenCancelled(Ended):
+    """A release by this token came before the acquire. A new intent needs a new token."""
+
+
+class AllocationEnded(Ended):
+    """The allocation was released."""
+
+
+class LeaseExpired(Ended):
+    """The allocation's lease has run out."""
+
+
+class InUse(CallFailed):
+    """Blocks that would go are held."""
+
+
+class InstanceInUse(InUse):
+    """Blocks of the instance are held."""
+
+
+class FleetInUse(InUse):
+    """Blocks of the fleet are held, or it has instances."""
+
+
+class GuardFailed(CallFailed):
+    """The allocation is not what the caller takes it for."""
+
+
+class NotHolder(GuardFailed):
+    """The guard's holder is not the allocation's."""
+
+
+class StaleFencingToken(GuardFailed):
+    """The guard's fencing token is not the allocation's."""
+
+
+class BlockNotGranted(GuardFailed):
+    """A partial release names a block that the allocation never had."""
+
+
+class Unavailable(CallFailed):
+    """The server could not be reached or takes no work now, and went on so through all retries."""
+
+
+class Overloaded(Unavailable):
+    """More work is waiting than the server accepts."""
+
+
+class ShuttingDown(Unavailable):
+    """The server is stopping."""
+
+
+class StoreUnavailable(Unavailable):
+    """The server's database cannot be reached or written."""
+
+
+class DeadlineExceeded(CallFailed):
+    """No answer came in time. Only for calls that change nothing; for the others it is `OutcomeUnknown`."""
+
+
+class ServerFault(CallFailed):
+    """A fault of the server."""
+
+
+class InvariantViolated(ServerFault):
+    """An invariant does not hold, and the fleet's writes are stopped. Run verify."""
+
+
+class InternalError(ServerFault):
+    """A fault of the server, recorded in its log under metadata's `incident`."""
+
+
+class OutcomeUnknown(BlockyardError):
+    """No answer came to a change, however often it was asked for: it may have happened, or may still happen.
+
+    The message says what to do. `__cause__` is the last attempt's failure.
+    """
+
+    def __init__(self, call: str, advice: str, cause: CallFailed, *, token: str | None = None) -> None:
+        super().__init__(f"the outcome of {call} is unknown ({cause}); {advice}")
+        self.__cause__ = cause
+        self.call: Final = call
+        """The RPC, such as `Acquire`."""
+        self.advice: Final = advice
+        """What to do, as part of a sentence."""
+        self.token: Final = token
+        """For an acquire: its idempotency token, to ask again or to release by."""
+
+
+class LeaseLost(BlockyardError):
+    """The lease could not be renewed in time, or has ended: stop working with the blocks. `__cause__` says why."""
+
+
+class UnexpectedAnswer(BlockyardError):
+    """The server's answer says something that this version of the SDK has no word for."""
+
+
+BY_REASON: Final[Mapping[Reason, type[CallFailed]]] = MappingProxyType(
+    {
+        Reason.INVALID_REQUEST: InvalidRequest,
+        Reason.UNSATISFIABLE: Unsatisfiable,
+        Reason.NO_CAPACITY: NoCapacity,
+        Reason.TOKEN_MISMATCH: TokenMismatch,
+        Reason.TOKEN_CANCELLED: TokenCancelled,
+        Reason.ALLOCATION_ENDED: AllocationEnded,
+        Reason.LEASE_EXPIRED: LeaseExpired,
+        Reason.STALE_FENCING_TOKEN: StaleFencingToken,
+        Reason.FLEET_NOT_FOUND: FleetNotFound,
+        Reason.INSTANCE_NOT_FOUND: InstanceNotFound,
+        Reason.ALLOCATION_NOT_FOUND: AllocationNotFound,
+        Reason.FLEET_EXISTS: FleetExists,
+        Reason.INSTANCE_EXISTS: InstanceExists,
+        Reason.INSTANCE_IN_USE: InstanceInUse,
+        Reason.FLEET_IN_USE: FleetInUse,
+        Reason.ETAG_MISMATCH: EtagMismatch,
+        Reason.NOT_HOLDER: NotHolder,
+        Reason.BLOCK_NOT_GRANTED: BlockNotGranted,
+        Reason.LIMIT_EXCEEDED: LimitExceeded,
+        Reason.OVERLOADED: Overloaded,
+        Reason.SHUTTING_DOWN: ShuttingDown,
+        Reason.STORE_UNAVAILABLE: StoreUnavailable,
+        Reason.INVARIANT_VIOLATED: InvariantViolated,
+        Reason.INTERNAL_ERROR: InternalError,
+    }
+)
+"""The class of each reason."""
