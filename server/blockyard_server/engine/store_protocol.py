@@ -1,0 +1,219 @@
+"""What the engine needs of a store. The engine owns this protocol; `store` implements it.
+
+Writes are synchronous and happen in the engine's writer thread, one transaction at a time for a fleet. Reads are
+asynchronous, each out of one snapshot. What a store raises: `InvariantBroken`, `StoreFailed`, `StoreRefused`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from blockyard_server.domain.allocation import Allocation, TokenRecord
+from blockyard_server.domain.answers import (
+    AllocationFilter,
+    AllocationPage,
+    AllocationView,
+    EventFilter,
+    EventPage,
+    FleetPage,
+    FleetRecord,
+    FleetSnapshot,
+    InstancePage,
+    InstanceRecord,
+)
+from blockyard_server.domain.events import Event
+from blockyard_server.domain.requests import TokenKey
+
+
+class StoreRefused(Exception):
+    """The store cannot be opened at all; the message says why and what to do (for the operator)."""
+
+
+class StoreFailed(Exception):
+    """The database could not be reached, read or written. Whether a commit happened is unknown."""
+
+
+class InvariantBroken(Exception):
+    """The database refused a change that would break an invariant, or rows are not as the decision saw them."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetHead:
+    """The locked fleet row. `record` is None for a fleet that was deleted; its revision goes on."""
+
+    revision: int
+    next_order: int
+    """The place in the order of registration that the next instance gets; never reused."""
+    record: FleetRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRow:
+    """An instance with the set of its held blocks (bit i is block i), read from the rows of held blocks."""
+
+    record: InstanceRecord
+    busy: int
+
+
+class Transaction(Protocol):
+    """One transaction on one fleet, with its row locked. Used in the writer thread only."""
+
+    head: FleetHead | None
+    """None: there never was such a fleet."""
+
+    def load_instances(self) -> list[InstanceRow]:
+        """All instances in the order of registration, with their held blocks."""
+        ...
+
+    def events_after(self, revision: int, limit: int) -> list[Event]:
+        """The journal above a revision, `limit` events at most."""
+        ...
+
+    def tokens(self, keys: Sequence[TokenKey]) -> dict[TokenKey, TokenRecord]:
+        """Those of these tokens that are known. One statement."""
+        ...
+
+    def allocations(self, ids: Sequence[int]) -> dict[int, Allocation]:
+        """Those of these allocations that there are, held or ended. One statement."""
+        ...
+
+    def due_leases(self, now_us: int, limit: int) -> list[Allocation]:
+        """HELD allocations with `expire_time_us <= now_us`, the longest overdue first, `limit` at most."""
+        ...
+
+    def next_expire_time_us(self) -> int | None:
+        """The earliest expire time among HELD allocations; None if none has a lease."""
+        ...
+
+    def fleet_count(self) -> int:
+        """How many fleets there are that are not deleted."""
+        ...
+
+    def write(self, events: Sequence[Event], allocations: Mapping[int, Allocation]) -> None:
+        """Writes the journal and every row that the events change, in bulk, and the fleet's new revision.
+
+        `events` are consecutive from `head.revision + 1` on. `allocations` are the final states, after all events,
+        of the allocations that the events grant, release, renew or expire. Raises InvariantBroken if any row
+        is not as the events imply (for example a held block that is not there to be freed).
+        """
+        ...
+
+    def prune(self, ended_before_us: int, limit: int) -> int:
+        """Forgets ended allocations with their tokens, and cancelled tokens, older than this; at most `limit` of
+        each. Answers how many rows went."""
+        ...
+
+
+class Evidence(Protocol):
+    """All records of a fleet at one revision, for Verify. Used in one worker thread; close it in the end."""
+
+    revision: int
+    exists: bool
+    """The fleet is there and not deleted."""
+
+    def instances(self) -> Iterator[tuple[str, int, int]]:
+        """(instance, total_blocks, busy_blocks)."""
+        ...
+
+    def held_blocks(self) -> Iterator[tuple[str, int, int]]:
+        """(instance, block, allocation), every row."""
+        ...
+
+    def live_allocations(self) -> Iterator[Allocation]:
+        """Every HELD allocation."""
+        ...
+
+    def tokens_of_live_allocations(self) -> Iterator[tuple[int, int | None]]:
+        """(live allocation, the allocation that its token's record names; None if there is no record)."""
+        ...
+
+    def events(self) -> Iterator[Event]:
+        """The journal from the beginning on, ascending."""
+        ...
+
+    def close(self) -> None:
+        """Ends the snapshot."""
+        ...
+
+
+class Reader(Protocol):
+    """One read-only snapshot of everything."""
+
+    async def has_due_leases(self, fleet: str, now_us: int) -> bool:
+        """Whether a HELD allocation of the fleet has `expire_time_us <= now_us`."""
+        ...
+
+    async def fleets_with_due_leases(self, now_us: int, limit: int) -> list[str]:
+        """Fleets that have such an allocation."""
+        ...
+
+    async def fleets_to_prune(self, ended_before_us: int, limit: int) -> list[str]:
+        """Fleets for which `Transaction.prune` has something to do."""
+        ...
+
+    async def revision(self, fleet: str) -> int | None:
+        """The fleet's revision, also of a deleted one; None if there never was such a fleet."""
+        ...
+
+    async def fleet(self, fleet: str) -> FleetRecord | None:
+        """One fleet; None if it is unknown or deleted."""
+        ...
+
+    async def fleets(self, *, after: str, limit: int) -> FleetPage:
+        """Fleets that are not deleted, by name."""
+        ...
+
+    async def instance(self, fleet: str, instance: str) -> InstanceRecord | None:
+        """One instance."""
+        ...
+
+    async def instances(self, fleet: str, *, after: int, limit: int) -> InstancePage:
+        """Instances in the order of registration."""
+        ...
+
+    async def snapshot(self, fleet: str, *, full: bool, after: int, limit: int, now_us: int) -> FleetSnapshot:
+        """One page of Describe; the fleet exists. A page ends early by `limits.MAX_PAGE_HELD_BLOCKS`."""
+        ...
+
+    async def allocation(self, fleet: str, allocation: int) -> AllocationView | None:
+        """One allocation."""
+        ...
+
+    async def allocations(self, fleet: str, where: AllocationFilter, *, after: int, limit: int) -> AllocationPage:
+        """Allocations in ascending order of the id. A page ends early by `limits.MAX_PAGE_BYTES`."""
+        ...
+
+    async def events(self, fleet: str, where: EventFilter, *, after: int, limit: int) -> EventPage:
+        """Events in ascending order of the revision. A page ends early by `limits.MAX_PAGE_BYTES`."""
+        ...
+
+
+class Store(Protocol):
+    """A transactional memory of fleets."""
+
+    def open(self) -> None:
+        """Locks, migrates and connects. Raises StoreRefused."""
+        ...
+
+    async def close(self) -> None:
+        """Closes every connection; readers first."""
+        ...
+
+    def transaction(self, fleet: str) -> AbstractContextManager[Transaction]:
+        """A transaction that has locked the fleet. Commits at the end of the block, durably, before it returns;
+        rolls back if the block raises, or wrote nothing. Writer thread only."""
+        ...
+
+    def pin_evidence(self, fleet: str) -> Evidence:
+        """A snapshot for Verify, taken now. Called in the writer thread while no transaction is open, so that it
+        shows exactly what the writer's memory shows."""
+        ...
+
+    def fleet_names(self) -> list[str]:
+        """All fleets that are not deleted, for start-up."""
+        ...
+
+    def reader(self) -> AbstractAsyncContextManager[Reader]:
+        """A read-only snapshot; the number of readers at a time is bounded, the others wait."""
+        ...
