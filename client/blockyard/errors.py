@@ -72,9 +72,9 @@ class CallFailed(BlockyardError):
         self,
         message: str,
         *,
-        status: str,
+        status: str = "UNKNOWN",
         reason: str | None = None,
-        metadata: Mapping[str, str] = MappingProxyType({}),
+        metadata: Mapping[str, str] | None = None,
         field_violations: tuple[FieldViolation, ...] = (),
         retry_delay: timedelta | None = None,
     ) -> None:
@@ -83,7 +83,7 @@ class CallFailed(BlockyardError):
         """The name of the gRPC status code, such as `NOT_FOUND`."""
         self.reason: Final = reason
         """The ErrorInfo's reason, a value of `Reason` unless the server is newer. None if the error has none."""
-        self.metadata: Final = metadata
+        self.metadata: Final[Mapping[str, str]] = dict(metadata or {})
         """Every part of the message that varies, by the keys that `ErrorReason` in the protos lists."""
         self.field_violations: Final = field_violations
         """The malformed fields, for `InvalidRequest`."""
@@ -228,15 +228,14 @@ class OutcomeUnknown(BlockyardError):
     The message says what to do. `__cause__` is the last attempt's failure.
     """
 
-    def __init__(self, call: str, advice: str, cause: CallFailed, *, token: str | None = None) -> None:
-        super().__init__(f"the outcome of {call} is unknown ({cause}); {advice}")
-        self.__cause__ = cause
+    def __init__(self, message: str, *, call: str = "", advice: str = "", token: str | None = None) -> None:
+        super().__init__(message)
         self.call: Final = call
         """The RPC, such as `Acquire`."""
         self.advice: Final = advice
-        """What to do, as part of a sentence."""
+        """What to do, as a part of a sentence; the message ends with it."""
         self.token: Final = token
-        """For an acquire: its idempotency token, to ask again or to release by."""
+        """For an acquire: its idempotency token, to ask again with or to release by."""
 
 
 class LeaseLost(BlockyardError):
