@@ -1,0 +1,21 @@
+"""What the pages show is what happens: each snippet is executed, and its output compared."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.docs.page_runner import ROOT, run_page
+from tests.docs.snippets import Command, Program, RunByCI, Server, read_snippets
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_every_snippet_of_the_page_does_what_the_page_shows(page: Path, tmp_path: Path) -> None:
+    run_page(page, tmp_path)
+
+
+def test_the_readme_shows_a_server_the_tests_a_shell_and_the_sdk() -> None:
+    kinds = {type(snippet) for snippet in read_snippets((ROOT / "README.md").read_text(encoding="utf-8"))}
+
+    assert kinds == {Server, RunByCI, Command, Program}
