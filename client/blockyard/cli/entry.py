@@ -1,0 +1,85 @@
+"""Runs a command: turns every failure into a sentence on stderr and an exit code, and never lets a traceback out."""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from blockyard.cli.failures import ExitCode, Explanation, OutputClosed, explain
+
+
+def run_command(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command that the arguments name, and returns its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        from blockyard.cli.app import app  # noqa: PLC0415  # a Ctrl-C while the SDK is loading is caught here
+
+        code = app(args=words, prog_name="blockyard", standalone_mode=False)
+        sys.stdout.flush()
+    except (OutputClosed, BrokenPipeError):
+        _drop_output()
+        return ExitCode.OUTPUT_CLOSED
+    except KeyboardInterrupt:
+        code = ExitCode.INTERRUPTED
+    except Exception as error:  # noqa: BLE001  # the last line of defence: whatever it is, the user gets a sentence
+        return _report(error, as_json=_wants_json(words))
+    if code == ExitCode.INTERRUPTED:
+        _complain("Interrupted.\n")
+    return int(code or ExitCode.DONE)
+
+
+def render_failure(explanation: Explanation, *, as_json: bool) -> str:
+    """The text for stderr: one or two lines, or one JSON document."""
+    if as_json:
+        fault = {
+            "reason": explanation.reason,
+            "status": explanation.status,
+            "message": explanation.message,
+            "next_step": explanation.next_step,
+            "metadata": dict(explanation.metadata),
+            "exit_code": int(explanation.exit_code),
+        }
+        return json.dumps({"error": fault}, ensure_ascii=False, indent=2) + "\n"
+    title = f"Error ({explanation.reason})" if explanation.reason else "Error"
+    next_step = f"Next: {explanation.next_step}\n" if explanation.next_step else ""
+    return f"{title}: {explanation.message}\n{next_step}"
+
+
+def _report(error: Exception, *, as_json: bool) -> int:
+    explanation = explain(error)
+    if os.environ.get("BLOCKYARD_TRACEBACK"):
+        traceback.print_exception(error)
+    _complain(render_failure(explanation, as_json=as_json))
+    return explanation.exit_code
+
+
+def _complain(text: str) -> None:
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        # Nobody listens on stderr either; the exit code says it still.
+        return
+
+
+def _drop_output() -> None:
+    """Lets the interpreter flush its buffer into nothing at exit, instead of complaining about the closed pipe."""
+    try:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
+    except (OSError, ValueError):
+        return
+
+
+def _wants_json(words: Sequence[str]) -> bool:
+    """Whether the arguments ask for JSON, even where they are too wrong to be parsed."""
+    own = words[: words.index("--")] if "--" in words else words
+    chosen = os.environ.get("BLOCKYARD_OUTPUT", "")
+    for word, following in zip(own, [*own[1:], ""], strict=True):
+        if word in ("--output", "-o"):
+            chosen = following
+        elif word.startswith("--output="):
+            chosen = word.partition("=")[2]
+    return chosen.lower() == "json"

@@ -1,0 +1,181 @@
+"""What a failure looks like to people and to programs: a sentence, what to do next, and an exit code. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Final
+
+from typer import TyperException
+
+from blockyard.cli.option_values import MalformedValue
+from blockyard.cli.replay_log import MalformedLog
+from blockyard.errors import (
+    BlockyardError,
+    CallFailed,
+    DeadlineExceeded,
+    InvalidRequest,
+    LeaseLost,
+    NoCapacity,
+    OutcomeUnknown,
+    Unavailable,
+)
+from blockyard.reasons import Reason
+
+
+class ExitCode(IntEnum):
+    """What the process tells whoever started it. `verify`, `replay` and `run` say in their help what differs."""
+
+    DONE = 0
+    """The command did what it says."""
+    REFUSED = 1
+    """The service refused. `verify` and `replay`: the records disagree."""
+    USAGE = 2
+    """The command, an option or a file is not right; nothing was changed. `verify`: could not check."""
+    NO_ANSWER = 3
+    """The service cannot be reached, takes no work now, or did not answer: a change may have happened."""
+    NO_CAPACITY = 4
+    """It fits, but not now. Try again later."""
+    FAULT = 70
+    """A fault of this program."""
+    RUN_FAILED = 125
+    """`run` itself failed, or the lease was lost; every other code is the command's own."""
+    NOT_EXECUTABLE = 126
+    """`run`: the command is there, but cannot be executed."""
+    NOT_FOUND = 127
+    """`run`: there is no such command."""
+    INTERRUPTED = 130
+    """Ctrl-C."""
+    OUTPUT_CLOSED = 141
+    """Nobody reads the output any more."""
+
+
+class CommandFailed(Exception):
+    """A command cannot go on for a reason of its own."""
+
+    def __init__(self, message: str, *, next_step: str = "", exit_code: ExitCode = ExitCode.REFUSED) -> None:
+        super().__init__(message)
+        self.next_step: Final = next_step
+        """What to do, as a sentence; empty if the message says it."""
+        self.exit_code: Final = exit_code
+        """What the process ends with."""
+
+
+class OutputClosed(Exception):
+    """Nobody reads the output any more: end quietly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A failure in words."""
+
+    message: str
+    """What went wrong, as a sentence."""
+    next_step: str
+    """What to do, as a sentence; may be empty."""
+    exit_code: ExitCode
+    """What the process ends with."""
+    reason: str | None = None
+    """The reason out of `blockyard.reasons`, if the service refused."""
+    status: str | None = None
+    """The gRPC status, if a call failed."""
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """The parts of the service's message that vary."""
+
+
+NEXT_STEPS: Final[Mapping[Reason, str]] = MappingProxyType(
+    {
+        Reason.INVALID_REQUEST: "Mend what is named, and try again; --help shows the forms.",
+        Reason.UNSATISFIABLE: "Ask for less, or for other instances; `blockyard instance list FLEET` shows what there is.",
+        Reason.NO_CAPACITY: "Try again later; `blockyard describe FLEET` shows who holds what.",
+        Reason.TOKEN_MISMATCH: "Use a new token for a new request, or repeat the old request exactly.",
+        Reason.TOKEN_CANCELLED: "Use a new token: this one was released before it was granted.",
+        Reason.ALLOCATION_ENDED: "Acquire again with a new token.",
+        Reason.LEASE_EXPIRED: "Stop working with the blocks, and acquire again with a new token.",
+        Reason.STALE_FENCING_TOKEN: "`blockyard allocation NAME` shows the allocation as it is now.",
+        Reason.FLEET_NOT_FOUND: "`blockyard fleet list` shows the fleets; `blockyard fleet create FLEET` makes one.",
+        Reason.INSTANCE_NOT_FOUND: "`blockyard instance list FLEET` shows the instances.",
+        Reason.ALLOCATION_NOT_FOUND: "`blockyard allocations FLEET` shows those there are; ended ones are kept for a time.",
+        Reason.FLEET_EXISTS: "Change it with `blockyard fleet update`, or choose another name.",
+        Reason.INSTANCE_EXISTS: "Change it with `blockyard instance update`, or choose another name.",
+        Reason.INSTANCE_IN_USE: "Cordon the instance, and wait until its allocations are released; "
+        "`blockyard allocations FLEET --instance INSTANCE --state HELD` shows them.",
+        Reason.FLEET_IN_USE: "Release what is held (`blockyard allocations FLEET --state HELD`); --force deletes instances "
+        "along with an idle fleet.",
+        Reason.ETAG_MISMATCH: "Read it again, and decide anew.",
+        Reason.NOT_HOLDER: "`blockyard allocation NAME` shows who holds it.",
+        Reason.BLOCK_NOT_GRANTED: "`blockyard allocation NAME` shows its blocks.",
+        Reason.LIMIT_EXCEEDED: "Ask for less at a time, or delete what is not needed any more.",
+        Reason.OVERLOADED: "Try again in a moment.",
+        Reason.SHUTTING_DOWN: "Try again once the server is up again.",
+        Reason.STORE_UNAVAILABLE: "Try again; if it goes on, look at the server's log and its disk.",
+        Reason.INVARIANT_VIOLATED: "Run `blockyard verify FLEET`, and keep the data as it is: it is the evidence.",
+        Reason.INTERNAL_ERROR: "The server's log has the details under this incident; please report it.",
+    }
+)
+"""What to do about each reason."""
+
+
+def explain(error: Exception) -> Explanation:
+    """The words for a failure, whatever it is."""
+    if isinstance(error, CallFailed):
+        return _explain_call(error)
+    message, next_step, exit_code = str(error), "", ExitCode.USAGE
+    match error:
+        case CommandFailed():
+            next_step, exit_code = error.next_step, error.exit_code
+        case MalformedValue() | MalformedLog():
+            pass
+        case TyperException():
+            message, next_step = error.format_message(), _usage_hint(error)
+        case OutcomeUnknown():
+            exit_code = ExitCode.NO_ANSWER
+        case LeaseLost():
+            next_step, exit_code = "Stop working with the blocks.", ExitCode.REFUSED
+        case BlockyardError():
+            next_step, exit_code = "Install a newer `blockyard`.", ExitCode.REFUSED
+        case OSError():
+            message = f"{error.filename or 'A file'}: {error.strerror or error}"
+        case _:
+            message = f"A fault of this program: {type(error).__name__}: {error}"
+            next_step = "Please report it; BLOCKYARD_TRACEBACK=1 shows where it happened."
+            exit_code = ExitCode.FAULT
+    return Explanation(_sentence(message), next_step, exit_code)
+
+
+def _explain_call(error: CallFailed) -> Explanation:
+    message = str(error)
+    if isinstance(error, InvalidRequest) and error.field_violations:
+        message = "; ".join(f"{violation.field}: {violation.description}" for violation in error.field_violations)
+    exit_code = ExitCode.REFUSED
+    if isinstance(error, NoCapacity):
+        exit_code = ExitCode.NO_CAPACITY
+    elif isinstance(error, Unavailable | DeadlineExceeded):
+        exit_code = ExitCode.NO_ANSWER
+    return Explanation(
+        message=_sentence(message),
+        next_step=_next_step(error),
+        exit_code=exit_code,
+        reason=error.reason,
+        status=error.status,
+        metadata=error.metadata,
+    )
+
+
+def _next_step(error: CallFailed) -> str:
+    if error.reason is not None and error.reason in NEXT_STEPS:
+        return NEXT_STEPS[Reason(error.reason)]
+    if isinstance(error, Unavailable | DeadlineExceeded):
+        return "Start the service with `blockyard serve`, or say where it is with --address or BLOCKYARD_ADDRESS."
+    return ""
+
+
+def _usage_hint(error: TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    path = getattr(context, "command_path", "blockyard")
+    return f"`{path} --help` shows the usage."
+
+
+def _sentence(text: str) -> str:
+    text = " ".join(text.split())
+    return text if text.endswith((".", "!", "?")) else f"{text}."

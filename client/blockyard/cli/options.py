@@ -1,0 +1,139 @@
+"""The options that several commands share, each defined once."""
+
+import getpass
+import socket
+from datetime import timedelta
+from typing import Annotated, TypeAlias
+
+import typer
+
+from blockyard.cli.option_values import MalformedValue, read_duration
+from blockyard.cli.output import OutputFormat
+from blockyard.enums import PlacementStrategy
+
+_SERVICE: str = "Service and output"
+_MAX_HOLDER = 256
+
+
+def _parse_duration(text: str) -> timedelta:
+    try:
+        return read_duration(text)
+    except MalformedValue as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def own_holder() -> str:
+    """Who asks, if no holder is named: the user and the machine."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        # A container may run under a number that has no name.
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"[:_MAX_HOLDER]
+
+
+Address: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        envvar="BLOCKYARD_ADDRESS",
+        metavar="HOST:PORT",
+        help="Where the service is.",
+        show_default="127.0.0.1:7350",
+        rich_help_panel=_SERVICE,
+    ),
+]
+Output: TypeAlias = Annotated[
+    OutputFormat,
+    typer.Option(
+        "--output",
+        "-o",
+        envvar="BLOCKYARD_OUTPUT",
+        case_sensitive=False,
+        help="text for people; json: one document for programs.",
+        rich_help_panel=_SERVICE,
+    ),
+]
+Caller: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--caller",
+        envvar="BLOCKYARD_CALLER",
+        metavar="ID",
+        help="The namespace of idempotency tokens.",
+        show_default="default",
+        rich_help_panel=_SERVICE,
+    ),
+]
+FleetArgument: TypeAlias = Annotated[str, typer.Argument(metavar="FLEET", help="The fleet's id, such as gpu.")]
+FleetOption: TypeAlias = Annotated[str, typer.Option("--fleet", metavar="FLEET", help="The fleet's id, such as gpu.")]
+InstanceArgument: TypeAlias = Annotated[str, typer.Argument(metavar="INSTANCE", help="The instance's id.")]
+Labels: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="A label; repeat it for more.")
+]
+Etag: TypeAlias = Annotated[
+    str | None, typer.Option("--etag", help="Refuse unless this is the current etag: nobody was faster.")
+]
+Strategy: TypeAlias = Annotated[
+    PlacementStrategy | None,
+    typer.Option(
+        "--strategy",
+        case_sensitive=False,
+        help="How an instance is chosen among those that fit.",
+        show_default="the fleet's",
+    ),
+]
+Ttl: TypeAlias = Annotated[
+    timedelta | None,
+    typer.Option("--ttl", metavar="DURATION", parser=_parse_duration, help="The lease, such as 30s, 10m, 1h30m."),
+]
+Holder: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--holder", envvar="BLOCKYARD_HOLDER", help="Who will have the blocks.", show_default="user@machine"),
+]
+GuardHolder: TypeAlias = Annotated[
+    str | None, typer.Option("--holder", help="A guard: refuse unless this is the holder.")
+]
+GuardFence: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--fencing-token", min=1, help="A guard: refuse unless this is the allocation's fencing token."),
+]
+Require: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--require",
+        metavar="RESOURCE=AMOUNT",
+        help="Instead of --blocks: as many blocks as cover this share of an instance's resources, such as gpu=2.",
+    ),
+]
+Match: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--match", metavar="KEY=VALUE", help="Only instances with this label.")
+]
+Where: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where",
+        metavar="SELECTOR",
+        help="Only instances whose labels match, as in Kubernetes: 'gpu in (a100,h100), zone!=b, !spot'.",
+    ),
+]
+On: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--on", metavar="INSTANCE", help="Only this instance; repeat it for more.")
+]
+Annotate: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--annotate", metavar="KEY=VALUE", help="Kept with the allocation.")
+]
+Exclusive: TypeAlias = Annotated[
+    bool, typer.Option("--exclusive", help="A wholly idle instance, all of it; with --blocks, one that has as many.")
+]
+Blocks: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--blocks",
+        "-b",
+        min=1,
+        max=4096,
+        help="How many blocks on each instance.",
+        show_default="1, without --require and --exclusive",
+    ),
+]
