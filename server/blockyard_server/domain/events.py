@@ -6,8 +6,9 @@ the store writes rows out of events, memory changes by events, Verify replays ev
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.blocks import Placements
@@ -155,22 +156,6 @@ InstanceEvent = InstanceCreated | InstanceUpdated | InstanceDeleted
 AllocationEvent = Granted | Released | Renewed | Expired
 Event = FleetEvent | InstanceEvent | AllocationEvent | TokenWasCancelled | LeasesExtended
 
-KINDS: tuple[str, ...] = (
-    FleetCreated.kind,
-    FleetUpdated.kind,
-    FleetDeleted.kind,
-    InstanceCreated.kind,
-    InstanceUpdated.kind,
-    InstanceDeleted.kind,
-    Granted.kind,
-    Released.kind,
-    Renewed.kind,
-    Expired.kind,
-    TokenWasCancelled.kind,
-    LeasesExtended.kind,
-)
-"""Every kind, as the journal and the protos spell it."""
-
 
 def _fleet_body(fields: FleetFields) -> dict[str, Any]:
     return {
@@ -190,45 +175,101 @@ def _instance_body(fields: InstanceFields) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class JournalRow:
+    """An event as the journal keeps it: columns to search by, and the other fields as a JSON object."""
+
+    revision: int
+    time_us: int
+    kind: str
+    allocation: int | None
+    instance: str | None
+    holder: str | None
+    body: str
+
+
 def encode_body(event: Event) -> str:
-    """The part of an event that the journal keeps as JSON; revision, time, kind, allocation, instance and
-    holder have columns of their own."""
-    body: dict[str, Any]
-    match event:
-        case Granted():
-            body = {
-                "caller": event.caller,
-                "token": event.token,
-                "fingerprint": event.fingerprint.hex(),
-                "placements": event.placements,
-                "ttl_us": event.ttl_us,
-                "expire_time_us": event.expire_time_us,
-                "annotations": dict(event.annotations),
-            }
-        case Released():
-            body = {"freed": event.freed, "left": event.left}
-        case Expired():
-            body = {"freed": event.freed}
-        case Renewed():
-            body = {"ttl_us": event.ttl_us, "expire_time_us": event.expire_time_us}
-        case TokenWasCancelled():
-            body = {"caller": event.caller, "token": event.token}
-        case LeasesExtended():
-            body = {"expire_time_us": event.expire_time_us}
-        case InstanceCreated():
-            body = {"order": event.order, **_instance_body(event.fields)}
-        case InstanceUpdated():
-            body = _instance_body(event.fields)
-        case FleetCreated() | FleetUpdated():
-            body = _fleet_body(event.fields)
-        case FleetDeleted() | InstanceDeleted():
-            body = {}
-    return json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+    """The fields of an event that have no column of their own, as JSON."""
+    return json.dumps(_BODIES[type(event)](event), separators=(",", ":"), ensure_ascii=False)
+
+
+_BODIES: Final[dict[type[Event], Callable[[Any], dict[str, Any]]]] = {
+    Granted: lambda event: {
+        "caller": event.caller,
+        "token": event.token,
+        "fingerprint": event.fingerprint.hex(),
+        "placements": event.placements,
+        "ttl_us": event.ttl_us,
+        "expire_time_us": event.expire_time_us,
+        "annotations": dict(event.annotations),
+    },
+    Released: lambda event: {"freed": event.freed, "left": event.left},
+    Expired: lambda event: {"freed": event.freed},
+    Renewed: lambda event: {"ttl_us": event.ttl_us, "expire_time_us": event.expire_time_us},
+    TokenWasCancelled: lambda event: {"caller": event.caller, "token": event.token},
+    LeasesExtended: lambda event: {"expire_time_us": event.expire_time_us},
+    InstanceCreated: lambda event: {"order": event.order, **_instance_body(event.fields)},
+    InstanceUpdated: lambda event: _instance_body(event.fields),
+    InstanceDeleted: lambda _event: {},
+    FleetCreated: lambda event: _fleet_body(event.fields),
+    FleetUpdated: lambda event: _fleet_body(event.fields),
+    FleetDeleted: lambda _event: {},
+}
+
+
+def decode_event(row: JournalRow) -> Event:
+    """An event out of its journal row. Raises ValueError for a kind that this version does not know."""
+    decode = _DECODERS.get(row.kind)
+    if decode is None:
+        message = (
+            f"the journal has an event of kind {row.kind!r} at revision {row.revision}; this version cannot read it"
+        )
+        raise ValueError(message)
+    return decode(row, json.loads(row.body))
 
 
 def decode_placements(value: list[list[Any]]) -> Placements:
     """Placements out of their JSON form."""
     return tuple((instance, tuple(blocks)) for instance, blocks in value)
+
+
+def _decode_granted(row: JournalRow, body: dict[str, Any]) -> Granted:
+    return Granted(
+        row.revision,
+        row.time_us,
+        holder=row.holder or "",
+        caller=body["caller"],
+        token=body["token"],
+        fingerprint=bytes.fromhex(body["fingerprint"]),
+        placements=decode_placements(body["placements"]),
+        ttl_us=body["ttl_us"],
+        expire_time_us=body["expire_time_us"],
+        annotations=tuple(sorted(body["annotations"].items())),
+    )
+
+
+def _decode_released(row: JournalRow, body: dict[str, Any]) -> Released:
+    freed, left = decode_placements(body["freed"]), decode_placements(body["left"])
+    return Released(row.revision, row.time_us, row.allocation or 0, row.holder or "", freed, left)
+
+
+def _decode_expired(row: JournalRow, body: dict[str, Any]) -> Expired:
+    freed = decode_placements(body["freed"])
+    return Expired(row.revision, row.time_us, row.allocation or 0, row.holder or "", freed)
+
+
+def _decode_renewed(row: JournalRow, body: dict[str, Any]) -> Renewed:
+    times = body["ttl_us"], body["expire_time_us"]
+    return Renewed(row.revision, row.time_us, row.allocation or 0, row.holder or "", *times)
+
+
+def _decode_instance_created(row: JournalRow, body: dict[str, Any]) -> InstanceCreated:
+    fields = _decode_instance_fields(body)
+    return InstanceCreated(row.revision, row.time_us, row.instance or "", body["order"], fields)
+
+
+def _decode_instance_updated(row: JournalRow, body: dict[str, Any]) -> InstanceUpdated:
+    return InstanceUpdated(row.revision, row.time_us, row.instance or "", _decode_instance_fields(body))
 
 
 def _decode_fleet_fields(body: dict[str, Any]) -> FleetFields:
@@ -249,47 +290,22 @@ def _decode_instance_fields(body: dict[str, Any]) -> InstanceFields:
     )
 
 
-def decode_event(  # noqa: PLR0911 - one return for each kind is the table that this function is
-    revision: int, time_us: int, kind: str, allocation: int | None, instance: str | None, holder: str | None, body: str
-) -> Event:
-    """An event out of its journal row. Raises ValueError for a kind that this version does not know."""
-    fields = json.loads(body)
-    match kind, allocation, instance, holder:
-        case "GRANTED", int(), _, str():
-            return Granted(
-                revision,
-                time_us,
-                holder=holder,
-                caller=fields["caller"],
-                token=fields["token"],
-                fingerprint=bytes.fromhex(fields["fingerprint"]),
-                placements=decode_placements(fields["placements"]),
-                ttl_us=fields["ttl_us"],
-                expire_time_us=fields["expire_time_us"],
-                annotations=tuple(sorted(fields["annotations"].items())),
-            )
-        case "RELEASED", int(), _, str():
-            freed, left = decode_placements(fields["freed"]), decode_placements(fields["left"])
-            return Released(revision, time_us, allocation, holder, freed, left)
-        case "EXPIRED", int(), _, str():
-            return Expired(revision, time_us, allocation, holder, decode_placements(fields["freed"]))
-        case "RENEWED", int(), _, str():
-            return Renewed(revision, time_us, allocation, holder, fields["ttl_us"], fields["expire_time_us"])
-        case "TOKEN_CANCELLED", _, _, _:
-            return TokenWasCancelled(revision, time_us, fields["caller"], fields["token"])
-        case "LEASES_EXTENDED", _, _, _:
-            return LeasesExtended(revision, time_us, fields["expire_time_us"])
-        case "INSTANCE_CREATED", _, str(), _:
-            return InstanceCreated(revision, time_us, instance, fields["order"], _decode_instance_fields(fields))
-        case "INSTANCE_UPDATED", _, str(), _:
-            return InstanceUpdated(revision, time_us, instance, _decode_instance_fields(fields))
-        case "INSTANCE_DELETED", _, str(), _:
-            return InstanceDeleted(revision, time_us, instance)
-        case "FLEET_CREATED", _, _, _:
-            return FleetCreated(revision, time_us, _decode_fleet_fields(fields))
-        case "FLEET_UPDATED", _, _, _:
-            return FleetUpdated(revision, time_us, _decode_fleet_fields(fields))
-        case "FLEET_DELETED", _, _, _:
-            return FleetDeleted(revision, time_us)
-    msg = f"the journal has an event of kind {kind!r} at revision {revision} that this version cannot read"
-    raise ValueError(msg)
+_DECODERS: Final[dict[str, Callable[[JournalRow, dict[str, Any]], Event]]] = {
+    Granted.kind: _decode_granted,
+    Released.kind: _decode_released,
+    Expired.kind: _decode_expired,
+    Renewed.kind: _decode_renewed,
+    TokenWasCancelled.kind: lambda row, body: TokenWasCancelled(
+        row.revision, row.time_us, body["caller"], body["token"]
+    ),
+    LeasesExtended.kind: lambda row, body: LeasesExtended(row.revision, row.time_us, body["expire_time_us"]),
+    InstanceCreated.kind: _decode_instance_created,
+    InstanceUpdated.kind: _decode_instance_updated,
+    InstanceDeleted.kind: lambda row, _body: InstanceDeleted(row.revision, row.time_us, row.instance or ""),
+    FleetCreated.kind: lambda row, body: FleetCreated(row.revision, row.time_us, _decode_fleet_fields(body)),
+    FleetUpdated.kind: lambda row, body: FleetUpdated(row.revision, row.time_us, _decode_fleet_fields(body)),
+    FleetDeleted.kind: lambda row, _body: FleetDeleted(row.revision, row.time_us),
+}
+
+KINDS: Final = tuple(_DECODERS)
+"""Every kind, as the journal and the protos spell it."""

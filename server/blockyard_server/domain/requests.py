@@ -231,5 +231,15 @@ class DeleteInstance(_AdminRequest):
     etag: str | None = None
 
 
-Request = Acquire | Release | Renew | CreateFleet | UpdateFleet | DeleteFleet | CreateInstance | UpdateInstance | DeleteInstance
+Request = (
+    Acquire
+    | Release
+    | Renew
+    | CreateFleet
+    | UpdateFleet
+    | DeleteFleet
+    | CreateInstance
+    | UpdateInstance
+    | DeleteInstance
+)
 """Everything that the writer carries out on a client's behalf."""

@@ -69,9 +69,7 @@ class Service(Protocol):
         """One allocation, held or ended."""
         ...
 
-    async def list_allocations(
-        self, fleet: str, where: AllocationFilter, *, after: int, limit: int
-    ) -> AllocationPage:
+    async def list_allocations(self, fleet: str, where: AllocationFilter, *, after: int, limit: int) -> AllocationPage:
         """Allocations with ids above `after`, `limit` at most."""
         ...
 

@@ -82,8 +82,8 @@ class Transaction(Protocol):
         """HELD allocations with `expire_time_us <= now_us`, the longest overdue first, `limit` at most."""
         ...
 
-    def next_expire_time_us(self) -> int | None:
-        """The earliest expire time among HELD allocations; None if none has a lease."""
+    def next_expire_time_us(self, after_us: int) -> int | None:
+        """The earliest expire time above `after_us` among HELD allocations; None if none has one."""
         ...
 
     def fleet_count(self) -> int:
@@ -100,8 +100,10 @@ class Transaction(Protocol):
         ...
 
     def prune(self, ended_before_us: int, limit: int) -> int:
-        """Forgets ended allocations with their tokens, and cancelled tokens, older than this; at most `limit` of
-        each. Answers how many rows went."""
+        """Forgets ended allocations with their tokens, and cancelled tokens, older than this; `limit` of each at most.
+
+        Answers how many rows went.
+        """
         ...
 
 
@@ -201,13 +203,17 @@ class Store(Protocol):
         ...
 
     def transaction(self, fleet: str) -> AbstractContextManager[Transaction]:
-        """A transaction that has locked the fleet. Commits at the end of the block, durably, before it returns;
-        rolls back if the block raises, or wrote nothing. Writer thread only."""
+        """A transaction that has locked the fleet. Writer thread only.
+
+        Commits at the end of the block, durably, before it returns; rolls back if the block raises, or wrote nothing.
+        """
         ...
 
     def pin_evidence(self, fleet: str) -> Evidence:
-        """A snapshot for Verify, taken now. Called in the writer thread while no transaction is open, so that it
-        shows exactly what the writer's memory shows."""
+        """A snapshot for Verify, taken now.
+
+        Called in the writer thread while no transaction is open: it shows exactly what the writer's memory shows.
+        """
         ...
 
     def fleet_names(self) -> list[str]:

@@ -1,0 +1,85 @@
+"""Decides Acquire: grant every demand or none, once for each token."""
+
+from dataclasses import replace
+
+from blockyard_server.domain.allocation import Allocation, TokenRecord
+from blockyard_server.domain.answers import AllocationView, Grant
+from blockyard_server.domain.errors import AllocationEnded, TokenCancelled, TokenMismatch
+from blockyard_server.domain.events import Granted
+from blockyard_server.domain.fingerprint import differing_fields, fingerprint
+from blockyard_server.domain.fleet import FleetState
+from blockyard_server.domain.placement import place
+from blockyard_server.domain.records import Records
+from blockyard_server.domain.requests import Acquire, FleetFields, InstanceState
+
+
+def decide_acquire(state: FleetState, records: Records, request: Acquire, now_us: int) -> tuple[Grant, Granted | None]:
+    """The answer, and the grant if this request makes one.
+
+    Raises FleetNotFound, Unsatisfiable, NoCapacity, LimitExceeded, TokenMismatch, TokenCancelled, AllocationEnded.
+    """
+    fields = state.existing().fields
+    print_ = fingerprint(request)
+    known = records.tokens.get((request.caller, request.token))
+    if known is not None:
+        return _answer_again(state, records, known, print_, now_us), None
+    placements = place(state.index, request.demands, request.strategy or fields.default_placement_strategy)
+    ttl_us = granted_ttl_us(fields, request.ttl_us)
+    event = Granted(
+        state.revision + 1,
+        now_us,
+        holder=request.holder,
+        caller=request.caller,
+        token=request.token,
+        fingerprint=print_,
+        placements=placements,
+        ttl_us=ttl_us,
+        expire_time_us=None if ttl_us is None else now_us + ttl_us,
+        annotations=request.annotations,
+    )
+    if request.validate_only:
+        imagined = replace(event.allocation(), allocation=0, revision=0)
+        return Grant(AllocationView(imagined), state.revision, now_us), None
+    return Grant(AllocationView(event.allocation()), event.revision, now_us), event
+
+
+def granted_ttl_us(fields: FleetFields, asked_us: int | None) -> int | None:
+    """The lease that is granted: what was asked or the fleet's default, at most the fleet's longest."""
+    wanted = fields.default_ttl_us if asked_us is None else asked_us
+    if fields.max_ttl_us is None:
+        return wanted
+    return fields.max_ttl_us if wanted is None else min(wanted, fields.max_ttl_us)
+
+
+def view_of(state: FleetState, allocation: Allocation, now_us: int) -> AllocationView:
+    """The allocation with its OFFLINE instances flagged while it is held."""
+    if not allocation.is_held(now_us):
+        return AllocationView(allocation)
+    by_name = state.index.by_name
+    offline = tuple(
+        name
+        for name, _ in allocation.placements
+        if name in by_name and by_name[name].fields.state is InstanceState.OFFLINE
+    )
+    return AllocationView(allocation, offline)
+
+
+def _answer_again(state: FleetState, records: Records, known: TokenRecord, print_: bytes, now_us: int) -> Grant:
+    if known.allocation is None:
+        message = (
+            f"token {known.token!r} was cancelled by a Release before it was granted; use a new token for a new intent"
+        )
+        raise TokenCancelled(message, idempotency_token=known.token)
+    name = f"fleets/{state.fleet}/allocations/{known.allocation}"
+    differing = differing_fields(known.fingerprint, print_)
+    if differing:
+        fields = ", ".join(differing)
+        message = (
+            f"token {known.token!r} was used for another request (differing: {fields}); a new intent needs a new token"
+        )
+        raise TokenMismatch(message, idempotency_token=known.token, fields=fields, allocation=name)
+    allocation = records.allocations.get(known.allocation)
+    if allocation is None or not allocation.is_held(now_us):
+        message = f"token {known.token!r} was granted as {name}, which has ended; use a new token for a new intent"
+        raise AllocationEnded(message, idempotency_token=known.token, allocation=name)
+    return Grant(view_of(state, allocation, now_us), allocation.revision, now_us, replayed=True)

@@ -1,0 +1,207 @@
+"""Verify's comparisons: every record of a fleet against every other, at one revision. Pure; it mends nothing."""
+
+from collections.abc import Iterable, Iterator
+
+from blockyard_server.domain import limits
+from blockyard_server.domain.allocation import Allocation
+from blockyard_server.domain.answers import Check, Discrepancy
+from blockyard_server.domain.blocks import Placements
+from blockyard_server.domain.events import (
+    Event,
+    Expired,
+    FleetDeleted,
+    Granted,
+    InstanceCreated,
+    InstanceDeleted,
+    InstanceUpdated,
+    Released,
+)
+
+HeldBlocks = dict[str, dict[int, int]]
+"""For each instance: block number to allocation."""
+
+
+class Findings:
+    """Collects discrepancies up to a limit."""
+
+    def __init__(self) -> None:
+        self.discrepancies: list[Discrepancy] = []
+        self.truncated = False
+
+    def add(
+        self, check: Check, expected: str, actual: str, *, instance: str | None = None, allocation: int | None = None
+    ) -> None:
+        """One more difference; beyond the limit only the fact that there are more."""
+        if len(self.discrepancies) >= limits.MAX_DISCREPANCIES:
+            self.truncated = True
+            return
+        self.discrepancies.append(Discrepancy(check, expected, actual, instance, allocation))
+
+
+def gather_held(rows: Iterable[tuple[str, int, int]]) -> HeldBlocks:
+    """The rows of held blocks, by instance."""
+    held: HeldBlocks = {}
+    for instance, block, allocation in rows:
+        held.setdefault(instance, {})[block] = allocation
+    return held
+
+
+def check_counters(instances: dict[str, tuple[int, int]], held: HeldBlocks, findings: Findings) -> None:
+    """Each instance's (total_blocks, busy_blocks) against its rows of held blocks."""
+    for instance, (total, busy) in instances.items():
+        rows = held.get(instance, {})
+        if busy != len(rows):
+            findings.add(Check.COUNTER, f"busy_blocks = {len(rows)}", f"busy_blocks = {busy}", instance=instance)
+        for block, allocation in rows.items():
+            if block >= total:
+                message = f"block {block} is held"
+                findings.add(
+                    Check.HELD_BLOCKS, f"blocks 0..{total - 1}", message, instance=instance, allocation=allocation
+                )
+    for instance in held.keys() - instances.keys():
+        findings.add(
+            Check.HELD_BLOCKS, "no held blocks: no such instance", f"{len(held[instance])} held", instance=instance
+        )
+
+
+def check_allocations(live: Iterable[Allocation], held: HeldBlocks, findings: Findings) -> int:
+    """The live allocations against the held blocks, both ways. Answers how many allocations there were."""
+    matched = 0
+    count = 0
+    owners: set[tuple[str, int]] = set()
+    for allocation in live:
+        count += 1
+        for instance, block in _each(allocation.placements):
+            actual = held.get(instance, {}).get(block)
+            if actual == allocation.allocation:
+                matched += 1
+                owners.add((instance, block))
+            else:
+                expected = f"block {block} held by it"
+                found = "block idle" if actual is None else f"block held by allocation {actual}"
+                findings.add(Check.HELD_BLOCKS, expected, found, instance=instance, allocation=allocation.allocation)
+    if matched != sum(map(len, held.values())):
+        for instance, block, holder in _rows(held):
+            if (instance, block) not in owners:
+                expected = f"block {block} idle: no live allocation has it"
+                findings.add(Check.HELD_BLOCKS, expected, "block held", instance=instance, allocation=holder)
+    return count
+
+
+def check_tokens(rows: Iterable[tuple[int, int | None]], findings: Findings) -> None:
+    """Each live allocation against the record of its token."""
+    for allocation, recorded in rows:
+        if recorded != allocation:
+            found = "no record" if recorded is None else f"a record of allocation {recorded}"
+            findings.add(Check.TOKEN, "its token's record names it", found, allocation=allocation)
+
+
+def check_memory(
+    memory: dict[str, tuple[int, int]], instances: dict[str, tuple[int, int]], held: HeldBlocks, findings: Findings
+) -> None:
+    """The server's memory, (total_blocks, set of held blocks) for each instance, against the rows."""
+    for instance in memory.keys() | instances.keys():
+        rows = sum(1 << block for block in held.get(instance, {}))
+        if instance not in memory:
+            findings.add(Check.MEMORY, "known to the server", "unknown", instance=instance)
+        elif instance not in instances:
+            findings.add(Check.MEMORY, "unknown to the server", "known", instance=instance)
+        elif memory[instance] != (instances[instance][0], rows):
+            expected = f"{instances[instance][0]} blocks, held: {_numbers(rows)}"
+            actual = f"{memory[instance][0]} blocks, held: {_numbers(memory[instance][1])}"
+            findings.add(Check.MEMORY, expected, actual, instance=instance)
+
+
+def check_journal(
+    events: Iterator[Event], revision: int, instances: dict[str, tuple[int, int]], held: HeldBlocks, findings: Findings
+) -> int:
+    """The journal's replay against the held blocks and the instances. Answers how many events there were."""
+    replay = Replay(findings)
+    for event in events:
+        replay.apply(event)
+    if replay.revision != revision:
+        findings.add(Check.JOURNAL, f"events up to revision {revision}", f"up to {replay.revision}")
+    totals = {instance: total for instance, (total, _) in instances.items()}
+    for instance in totals.keys() | replay.totals.keys():
+        if totals.get(instance) != replay.totals.get(instance):
+            expected = f"{replay.totals.get(instance, 'no such instance')} blocks"
+            findings.add(
+                Check.JOURNAL, expected, f"{totals.get(instance, 'no such instance')} blocks", instance=instance
+            )
+    for instance in held.keys() | replay.held.keys():
+        rows, replayed = held.get(instance, {}), replay.held.get(instance, {})
+        for block in sorted(rows.keys() | replayed.keys()):
+            if rows.get(block) != replayed.get(block):
+                findings.add(
+                    Check.JOURNAL,
+                    f"block {block} {_whose(replayed.get(block))}",
+                    f"block {block} {_whose(rows.get(block))}",
+                    instance=instance,
+                    allocation=rows.get(block, replayed.get(block)),
+                )
+    return replay.count
+
+
+class Replay:
+    """Replays a journal with nothing but the events themselves, and reports events that cannot be."""
+
+    def __init__(self, findings: Findings) -> None:
+        self.revision = 0
+        self.count = 0
+        self.totals: dict[str, int] = {}
+        self.held: HeldBlocks = {}
+        self._findings = findings
+
+    def apply(self, event: Event) -> None:
+        """The next event."""
+        self.count += 1
+        if event.revision != self.revision + 1:
+            expected = f"revision {self.revision + 1} after {self.revision}"
+            self._findings.add(Check.JOURNAL, expected, f"revision {event.revision}")
+        self.revision = event.revision
+        match event:
+            case Granted():
+                self._take(event.placements, event.revision)
+            case Released() | Expired():
+                self._free(event.freed, event.allocation)
+            case InstanceCreated() | InstanceUpdated():
+                self.totals[event.instance] = event.fields.total_blocks
+            case InstanceDeleted():
+                self.totals.pop(event.instance, None)
+            case FleetDeleted():
+                self.totals.clear()
+            case _:
+                pass
+
+    def _take(self, placements: Placements, allocation: int) -> None:
+        for instance, block in _each(placements):
+            owner = self.held.setdefault(instance, {}).setdefault(block, allocation)
+            if owner != allocation:
+                expected = f"block {block} idle at its grant"
+                self._findings.add(Check.JOURNAL, expected, _whose(owner), instance=instance, allocation=allocation)
+
+    def _free(self, placements: Placements, allocation: int) -> None:
+        for instance, block in _each(placements):
+            blocks = self.held.get(instance, {})
+            owner = blocks.get(block)
+            if owner == allocation:
+                del blocks[block]
+            else:
+                expected = f"block {block} held by it when it was freed"
+                self._findings.add(Check.JOURNAL, expected, _whose(owner), instance=instance, allocation=allocation)
+
+
+def _each(placements: Placements) -> Iterator[tuple[str, int]]:
+    return ((instance, block) for instance, blocks in placements for block in blocks)
+
+
+def _rows(held: HeldBlocks) -> Iterator[tuple[str, int, int]]:
+    return ((instance, block, holder) for instance, blocks in held.items() for block, holder in blocks.items())
+
+
+def _whose(allocation: int | None) -> str:
+    return "idle" if allocation is None else f"held by allocation {allocation}"
+
+
+def _numbers(mask: int) -> str:
+    return ", ".join(str(block) for block in range(mask.bit_length()) if mask >> block & 1) or "none"

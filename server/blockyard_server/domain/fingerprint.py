@@ -1,0 +1,42 @@
+"""Tells whether two Acquires with one token are the same request.
+
+The comparison is over the decoded, defaulted fields, never over raw protobuf bytes; deadlines and metadata are not in
+it, nor is anything that an operator may change in between (a fleet's defaults). A fingerprint is a version byte and
+a digest for each field, so that a mismatch can name the fields that differ.
+"""
+
+from hashlib import blake2b
+from typing import Final
+
+from blockyard_server.domain.requests import Acquire
+
+_VERSION: Final = b"\x01"
+_DIGEST_BYTES: Final = 8
+_FIELDS: Final = ("holder", "demands", "placement_strategy", "ttl", "annotations")
+
+
+def fingerprint(request: Acquire) -> bytes:
+    """The fingerprint of a request. `repr` of tuples, strings and integers is exact and stable."""
+    demands = tuple(
+        (
+            demand.instances,
+            demand.blocks,
+            demand.requirements,
+            demand.exclusive,
+            tuple((term.key, term.operator, term.values) for term in demand.selector),
+            demand.instance_names,
+        )
+        for demand in request.demands
+    )
+    strategy = None if request.strategy is None else request.strategy.value
+    fields = (request.holder, demands, strategy, request.ttl_us, request.annotations)
+    return _VERSION + b"".join(blake2b(repr(field).encode(), digest_size=_DIGEST_BYTES).digest() for field in fields)
+
+
+def differing_fields(one: bytes, other: bytes) -> tuple[str, ...]:
+    """The names of the fields in which two fingerprints differ; all of them, if they are of different versions."""
+    if one[:1] != other[:1]:
+        return _FIELDS
+    start = len(_VERSION)
+    places = [slice(start + i * _DIGEST_BYTES, start + (i + 1) * _DIGEST_BYTES) for i in range(len(_FIELDS))]
+    return tuple(name for name, place in zip(_FIELDS, places, strict=True) if one[place] != other[place])

@@ -1,0 +1,233 @@
+"""The engine: everything that the edge may ask for, put together from the writer, the sweeper and the readers."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from blockyard_server.domain.answers import (
+    AllocationFilter,
+    AllocationPage,
+    AllocationView,
+    Answer,
+    EventFilter,
+    EventPage,
+    FleetPage,
+    FleetRecord,
+    FleetSnapshot,
+    InstancePage,
+    InstanceRecord,
+    VerifyReport,
+)
+from blockyard_server.domain.errors import Refused
+from blockyard_server.domain.fleet import fleet_not_found, instance_not_found
+from blockyard_server.domain.release import allocation_not_found
+from blockyard_server.domain.requests import Acquire, Release, Renew, Request
+from blockyard_server.engine.clock import Clock
+from blockyard_server.engine.failures import EngineFailure, InvariantViolated, Overloaded, StoreUnavailable
+from blockyard_server.engine.store_protocol import Reader, Store, StoreFailed
+from blockyard_server.engine.sweeper import Sweeper, SweeperSettings
+from blockyard_server.engine.transactor import Transactor
+from blockyard_server.engine.verify import audit
+from blockyard_server.engine.writer import Writer, WriterLimits
+
+MAX_WAITING_READS: Final = 1000
+"""Reads that may be under way or waiting for a connection."""
+MAX_WAITING_AUDITS: Final = 8
+"""Verifies that may be under way or waiting for the one worker."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How the engine works."""
+
+    writer: WriterLimits = field(default_factory=WriterLimits)
+    sweeper: SweeperSettings = field(default_factory=SweeperSettings)
+    restart_grace_s: float = 10.0
+    """After a start, no lease that was alive ends sooner than this: its holder could not renew it meanwhile."""
+
+
+class Engine:
+    """Implements `engine.service.Service` over a store and a clock. `start` before use, `stop` in the end."""
+
+    def __init__(self, store: Store, clock: Clock, settings: EngineSettings) -> None:
+        self._store = store
+        self._clock = clock
+        self._settings = settings
+        self._transactor = Transactor(store, clock)
+        self._writer = Writer(self._transactor, settings.writer)
+        self._sweeper = Sweeper(store, self._writer, self._transactor, clock, settings.sweeper)
+        self._auditor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="blockyard-verify")
+        self._reads = 0
+        self._audits = 0
+
+    async def start(self) -> None:
+        """Opens the store, brings every fleet into memory and begins to work. Raises StoreRefused, EngineFailure."""
+        self._store.open()
+        self._writer.start()
+        grace_until_us = self._clock.now_us() + int(self._settings.restart_grace_s * 1_000_000)
+        for fleet in self._store.fleet_names():
+            await self._writer.run_aside(lambda fleet=fleet: self._prepare(fleet, grace_until_us))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+        self._sweeper.start()
+
+    def _prepare(self, fleet: str, grace_until_us: int) -> None:
+        self._transactor.load(fleet)
+        self._transactor.extend_leases(fleet, grace_until_us)
+
+    async def stop(self) -> None:
+        """Carries out what was accepted, then closes the store."""
+        await self._sweeper.stop()
+        await self._writer.stop()
+        self._auditor.shutdown()
+        await self._store.close()
+
+    async def submit(self, request: Request) -> Any:
+        """Carries out one change, durably, before it answers."""
+        return await self._writer.submit(request)
+
+    async def submit_many(self, requests: list[Acquire | Release | Renew]) -> list[Answer | Exception]:
+        """Carries out many changes, each by itself; refusals and failures are returned in place."""
+        futures: list[asyncio.Future[Answer] | EngineFailure] = []
+        for request in requests:
+            try:
+                futures.append(self._writer.submit(request))
+            except EngineFailure as failure:
+                futures.append(failure)
+        return [await _settled(future) for future in futures]
+
+    async def describe(self, fleet: str, *, full: bool, after: int, limit: int) -> FleetSnapshot:
+        """One page of a snapshot."""
+
+        async def read(reader: Reader, now_us: int) -> FleetSnapshot:
+            await _existing(reader, fleet)
+            return await reader.snapshot(fleet, full=full, after=after, limit=limit, now_us=now_us)
+
+        return await self._read_swept(fleet, read)
+
+    async def get_allocation(self, fleet: str, allocation: int) -> AllocationView:
+        """One allocation."""
+
+        async def read(reader: Reader, _now_us: int) -> AllocationView:
+            await _existing(reader, fleet)
+            view = await reader.allocation(fleet, allocation)
+            if view is None:
+                raise allocation_not_found(fleet, allocation)
+            return view
+
+        return await self._read_swept(fleet, read)
+
+    async def list_allocations(self, fleet: str, where: AllocationFilter, *, after: int, limit: int) -> AllocationPage:
+        """A page of allocations."""
+
+        async def read(reader: Reader, _now_us: int) -> AllocationPage:
+            await _existing(reader, fleet)
+            return await reader.allocations(fleet, where, after=after, limit=limit)
+
+        return await self._read_swept(fleet, read)
+
+    async def get_fleet(self, fleet: str) -> FleetRecord:
+        """One fleet."""
+        return await self._read(lambda reader: _existing(reader, fleet))
+
+    async def list_fleets(self, *, after: str, limit: int) -> FleetPage:
+        """A page of fleets."""
+        return await self._read(lambda reader: reader.fleets(after=after, limit=limit))
+
+    async def get_instance(self, fleet: str, instance: str) -> InstanceRecord:
+        """One instance."""
+
+        async def read(reader: Reader, _now_us: int) -> InstanceRecord:
+            await _existing(reader, fleet)
+            record = await reader.instance(fleet, instance)
+            if record is None:
+                raise instance_not_found(fleet, instance)
+            return record
+
+        return await self._read_swept(fleet, read)
+
+    async def list_instances(self, fleet: str, *, after: int, limit: int) -> InstancePage:
+        """A page of instances."""
+
+        async def read(reader: Reader, _now_us: int) -> InstancePage:
+            await _existing(reader, fleet)
+            return await reader.instances(fleet, after=after, limit=limit)
+
+        return await self._read_swept(fleet, read)
+
+    async def list_events(self, fleet: str, where: EventFilter, *, after: int, limit: int) -> EventPage:
+        """A page of the journal, also of a deleted fleet."""
+
+        async def read(reader: Reader) -> EventPage:
+            if await reader.revision(fleet) is None:
+                raise fleet_not_found(fleet)
+            return await reader.events(fleet, where, after=after, limit=limit)
+
+        return await self._read(read)
+
+    async def verify(self, fleet: str) -> VerifyReport:
+        """Compares all records of a fleet at one revision; mends nothing."""
+        if self._audits >= MAX_WAITING_AUDITS:
+            raise Overloaded(
+                f"{MAX_WAITING_AUDITS} Verifies are waiting, the most that this server accepts; try again later"
+            )
+        self._audits += 1
+        try:
+            pinned = await self._writer.run_aside(lambda: self._transactor.pin(fleet))
+            return await asyncio.get_running_loop().run_in_executor(self._auditor, audit, fleet, pinned)
+        except StoreFailed as failure:
+            raise _unreadable() from failure
+        finally:
+            self._audits -= 1
+
+    async def _read_swept(self, fleet: str, read: Callable[[Reader, int], Awaitable[T]]) -> T:
+        """Reads a snapshot in which no lease that has ended by now is still held."""
+        now_us = self._clock.now_us()
+
+        async def read_if_swept(reader: Reader) -> tuple[T] | None:
+            return None if await reader.has_due_leases(fleet, now_us) else (await read(reader, now_us),)
+
+        found = await self._read(read_if_swept)
+        if found is not None:
+            return found[0]
+        # A halted fleet is never swept again, but who looks for the reason must be able to read it.
+        with suppress(InvariantViolated):
+            await self._sweeper.sweep_fleet(fleet)
+        return await self._read(lambda reader: read(reader, now_us))
+
+    async def _read(self, read: Callable[[Reader], Awaitable[T]]) -> T:
+        if self._reads >= MAX_WAITING_READS:
+            raise Overloaded(
+                f"{MAX_WAITING_READS} reads are waiting, the most that this server accepts; try again later"
+            )
+        self._reads += 1
+        try:
+            async with self._store.reader() as reader:
+                return await read(reader)
+        except StoreFailed as failure:
+            raise _unreadable() from failure
+        finally:
+            self._reads -= 1
+
+
+async def _existing(reader: Reader, fleet: str) -> FleetRecord:
+    record = await reader.fleet(fleet)
+    if record is None:
+        raise fleet_not_found(fleet)
+    return record
+
+
+async def _settled(future: "asyncio.Future[Answer] | EngineFailure") -> Answer | Exception:
+    if isinstance(future, EngineFailure):
+        return future
+    try:
+        return await future
+    except (Refused, EngineFailure) as failure:
+        return failure
+
+
+def _unreadable() -> StoreUnavailable:
+    return StoreUnavailable("the database cannot be read; try again")

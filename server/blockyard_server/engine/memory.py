@@ -1,0 +1,58 @@
+"""The fleets in memory, each exact while the writer holds the fleet's lock."""
+
+from typing import Final
+
+from blockyard_server.domain.fleet import FleetState
+from blockyard_server.engine.store_protocol import FleetHead, Transaction
+
+MAX_CATCH_UP: Final = 10_000
+"""A fleet that is further behind its journal than this many events is loaded anew."""
+
+
+class FleetMemory:
+    """Fleets by name: loaded on first use, caught up from the journal if another server wrote.
+
+    Forgotten after a transaction that did not commit, because memory may have seen what the database has not.
+    """
+
+    def __init__(self) -> None:
+        self._states: dict[str, FleetState] = {}
+
+    def current(self, fleet: str, tx: Transaction) -> FleetState:
+        """The fleet as it is at `tx.head`."""
+        if tx.head is None:
+            return FleetState(fleet)
+        state = self._states.get(fleet)
+        if state is None or not _catch_up(state, tx.head, tx):
+            state = _load(fleet, tx.head, tx)
+        return state
+
+    def keep(self, state: FleetState) -> None:
+        """Remembers a fleet after its transaction has committed; one that is not there is not kept."""
+        if state.record is None:
+            self._states.pop(state.fleet, None)
+        else:
+            self._states[state.fleet] = state
+
+    def forget(self, fleet: str) -> None:
+        """The fleet is loaded anew next time."""
+        self._states.pop(fleet, None)
+
+
+def _load(fleet: str, head: FleetHead, tx: Transaction) -> FleetState:
+    state = FleetState(fleet, head.revision, head.next_order, head.record)
+    if head.record is not None:
+        for row in tx.load_instances():
+            state.restore(row.record, row.busy)
+        state.next_expire_time_us = tx.next_expire_time_us(after_us=-1)
+    return state
+
+
+def _catch_up(state: FleetState, head: FleetHead, tx: Transaction) -> bool:
+    if state.revision == head.revision:
+        return True
+    if not 0 < head.revision - state.revision <= MAX_CATCH_UP:
+        return False
+    for event in tx.events_after(state.revision, MAX_CATCH_UP):
+        state.apply(event)
+    return state.revision == head.revision

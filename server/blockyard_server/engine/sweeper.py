@@ -1,0 +1,90 @@
+"""The garbage collector: frees ended leases that nobody asked about, and forgets what is older than the retention.
+
+It decides nothing: a lease has ended by the predicate alone, swept or not.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Final
+
+from blockyard_server.engine.clock import Clock
+from blockyard_server.engine.failures import EngineFailure, InvariantViolated
+from blockyard_server.engine.store_protocol import Store, StoreFailed
+from blockyard_server.engine.transactor import Transactor
+from blockyard_server.engine.writer import Writer
+
+MAX_FLEETS_AT_ONCE: Final = 100
+"""How many fleets one round looks after; the others come next."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SweeperSettings:
+    """When the sweeper works."""
+
+    interval_s: float = 1.0
+    """Between two rounds."""
+    retention_s: float = 7 * 24 * 3600.0
+    """How long an ended allocation and its token, or a cancelled token, are remembered."""
+
+
+class Sweeper:
+    """Runs in the background until it is stopped; a round can also be asked for."""
+
+    def __init__(
+        self, store: Store, writer: Writer, transactor: Transactor, clock: Clock, settings: SweeperSettings
+    ) -> None:
+        self._store = store
+        self._writer = writer
+        self._transactor = transactor
+        self._clock = clock
+        self._settings = settings
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to work in the background."""
+        self._task = asyncio.create_task(self._run(), name="blockyard-sweeper")
+
+    async def stop(self) -> None:
+        """Ends, between two transactions."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def sweep_fleet(self, fleet: str) -> None:
+        """Frees all leases of a fleet that have ended by now. Raises EngineFailure."""
+        while await self._writer.run_aside(lambda: self._transactor.expire_due(fleet)):
+            pass
+
+    async def round(self) -> None:
+        """Looks after every fleet that needs it. Raises EngineFailure, StoreFailed."""
+        now_us = self._clock.now_us()
+        ended_before_us = now_us - int(self._settings.retention_s * 1_000_000)
+        async with self._store.reader() as reader:
+            due = await reader.fleets_with_due_leases(now_us, MAX_FLEETS_AT_ONCE)
+            old = await reader.fleets_to_prune(ended_before_us, MAX_FLEETS_AT_ONCE)
+        for fleet in due:
+            await self._unless_halted(self.sweep_fleet(fleet))
+        for fleet in old:
+            await self._unless_halted(self._prune_fleet(fleet, ended_before_us))
+
+    async def _prune_fleet(self, fleet: str, ended_before_us: int) -> None:
+        while await self._writer.run_aside(lambda: self._transactor.prune(fleet, ended_before_us)):
+            pass
+
+    async def _unless_halted(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except InvariantViolated:
+            _log.debug("a halted fleet is left as it is")
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.interval_s)
+            try:
+                await self.round()
+            except (EngineFailure, StoreFailed) as failure:
+                _log.warning("the sweeper will try again: %s", failure)

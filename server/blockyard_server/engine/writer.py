@@ -1,0 +1,201 @@
+"""The one writer of the process: a bounded queue, group commit, and one thread in which transactions run.
+
+Requests that arrive while a commit is under way share the next one. A request waits for its outcome in a future of
+its own, so a client that goes away cancels its waiting and never the commit.
+"""
+
+import asyncio
+import logging
+import uuid
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from blockyard_server.domain.answers import Answer
+from blockyard_server.domain.errors import Refused
+from blockyard_server.domain.requests import Request
+from blockyard_server.engine.failures import EngineFailure, InternalError, Overloaded, ShuttingDown
+from blockyard_server.engine.transactor import Again, Outcome, Transactor
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class WriterLimits:
+    """How the writer groups and bounds work."""
+
+    max_waiting: int = 10_000
+    """Requests that may wait; one more is refused with OVERLOADED."""
+    max_batch: int = 512
+    """Requests of one fleet that share a transaction."""
+    max_linger_s: float = 0.004
+    """How long the writer waits for as many requests as came together last time. A request that comes alone
+    never waits."""
+
+
+@dataclass(slots=True)
+class _Ticket:
+    request: Request
+    outcome: "asyncio.Future[Answer]"
+
+
+@dataclass(slots=True)
+class _Aside:
+    """Work for the writer thread between two batches."""
+
+    work: Callable[[], object]
+    outcome: "asyncio.Future[object]"
+
+
+class Writer:
+    """Carries out requests in the order of their arrival within each fleet."""
+
+    def __init__(self, transactor: Transactor, limits: WriterLimits) -> None:
+        self._transactor = transactor
+        self._limits = limits
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="blockyard-writer")
+        self._waiting: deque[_Ticket] = deque()
+        self._asides: deque[_Aside] = deque()
+        self._company = 1
+        """How many requests came together last time."""
+        self._wanted = 1
+        """How many waiting requests end the loop's present wait."""
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._loop_task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to carry out what is submitted."""
+        self._loop_task = asyncio.create_task(self._run(), name="blockyard-writer")
+
+    async def stop(self) -> None:
+        """Carries out what was accepted, refuses the rest, and ends."""
+        self._stopping = True
+        self._wake.set()
+        if self._loop_task is not None:
+            await self._loop_task
+        self._thread.shutdown()
+
+    def submit(self, request: Request) -> "asyncio.Future[Answer]":
+        """Queues a request: the future has its answer, or raises Refused or EngineFailure.
+
+        Raises Overloaded, ShuttingDown.
+        """
+        if self._stopping:
+            raise ShuttingDown("the server is stopping; try again, with the same token, at another one or later")
+        if len(self._waiting) >= self._limits.max_waiting:
+            message = (
+                f"{self._limits.max_waiting} requests are waiting, the most that this server accepts; try again later"
+            )
+            raise Overloaded(message, maximum=self._limits.max_waiting)
+        ticket = _Ticket(request, asyncio.get_running_loop().create_future())
+        self._waiting.append(ticket)
+        if len(self._waiting) >= self._wanted:
+            self._wake.set()
+        return ticket.outcome
+
+    async def run_aside(self, work: Callable[[], T]) -> T:
+        """Runs `work` in the writer thread between two batches: no transaction is open. Raises EngineFailure."""
+        if self._stopping:
+            raise ShuttingDown("the server is stopping; try again at another one or later")
+        outcome: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._asides.append(_Aside(work, outcome))
+        self._wake.set()
+        result: T = await outcome  # type: ignore[assignment]  # what `work` answers, by way of a queue of all kinds
+        return result
+
+    async def _run(self) -> None:
+        while True:
+            await self._gather()
+            if not self._waiting and not self._asides:
+                return
+            while self._asides:
+                await self._carry_out_aside(self._asides.popleft())
+            taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._limits.max_batch))]
+            again: list[_Ticket] = []
+            for fleet, tickets in _by_fleet(taken).items():
+                again += await self._carry_out(fleet, tickets)
+            self._waiting.extendleft(reversed(again))
+            self._company = len(taken) + len(self._waiting)
+
+    async def _gather(self) -> None:
+        """Waits for work: for the company that requests came in last time, but no longer than the linger."""
+        loop = asyncio.get_running_loop()
+        linger_until = loop.time() + self._limits.max_linger_s
+        self._wanted = min(self._company, self._limits.max_batch)
+        if len(self._waiting) < self._wanted:
+            timer = loop.call_at(linger_until, self._wake.set)
+            while len(self._waiting) < self._wanted and not self._interrupted and loop.time() < linger_until:
+                self._wake.clear()
+                await self._wake.wait()
+            timer.cancel()
+        self._wanted = 1
+        while not self._waiting and not self._interrupted:
+            self._wake.clear()
+            await self._wake.wait()
+
+    @property
+    def _interrupted(self) -> bool:
+        return self._stopping or bool(self._asides)
+
+    async def _carry_out_aside(self, aside: _Aside) -> None:
+        try:
+            result = await asyncio.get_running_loop().run_in_executor(self._thread, aside.work)
+        except Exception as failure:  # noqa: BLE001 - whatever it is, it belongs to who asked, and the writer goes on
+            if not aside.outcome.done():
+                aside.outcome.set_exception(failure)
+        else:
+            if not aside.outcome.done():
+                aside.outcome.set_result(result)
+
+    async def _carry_out(self, fleet: str, tickets: list[_Ticket]) -> list[_Ticket]:
+        """Carries out one batch; answers who must be asked again."""
+        tickets = [ticket for ticket in tickets if not ticket.outcome.done()]
+        requests = [ticket.request for ticket in tickets]
+        loop = asyncio.get_running_loop()
+        outcomes: list[Outcome | EngineFailure]
+        try:
+            outcomes = list(await loop.run_in_executor(self._thread, self._transactor.carry_out, fleet, requests))
+        except EngineFailure as failure:
+            outcomes = [failure] * len(tickets)
+        except Exception as fault:  # noqa: BLE001 - a fault in one request must not end the writer
+            if len(tickets) > 1:
+                return await self._carry_out_singly(fleet, tickets)
+            outcomes = [_internal_error(fleet, fault)]
+        again = []
+        for ticket, outcome in zip(tickets, outcomes, strict=True):
+            if ticket.outcome.done():
+                continue
+            if isinstance(outcome, Again):
+                again.append(ticket)
+            elif isinstance(outcome, Refused | EngineFailure):
+                ticket.outcome.set_exception(outcome)
+            else:
+                ticket.outcome.set_result(outcome)
+        return again
+
+    async def _carry_out_singly(self, fleet: str, tickets: list[_Ticket]) -> list[_Ticket]:
+        """After a fault in a batch that was rolled back: each by itself, so that only the faulty one fails."""
+        again = []
+        for ticket in tickets:
+            again += await self._carry_out(fleet, [ticket])
+        return again
+
+
+def _by_fleet(tickets: list[_Ticket]) -> dict[str, list[_Ticket]]:
+    groups: dict[str, list[_Ticket]] = {}
+    for ticket in tickets:
+        groups.setdefault(ticket.request.fleet, []).append(ticket)
+    return groups
+
+
+def _internal_error(fleet: str, fault: Exception) -> InternalError:
+    incident = uuid.uuid4().hex[:12]
+    _log.error("incident %s: a request on fleet %s failed unexpectedly", incident, fleet, exc_info=fault)
+    return InternalError(
+        f"the server failed at this request; its log says more under incident {incident}", incident=incident
+    )
