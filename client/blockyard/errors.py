@@ -246,7 +246,7 @@ class UnexpectedAnswer(BlockyardError):
     """The server's answer says something that this version of the SDK has no word for."""
 
 
-BY_REASON: Final[Mapping[Reason, type[CallFailed]]] = MappingProxyType(
+BY_REASON: Final[Mapping[str, type[CallFailed]]] = MappingProxyType(
     {
         Reason.INVALID_REQUEST: InvalidRequest,
         Reason.UNSATISFIABLE: Unsatisfiable,

@@ -1,0 +1,127 @@
+"""A call as a value: what to send where, how to read the answer, and what to do if none comes.
+
+The functions of `operations`, `_allocator`, `_fleet_admin` and `_ledger` make calls and touch no network; the
+blocking and the asyncio client carry them out. So each RPC's signature and meaning is written once.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from google.protobuf.message import Message
+
+from blockyard.reasons import Reason
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+RequestT = TypeVar("RequestT", bound=Message)
+AnswerT = TypeVar("AnswerT", bound=Message)
+
+AGAIN = "the same call may be made again"
+"""What to do about an unknown outcome where repeating the call gives the same answer."""
+LOOK = "read the resource to see"
+"""What to do about an unknown outcome where a repetition may meet the effect of the first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Generic[T_co]):
+    """One request of one RPC."""
+
+    path: str
+    """`/{service}/{method}`."""
+    request: Message
+    """What is sent. An attempt that is repeated sends the same."""
+    answer: type[Message]
+    """The message that comes back."""
+    decode: Callable[[Any], T_co]
+    """Makes the user's value out of it."""
+    timeout_s: float | None
+    """How long it may take in all, retries included. None: as the client says."""
+    if_unknown: str | None = None
+    """What the user does if no answer ever comes, as a part of a sentence. None for a call that changes nothing."""
+    own_echoes: frozenset[Reason] = frozenset()
+    """Refusals that, after an attempt without an answer, may be the effect of that very attempt."""
+    token: str | None = None
+    """The idempotency token of an acquire."""
+
+    @property
+    def method(self) -> str:
+        """The RPC's name."""
+        return self.path.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation(Call[T_co]):
+    """An acquire, release or renewal: a call that can also be a part of a batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T_co]):
+    """A part of a list."""
+
+    items: Sequence[T_co]
+    """In the list's order."""
+    next_page_token: str
+    """For the next page. Empty: this was the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[T_co]):
+    """A list that comes in pages."""
+
+    page: Callable[[str], Call[Page[T_co]]]
+    """The call for the page with this token; the first page's is empty."""
+
+
+Plan: TypeAlias = Generator[Call[Any], Any, T]
+"""Several calls, one after the other: yields a call, is sent its answer, and returns the user's value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method(Generic[RequestT, AnswerT]):
+    """One RPC of the service."""
+
+    path: str
+    """`/{service}/{method}`."""
+    answer: type[AnswerT]
+    """The message that comes back."""
+
+    def call(
+        self,
+        request: RequestT,
+        decode: Callable[[AnswerT], T],
+        timeout_s: float | None,
+        *,
+        if_unknown: str | None = None,
+        own_echoes: frozenset[Reason] = frozenset(),
+    ) -> Call[T]:
+        """A call of this RPC; the arguments are `Call`'s fields."""
+        return Call(
+            path=self.path,
+            request=request,
+            answer=self.answer,
+            decode=decode,
+            timeout_s=timeout_s,
+            if_unknown=if_unknown,
+            own_echoes=own_echoes,
+        )
+
+    def operation(
+        self,
+        request: RequestT,
+        decode: Callable[[AnswerT], T],
+        timeout_s: float | None,
+        *,
+        if_unknown: str,
+        token: str | None = None,
+    ) -> Operation[T]:
+        """The same as an operation."""
+        return Operation(
+            path=self.path,
+            request=request,
+            answer=self.answer,
+            decode=decode,
+            timeout_s=timeout_s,
+            if_unknown=if_unknown,
+            token=token,
+        )

@@ -1,0 +1,75 @@
+"""The calls of the service Ledger: the journal, and the check that all records agree."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from blockyard._allocator import PAGE_SIZE
+from blockyard._call import Call, Listing, Method, Page
+from blockyard._codec import decode_events_page, decode_report, encode_event_kind
+from blockyard._names import fleet_name, instance_name
+from blockyard.enums import EventKind
+from blockyard.types import Event, VerifyReport
+from blockyard.v1 import ledger_pb2 as pb
+
+VERIFY_TIMEOUT_S: Final = 300.0
+"""How long a check may take unless the caller says otherwise: it grows with the fleet's journal."""
+
+_SERVICE = "/blockyard.v1.Ledger"
+LIST_EVENTS = Method[pb.ListEventsRequest, pb.ListEventsResponse](f"{_SERVICE}/ListEvents", pb.ListEventsResponse)
+VERIFY = Method[pb.VerifyRequest, pb.VerifyResponse](f"{_SERVICE}/Verify", pb.VerifyResponse)
+
+
+def list_events(
+    fleet: str,
+    *,
+    from_revision: int = 0,
+    kinds: Iterable[EventKind] = (),
+    holder: str | None = None,
+    instance: str | None = None,
+    page_size: int = PAGE_SIZE,
+    timeout_s: float | None = None,
+) -> Listing[Event]:
+    """A fleet's journal in ascending order of the revision, read page by page as you iterate.
+
+    Args:
+        fleet: Which fleet; it may have been deleted.
+        from_revision: From this revision on. 0: from the first that is kept.
+        kinds: Only these kinds. Empty: all.
+        holder: Only events of this holder's allocations. None: any.
+        instance: Only events of this instance or of blocks on it. None: any.
+        page_size: How many to ask for at a time, up to 1000.
+        timeout_s: How long each page may take, retries included. None: as the client says.
+
+    Raises:
+        FleetNotFound: There never was such a fleet.
+        CallFailed: Any other refusal.
+    """
+    request = pb.ListEventsRequest(
+        parent=fleet_name(fleet),
+        from_revision=from_revision,
+        kinds=[encode_event_kind(kind) for kind in kinds],
+        holder=holder or "",
+        instance="" if instance is None else instance_name(fleet, instance),
+        page_size=page_size,
+    )
+
+    def page(page_token: str) -> Call[Page[Event]]:
+        asked = pb.ListEventsRequest(page_token=page_token)
+        asked.MergeFrom(request)
+        return LIST_EVENTS.call(asked, decode_events_page, timeout_s)
+
+    return Listing(page)
+
+
+def verify(fleet: str, *, timeout_s: float = VERIFY_TIMEOUT_S) -> Call[VerifyReport]:
+    """Compares all records of a fleet at one revision. Reports each difference, and mends none.
+
+    Args:
+        fleet: Which fleet.
+        timeout_s: How long it may take in all, retries included.
+
+    Raises:
+        FleetNotFound: There is no such fleet.
+        CallFailed: Any other refusal.
+    """
+    return VERIFY.call(pb.VerifyRequest(fleet=fleet_name(fleet)), decode_report, timeout_s)

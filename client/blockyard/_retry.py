@@ -1,0 +1,89 @@
+"""When a call is tried again, as values: no clock, no dice and no network in here.
+
+Only UNAVAILABLE is retried, with the same request and so with the same token, inside the caller's total time. A
+change that got no answer in time is asked for again, because only the server knows what became of it.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from blockyard._call import Call
+from blockyard.errors import BlockyardError, CallFailed, DeadlineExceeded, OutcomeUnknown, ServerFault, Unavailable
+
+SHORTEST_ATTEMPT_S: Final = 0.25
+"""No attempt is cut shorter than this for the sake of another one."""
+
+_IN_DOUBT: Final = frozenset({"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "UNKNOWN"})
+"""Statuses that a transport makes up when no answer came. A fault that the server itself reports is an answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How long to wait before a call is tried again: exponentially longer, spread at random."""
+
+    initial_s: float = 0.05
+    """Before the first retry, at most."""
+    multiplier: float = 2.0
+    """How much longer each next one may be."""
+    max_s: float = 2.0
+    """The longest, unless the server asks for more."""
+
+    def pause_s(self, retry: int, roll: float) -> float:
+        """The wait before retry number `retry` (from 0); `roll` is a random number in [0, 1).
+
+        Between half of the bound and the bound: clients that failed together do not come back together.
+        """
+        bound = min(self.max_s, self.initial_s * self.multiplier ** min(retry, 64))
+        return bound * (1 + roll) / 2
+
+
+DEFAULT_RETRY: Final = RetryPolicy()
+"""How the clients wait unless told otherwise."""
+
+
+class Attempts:
+    """The attempts of one call: how long each may take, and what follows when it fails."""
+
+    def __init__(self, call: Call[Any], policy: RetryPolicy, *, deadline: float) -> None:
+        """`deadline` is the end of the caller's total time, on the same clock as every `now`, in seconds."""
+        self._call = call
+        self._policy = policy
+        self._deadline = deadline
+        self._lost = 0
+
+    def timeout_s(self, now: float) -> float:
+        """How long the next attempt may take: for a change half of the time that is left, so as to ask again."""
+        left = max(0.0, self._deadline - now)
+        return left if self._call.if_unknown is None else max(left / 2, min(left, SHORTEST_ATTEMPT_S))
+
+    def pause_s(self, failure: CallFailed, now: float, roll: float) -> float:
+        """How long to wait before the next attempt, after one that ended with `failure`.
+
+        Raises:
+            CallFailed: The failure itself: it is an answer, or no time is left and the call changes nothing.
+            OutcomeUnknown: No time is left, and the call may have made its change.
+        """
+        if failure.status not in _IN_DOUBT or isinstance(failure, ServerFault):
+            raise self._refusal(failure)
+        pause = None
+        if isinstance(failure, Unavailable):
+            asked = failure.retry_delay.total_seconds() if failure.retry_delay else 0.0
+            pause = max(asked, self._policy.pause_s(self._lost, roll))
+        elif isinstance(failure, DeadlineExceeded) and self._call.if_unknown:
+            pause = 0.0
+        if pause is not None and now + pause < self._deadline:
+            self._lost += 1
+            return pause
+        raise self._unknown(failure) if self._call.if_unknown else failure
+
+    def _refusal(self, failure: CallFailed) -> BlockyardError:
+        """What to raise for an answer of the server: itself, unless it may be the echo of a lost attempt."""
+        failure.lost_attempts = self._lost
+        return self._unknown(failure) if self._lost and failure.reason in self._call.own_echoes else failure
+
+    def _unknown(self, failure: CallFailed) -> OutcomeUnknown:
+        advice = self._call.if_unknown or ""
+        message = f"the outcome of {self._call.method} is unknown ({failure}); {advice}"
+        unknown = OutcomeUnknown(message, call=self._call.method, advice=advice, token=self._call.token)
+        unknown.__cause__ = failure
+        return unknown

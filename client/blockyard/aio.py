@@ -1,0 +1,176 @@
+"""The asyncio client."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from types import GenericAlias
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+import grpc
+import grpc.aio
+
+from blockyard import _allocator, _channel, _fleet_admin, _ledger, operations
+from blockyard._binding import dressed
+from blockyard._call import Call, Listing, Operation, Plan
+from blockyard._failures import failure_of_error
+from blockyard._leasing import acquire_for_lease
+from blockyard._retry import DEFAULT_RETRY, Attempts, RetryPolicy
+from blockyard.aio_lease import AsyncLease
+from blockyard.types import Grant
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_dice = random.SystemRandom()
+
+
+def _method(function: Callable[P, Call[T]]) -> Callable[Concatenate["AsyncClient", P], Coroutine[Any, Any, T]]:
+    """The client's method that carries out one call."""
+
+    async def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.call(function(*args, **kwargs))
+
+    return dressed(method, function)
+
+
+def _list_method(function: Callable[P, Listing[T]]) -> Callable[Concatenate["AsyncClient", P], AsyncIterator[T]]:
+    """The client's method that reads a list, page by page."""
+
+    def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
+        return self._items(function(*args, **kwargs))
+
+    return dressed(method, function, lambda item: GenericAlias(AsyncIterator, item))
+
+
+def _plan_method(function: Callable[P, Plan[T]]) -> Callable[Concatenate["AsyncClient", P], Coroutine[Any, Any, T]]:
+    """The client's method that carries out several calls, each with the answer to the one before."""
+
+    async def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        plan = function(*args, **kwargs)
+        answer: Any = None
+        while True:
+            try:
+                call = plan.send(answer)
+            except StopIteration as end:
+                value: T = end.value
+                return value
+            answer = await self.call(call)
+
+    return dressed(method, function)
+
+
+def _lease_method(function: Callable[P, Operation[Grant]]) -> Callable[Concatenate["AsyncClient", P], AsyncLease]:
+    """The client's method that makes a lease."""
+
+    def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> AsyncLease:
+        return AsyncLease(self, function(*args, **kwargs))
+
+    return dressed(method, function, lambda _: AsyncLease)
+
+
+class AsyncClient:
+    """A connection to a Blockyard server, for asyncio. Make it where its event loop runs.
+
+    An async context manager; leaving it, or `close`, ends the connection.
+
+    Args:
+        target: The server's address. None: the environment's BLOCKYARD_ADDRESS, else 127.0.0.1:7350.
+        caller: The scope of your idempotency tokens, of the form of an id: schedulers that share a fleet choose
+            different ones. None: the environment's BLOCKYARD_CALLER, else the server's `default`.
+        timeout_s: How long a call may take in all, retries included, unless the call says otherwise.
+        retry: How long to wait between attempts.
+        credentials: For TLS. None: plain text.
+    """
+
+    def __init__(
+        self,
+        target: str | None = None,
+        *,
+        caller: str | None = None,
+        timeout_s: float = _channel.DEFAULT_TIMEOUT_S,
+        retry: RetryPolicy = DEFAULT_RETRY,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        address = _channel.address(target)
+        self._channel = (
+            grpc.aio.insecure_channel(address, options=_channel.OPTIONS)
+            if credentials is None
+            else grpc.aio.secure_channel(address, credentials, options=_channel.OPTIONS)
+        )
+        self._metadata = _channel.caller_metadata(caller)
+        self._timeout_s = timeout_s
+        self._retry = retry
+        self._stubs: dict[str, grpc.aio.UnaryUnaryMultiCallable[Any, Any]] = {}
+
+    acquire = _method(operations.acquire)
+    release = _method(operations.release)
+    release_by_token = _method(operations.release_by_token)
+    renew = _method(operations.renew)
+    batch = _method(_allocator.batch)
+    lease = _lease_method(acquire_for_lease)
+
+    describe = _plan_method(_allocator.describe)
+    describe_page = _method(_allocator.describe_page)
+    get_allocation = _method(_allocator.get_allocation)
+    list_allocations = _list_method(_allocator.list_allocations)
+
+    create_fleet = _method(_fleet_admin.create_fleet)
+    get_fleet = _method(_fleet_admin.get_fleet)
+    list_fleets = _list_method(_fleet_admin.list_fleets)
+    update_fleet = _method(_fleet_admin.update_fleet)
+    delete_fleet = _method(_fleet_admin.delete_fleet)
+    create_instance = _method(_fleet_admin.create_instance)
+    get_instance = _method(_fleet_admin.get_instance)
+    list_instances = _list_method(_fleet_admin.list_instances)
+    update_instance = _method(_fleet_admin.update_instance)
+    delete_instance = _method(_fleet_admin.delete_instance)
+    cordon_instance = _method(_fleet_admin.cordon_instance)
+    uncordon_instance = _method(_fleet_admin.uncordon_instance)
+
+    list_events = _list_method(_ledger.list_events)
+    verify = _method(_ledger.verify)
+
+    async def call(self, call: Call[T]) -> T:
+        """Carries out one operation made by `blockyard.operations`, with retries.
+
+        Raises:
+            BlockyardError: As the function that made it says.
+        """
+        timeout_s = self._timeout_s if call.timeout_s is None else call.timeout_s
+        attempts = Attempts(call, self._retry, deadline=time.monotonic() + timeout_s)
+        stub = self._stub(call)
+        while True:
+            try:
+                answer = await stub(call.request, timeout=attempts.timeout_s(time.monotonic()), metadata=self._metadata)
+            except grpc.aio.AioRpcError as error:
+                failure = failure_of_error(error)
+            else:
+                return call.decode(answer)
+            await asyncio.sleep(attempts.pause_s(failure, time.monotonic(), _dice.random()))
+
+    async def close(self) -> None:
+        """Ends the connection; calls that are under way fail."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    def _stub(self, call: Call[Any]) -> grpc.aio.UnaryUnaryMultiCallable[Any, Any]:
+        stub = self._stubs.get(call.path)
+        if stub is None:
+            stub = self._channel.unary_unary(call.path, _channel.serialize, call.answer.FromString)
+            self._stubs[call.path] = stub
+        return stub
+
+    async def _items(self, listing: Listing[T]) -> AsyncIterator[T]:
+        page = await self.call(listing.page(""))
+        for item in page.items:
+            yield item
+        while page.next_page_token:
+            page = await self.call(listing.page(page.next_page_token))
+            for item in page.items:
+                yield item

@@ -1,0 +1,144 @@
+"""A lease for the time of an `async with` block, kept alive by a task."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from blockyard import operations
+from blockyard._call import Operation, T
+from blockyard._leasing import Keeper, Lost, Renew, Step, Wait, close_door, door_open, may_be_held, release_failed
+from blockyard.errors import AllocationNotFound, BlockyardError, LeaseLost
+from blockyard.types import Allocation, Grant
+
+if TYPE_CHECKING:
+    from blockyard.aio import AsyncClient
+
+
+class AsyncLease:
+    """What `AsyncClient.lease` returns: enter it to acquire, leave it to release."""
+
+    def __init__(self, client: "AsyncClient", acquire: Operation[Grant]) -> None:
+        self.lost: Final = asyncio.Event()
+        """Set when the lease is lost: the blocks may be somebody else's soon, so stop working with them."""
+        self._client = client
+        self._acquire = acquire
+        self._allocation: Allocation | None = None
+        self._keeper: Keeper
+        self._told: LeaseLost | None = None
+        self._callbacks: list[Callable[[LeaseLost], object]] = []
+        self._left = False
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def allocation(self) -> Allocation:
+        """What is held, as the last answer said. Only from entering on."""
+        if self._allocation is None:
+            raise RuntimeError("the lease is not entered: use it in an async with statement")
+        return self._allocation
+
+    def on_lost(self, callback: Callable[[LeaseLost], object]) -> None:
+        """Calls this once when the lease is lost, with the reason; at once if it is lost already.
+
+        It runs in the event loop: it must not block. The body's `asyncio.current_task().cancel` would stop the body.
+        """
+        self._callbacks.append(callback)
+        if self._told is not None:
+            callback(self._told)
+
+    def check(self) -> None:
+        """Call it before anything that only the holder may do.
+
+        Raises:
+            LeaseLost: The lease is lost, even if nothing has noticed before, or it was left.
+        """
+        name = self.allocation.name
+        if self._left:
+            raise LeaseLost(f"{name} was released at the end of its async with block")
+        step = self._next_step()
+        if isinstance(step, Lost):
+            raise LeaseLost(str(step.error)) from step.error.__cause__
+
+    async def __aenter__(self) -> Self:
+        if self._allocation is not None:
+            raise RuntimeError("a lease is entered once; make another one")
+        sent_at = time.monotonic()
+        try:
+            grant = await self._client.call(self._acquire)
+        except BaseException as error:
+            if may_be_held(error):
+                await self._close_door(error)
+            raise
+        self._allocation = grant.allocation
+        self._keeper = Keeper(grant, sent_at=sent_at)
+        if grant.allocation.expire_time is not None:
+            self._task = asyncio.create_task(self._keep(), name="blockyard-lease")
+        return self
+
+    async def __aexit__(
+        self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
+    ) -> None:
+        self._left = True
+        if self._task is not None:
+            self._task.cancel()
+        try:
+            await self._finish(operations.release(self.allocation))
+        except AllocationNotFound:
+            pass  # it ended so long ago that the server has forgotten it
+        except BlockyardError as failure:
+            if error is None:
+                raise
+            error.add_note(release_failed(self.allocation, failure))
+
+    async def _close_door(self, error: BaseException) -> None:
+        try:
+            await self._finish(close_door(self._acquire))
+        except BlockyardError as failure:
+            error.add_note(door_open(failure))
+
+    async def _finish(self, operation: Operation[T]) -> T:
+        """Carries out an operation to its end, even if the task that waits for it is cancelled (again)."""
+        task = asyncio.create_task(self._client.call(operation))
+        _unfinished.add(task)
+        task.add_done_callback(_unfinished.discard)
+        return await asyncio.shield(task)
+
+    async def _keep(self) -> None:
+        try:
+            while True:
+                match self._next_step():
+                    case Wait(seconds):
+                        await asyncio.sleep(seconds)
+                    case Renew(timeout_s):
+                        await self._renew(timeout_s)
+                    case Lost():
+                        return
+        finally:
+            # Whatever ends this task, nobody renews any more.
+            self._keeper.give_up("is no longer renewed")
+            self._next_step()
+
+    async def _renew(self, timeout_s: float) -> None:
+        sent_at = time.monotonic()
+        try:
+            renewal = await self._client.call(operations.renew(self.allocation, timeout_s=timeout_s))
+        except BlockyardError as failure:
+            self._keeper.failed(failure, now=time.monotonic())
+        else:
+            self._keeper.renewed(renewal, sent_at=sent_at)
+            self._allocation = renewal.allocation
+
+    def _next_step(self) -> Step:
+        """What to do now; tells about the loss, once, unless the lease was left before."""
+        step = self._keeper.next_step(time.monotonic())
+        if isinstance(step, Lost) and self._told is None and not self._left:
+            self._told = step.error
+            self.lost.set()
+            for callback in self._callbacks:
+                callback(step.error)
+        return step
+
+
+_unfinished: Final[set[asyncio.Task[object]]] = set()
+"""Keeps the tasks alive that nobody waits for any more: an event loop only refers to them weakly."""
