@@ -1,0 +1,75 @@
+"""What can be set, and what each setting means. Validated as a whole before anything is opened.
+
+Each field's metadata has its help; the flag is the name with dashes (`--max-batch`), the environment variable
+the name in capitals after `BLOCKYARD_` (`BLOCKYARD_MAX_BATCH`). Units are in the names.
+"""
+
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+from platformdirs import user_data_path
+
+DEFAULT_PORT: Final = 7350
+LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(\d{1,5})")
+_MAX_PORT = 65_535
+
+
+class SettingsRefused(Exception):
+    """A setting is out of its limits; the message names it and says what is allowed."""
+
+
+def _setting(default: Any, help_: str, *, least: float | None = None, most: float | None = None) -> Any:  # noqa: ANN401 - as `dataclasses.field`, it stands for a value of the field's type
+    return field(default=default, metadata={"help": help_, "least": least, "most": most})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Defaults serve a laptop. Raises SettingsRefused."""
+
+    listen: str = _setting(f"127.0.0.1:{DEFAULT_PORT}", "Address and port to serve on. Port 0 takes a free one.")
+    data: Path = field(
+        default_factory=lambda: user_data_path("blockyard") / "blockyard.db",
+        metadata={
+            "help": "The SQLite file that holds everything. Made if it is not there.",
+            "least": None,
+            "most": None,
+        },
+    )
+    max_batch: int = _setting(512, "Requests of one fleet that share a transaction.", least=1, most=10_000)
+    max_waiting: int = _setting(
+        10_000, "Requests that may wait; one more is refused with OVERLOADED.", least=1, most=1_000_000
+    )
+    max_linger_s: float = _setting(
+        0.004, "How long a commit waits for the requests that usually come together, in seconds.", least=0, most=1
+    )
+    readers: int = _setting(4, "Database connections for reading.", least=1, most=64)
+    sweep_interval_s: float = _setting(1.0, "Between two sweeps of ended leases, in seconds.", least=0.01, most=3600)
+    retention_s: float = _setting(
+        604_800.0, "How long ended allocations and their tokens are remembered, in seconds.", least=0, most=3.2e8
+    )
+    restart_grace_s: float = _setting(
+        10.0, "After a start, no lease that was alive ends sooner than this, in seconds.", least=0, most=3600
+    )
+    drain_grace_s: float = _setting(
+        10.0, "How long calls under way may take to end when the server is stopped, in seconds.", least=0, most=3600
+    )
+    log_level: str = _setting("INFO", f"What is logged: {', '.join(LOG_LEVELS)}.")
+
+    def __post_init__(self) -> None:
+        """Checks every setting against its limits."""
+        for setting in fields(self):
+            value, least, most = getattr(self, setting.name), setting.metadata["least"], setting.metadata["most"]
+            if least is not None and not least <= value <= most:
+                message = f"{setting.name} is {value}, and must be between {least} and {most}"
+                raise SettingsRefused(message)
+        if self.log_level not in LOG_LEVELS:
+            message = f"log_level is {self.log_level!r}, and must be one of {', '.join(LOG_LEVELS)}"
+            raise SettingsRefused(message)
+        address = _ADDRESS.fullmatch(self.listen)
+        if address is None or int(address[2]) > _MAX_PORT:
+            message = f"listen is {self.listen!r}, and must be HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT}"
+            raise SettingsRefused(message)
