@@ -1,7 +1,7 @@
 """What a failure looks like to people and to programs: a sentence, what to do next, and an exit code. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Final
@@ -61,6 +61,17 @@ class CommandFailed(Exception):
         """What the process ends with."""
 
 
+class Recoded(Exception):
+    """A failure whose exit code means something else in this command; its words stay the same."""
+
+    def __init__(self, error: Exception, exit_code: ExitCode) -> None:
+        super().__init__(str(error))
+        self.error: Final = error
+        """What went wrong."""
+        self.exit_code: Final = exit_code
+        """What the process ends with."""
+
+
 class OutputClosed(Exception):
     """Nobody reads the output any more: end quietly."""
 
@@ -86,22 +97,22 @@ class Explanation:
 NEXT_STEPS: Final[Mapping[Reason, str]] = MappingProxyType(
     {
         Reason.INVALID_REQUEST: "Mend what is named, and try again; --help shows the forms.",
-        Reason.UNSATISFIABLE: "Ask for less, or for other instances; `blockyard instance list FLEET` shows what there is.",
+        Reason.UNSATISFIABLE: "Ask for less; `blockyard instance list FLEET` shows what there is.",
         Reason.NO_CAPACITY: "Try again later; `blockyard describe FLEET` shows who holds what.",
         Reason.TOKEN_MISMATCH: "Use a new token for a new request, or repeat the old request exactly.",
         Reason.TOKEN_CANCELLED: "Use a new token: this one was released before it was granted.",
         Reason.ALLOCATION_ENDED: "Acquire again with a new token.",
         Reason.LEASE_EXPIRED: "Stop working with the blocks, and acquire again with a new token.",
         Reason.STALE_FENCING_TOKEN: "`blockyard allocation NAME` shows the allocation as it is now.",
-        Reason.FLEET_NOT_FOUND: "`blockyard fleet list` shows the fleets; `blockyard fleet create FLEET` makes one.",
+        Reason.FLEET_NOT_FOUND: "`blockyard fleet list` shows the fleets; `fleet create` makes one.",
         Reason.INSTANCE_NOT_FOUND: "`blockyard instance list FLEET` shows the instances.",
-        Reason.ALLOCATION_NOT_FOUND: "`blockyard allocations FLEET` shows those there are; ended ones are kept for a time.",
+        Reason.ALLOCATION_NOT_FOUND: "`blockyard allocations FLEET` shows them; ended ones go after a time.",
         Reason.FLEET_EXISTS: "Change it with `blockyard fleet update`, or choose another name.",
         Reason.INSTANCE_EXISTS: "Change it with `blockyard instance update`, or choose another name.",
         Reason.INSTANCE_IN_USE: "Cordon the instance, and wait until its allocations are released; "
         "`blockyard allocations FLEET --instance INSTANCE --state HELD` shows them.",
-        Reason.FLEET_IN_USE: "Release what is held (`blockyard allocations FLEET --state HELD`); --force deletes instances "
-        "along with an idle fleet.",
+        Reason.FLEET_IN_USE: "Release what is held (`blockyard allocations FLEET --state HELD`); "
+        "--force deletes the instances of an idle fleet too.",
         Reason.ETAG_MISMATCH: "Read it again, and decide anew.",
         Reason.NOT_HOLDER: "`blockyard allocation NAME` shows who holds it.",
         Reason.BLOCK_NOT_GRANTED: "`blockyard allocation NAME` shows its blocks.",
@@ -118,6 +129,8 @@ NEXT_STEPS: Final[Mapping[Reason, str]] = MappingProxyType(
 
 def explain(error: Exception) -> Explanation:
     """The words for a failure, whatever it is."""
+    if isinstance(error, Recoded):
+        return replace(explain(error.error), exit_code=error.exit_code)
     if isinstance(error, CallFailed):
         return _explain_call(error)
     message, next_step, exit_code = str(error), "", ExitCode.USAGE

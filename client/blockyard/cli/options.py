@@ -15,7 +15,8 @@ _SERVICE: str = "Service and output"
 _MAX_HOLDER = 256
 
 
-def _parse_duration(text: str) -> timedelta:
+def parse_duration(text: str) -> timedelta:
+    """The parser of every option that is a duration."""
     try:
         return read_duration(text)
     except MalformedValue as error:
@@ -85,7 +86,7 @@ Strategy: TypeAlias = Annotated[
 ]
 Ttl: TypeAlias = Annotated[
     timedelta | None,
-    typer.Option("--ttl", metavar="DURATION", parser=_parse_duration, help="The lease, such as 30s, 10m, 1h30m."),
+    typer.Option("--ttl", metavar="DURATION", parser=parse_duration, help="The lease, such as 30s, 10m, 1h30m."),
 ]
 Holder: TypeAlias = Annotated[
     str | None,

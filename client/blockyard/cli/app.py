@@ -1,0 +1,41 @@
+"""Puts the commands together: the only place that knows all of them."""
+
+import typer
+
+from blockyard.cli.acquire import acquire
+from blockyard.cli.allocations import get_allocation, list_allocations
+from blockyard.cli.describe import describe
+from blockyard.cli.events import list_events
+from blockyard.cli.fleet import fleet_app
+from blockyard.cli.instance import instance_app
+from blockyard.cli.release import release, renew
+from blockyard.cli.replay import replay
+from blockyard.cli.run import run
+from blockyard.cli.verify import verify
+
+_EPILOG = """
+Exit codes: 0 done; 1 the service refused; 2 wrong usage or input; 3 no answer: the service cannot be reached or takes
+no work now, and a change may have happened; 4 no capacity now; 70 a fault of this program; 130 interrupted; 141 the
+output was closed. `verify`, `replay` and `run` say in their help what differs.
+"""
+
+app = typer.Typer(
+    name="blockyard",
+    help="Allocates blocks of fleet instances to schedulers: atomically, durably, once.",
+    epilog=" ".join(_EPILOG.split()),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(fleet_app, name="fleet")
+app.add_typer(instance_app, name="instance")
+app.command("acquire")(acquire)
+app.command("release")(release)
+app.command("renew")(renew)
+app.command("describe")(describe)
+app.command("allocations")(list_allocations)
+app.command("allocation")(get_allocation)
+app.command("events")(list_events)
+app.command("verify")(verify)
+app.command("run", context_settings={"allow_interspersed_args": False})(run)
+app.command("replay")(replay)

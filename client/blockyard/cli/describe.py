@@ -1,0 +1,43 @@
+"""`blockyard describe`: a fleet at one revision, its blocks drawn."""
+
+import typer
+
+from blockyard.cli.block_map import draw_instances, draw_legend
+from blockyard.cli.connection import connect
+from blockyard.cli.options import Address, FleetArgument, Output
+from blockyard.cli.output import OutputFormat, ascii_only, drawing_width, print_document, print_line, screen
+from blockyard.enums import DescribeView
+from blockyard.types import FleetSnapshot
+
+
+def describe(fleet: FleetArgument, address: Address = None, output: Output = OutputFormat.TEXT) -> None:
+    """Draws a fleet: a line for each instance, a cell for each block, a letter and a colour for each holder."""
+    with connect(address) as client:
+        snapshot = client.describe(fleet, view=DescribeView.FULL)
+    if output is OutputFormat.JSON:
+        print_document(snapshot)
+    else:
+        _print_snapshot(snapshot)
+
+
+def _print_snapshot(snapshot: FleetSnapshot) -> None:
+    totals = snapshot.totals
+    closed = totals.idle_blocks - totals.acquirable_blocks
+    print_line(
+        f"{snapshot.fleet} at revision {snapshot.revision}: {totals.busy_blocks} of {totals.total_blocks} blocks busy, "
+        f"{totals.idle_blocks} idle" + (f" ({closed} of them not acquirable)" if closed else "")
+    )
+    if not snapshot.consistent:
+        typer.echo("The fleet changed while its pages were read: instances may differ from the totals.", err=True)
+    if not snapshot.instances:
+        print_line("It has no instances yet; `blockyard instance create` registers one.")
+        return
+    console = screen()
+    width = drawing_width(console)
+    only_ascii = ascii_only()
+    console.print()
+    for line in draw_instances(snapshot.instances, width=width, ascii_only=only_ascii):
+        console.print(line, soft_wrap=True)
+    console.print()
+    for line in draw_legend(snapshot.instances, width=width, ascii_only=only_ascii):
+        console.print(line, soft_wrap=True)

@@ -1,0 +1,60 @@
+"""`blockyard events`: a fleet's journal."""
+
+from itertools import islice
+from typing import Annotated
+
+import typer
+
+from blockyard.cli.connection import connect
+from blockyard.cli.options import Address, FleetArgument, Output
+from blockyard.cli.output import OutputFormat, print_document, print_table, write_pairs, write_placements, write_time
+from blockyard.enums import EventKind
+from blockyard.types import Event
+
+
+def list_events(
+    fleet: FleetArgument,
+    from_revision: Annotated[int, typer.Option("--from", min=0, help="From this revision on.")] = 0,
+    kind: Annotated[
+        list[EventKind] | None,
+        typer.Option("--kind", case_sensitive=False, help="Only this kind; repeat it for more."),
+    ] = None,
+    holder: Annotated[str | None, typer.Option("--holder", help="Only events of this holder's allocations.")] = None,
+    instance: Annotated[str | None, typer.Option("--instance", help="Only events of this instance.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many.", show_default="all")] = None,
+    address: Address = None,
+    output: Output = OutputFormat.TEXT,
+) -> None:
+    """Lists a fleet's changes in their order, one for each revision; also those of a deleted fleet."""
+    with connect(address) as client:
+        journal = client.list_events(
+            fleet, from_revision=from_revision, kinds=kind or (), holder=holder, instance=instance
+        )
+        events = list(islice(journal, limit))
+    if output is OutputFormat.JSON:
+        print_document({"events": events})
+        return
+    rows = ((str(event.revision), write_time(event.time), event.kind, _describe_event(event)) for event in events)
+    print_table(("REVISION", "TIME", "EVENT", "WHAT"), rows, if_empty="No such events.")
+
+
+def _describe_event(event: Event) -> str:
+    parts: list[str] = []
+    if event.allocation:
+        parts.append(f"{event.allocation} of {event.holder}")
+    if event.placements:
+        parts.append(write_placements(event.placements))
+    if event.instance_after:
+        after = event.instance_after
+        parts.append(f"{after.id}: {after.total_blocks} blocks, {after.state}, labels {write_pairs(after.labels)}")
+    elif event.instance:
+        parts.append(event.instance)
+    if event.fleet:
+        parts.append(f"{event.fleet.default_placement_strategy}, labels {write_pairs(event.fleet.labels)}")
+    if event.expire_time:
+        parts.append(f"until {write_time(event.expire_time)}")
+    if event.kind is EventKind.TOKEN_CANCELLED and event.idempotency_token:
+        parts.append(f"token {event.idempotency_token}")
+    if event.kind is EventKind.RELEASED and not event.ended:
+        parts.append("(a part)")
+    return "  ".join(parts) or "-"

@@ -1,0 +1,157 @@
+"""`blockyard fleet …`: the fleets themselves."""
+
+from datetime import timedelta
+from typing import Annotated, Any
+
+import typer
+
+from blockyard.cli.connection import connect
+from blockyard.cli.option_values import MalformedValue, read_duration, read_pairs
+from blockyard.cli.options import Address, Etag, FleetArgument, Labels, Output, Strategy
+from blockyard.cli.output import (
+    OutputFormat,
+    print_document,
+    print_line,
+    print_table,
+    write_duration,
+    write_pairs,
+    write_time,
+)
+from blockyard.types import Fleet
+
+fleet_app = typer.Typer(no_args_is_help=True, help="Create, show, change and delete fleets.")
+
+_NONE = "none"
+_DefaultTtl = Annotated[
+    str | None,
+    typer.Option(
+        "--default-ttl",
+        metavar="DURATION",
+        help="The lease of an acquire that asks for none, such as 30s; 'none': held until released.",
+    ),
+]
+_MaxTtl = Annotated[
+    str | None,
+    typer.Option("--max-ttl", metavar="DURATION", help="The longest lease that is granted; 'none': 366 days."),
+]
+
+
+@fleet_app.command("create")
+def create_fleet(
+    fleet: FleetArgument,
+    label: Labels = None,
+    strategy: Strategy = None,
+    default_ttl: _DefaultTtl = None,
+    max_ttl: _MaxTtl = None,
+    address: Address = None,
+    output: Output = OutputFormat.TEXT,
+) -> None:
+    """Makes a fleet. Making it again with the same fields changes nothing."""
+    labels = read_pairs(label or (), option="--label")
+    with connect(address) as client:
+        made = client.create_fleet(
+            fleet,
+            labels=labels,
+            default_placement_strategy=strategy,
+            default_ttl=_read_ttl(default_ttl),
+            max_ttl=_read_ttl(max_ttl),
+        )
+    _print_fleet(made, output)
+
+
+@fleet_app.command("get")
+def get_fleet(fleet: FleetArgument, address: Address = None, output: Output = OutputFormat.TEXT) -> None:
+    """Shows a fleet's own fields. `blockyard describe` shows its blocks."""
+    with connect(address) as client:
+        found = client.get_fleet(fleet)
+    _print_fleet(found, output)
+
+
+@fleet_app.command("list")
+def list_fleets(address: Address = None, output: Output = OutputFormat.TEXT) -> None:
+    """Lists all fleets by name."""
+    with connect(address) as client:
+        fleets = list(client.list_fleets())
+    if output is OutputFormat.JSON:
+        print_document({"fleets": fleets})
+        return
+    rows = (
+        (
+            fleet.id,
+            str(fleet.revision),
+            fleet.default_placement_strategy,
+            write_duration(fleet.default_ttl),
+            write_duration(fleet.max_ttl),
+            write_pairs(fleet.labels),
+        )
+        for fleet in fleets
+    )
+    columns = ("FLEET", "REVISION", "STRATEGY", "DEFAULT TTL", "MAX TTL", "LABELS")
+    print_table(columns, rows, if_empty="There are no fleets yet; `blockyard fleet create FLEET` makes one.")
+
+
+@fleet_app.command("update")
+def update_fleet(
+    fleet: FleetArgument,
+    *,
+    label: Labels = None,
+    no_labels: Annotated[bool, typer.Option("--no-labels", help="Take all labels away.")] = False,
+    strategy: Strategy = None,
+    default_ttl: _DefaultTtl = None,
+    max_ttl: _MaxTtl = None,
+    etag: Etag = None,
+    address: Address = None,
+    output: Output = OutputFormat.TEXT,
+) -> None:
+    """Changes what is named, and leaves the rest. The labels that are given replace all labels."""
+    changes: dict[str, Any] = {}
+    if label or no_labels:
+        changes["labels"] = {} if no_labels else read_pairs(label or (), option="--label")
+    if strategy is not None:
+        changes["default_placement_strategy"] = strategy
+    if default_ttl is not None:
+        changes["default_ttl"] = _read_ttl(default_ttl)
+    if max_ttl is not None:
+        changes["max_ttl"] = _read_ttl(max_ttl)
+    if not changes:
+        raise MalformedValue("Nothing to change: name at least one field, such as --default-ttl 30s.")
+    with connect(address) as client:
+        changed = client.update_fleet(fleet, etag=etag, **changes)
+    _print_fleet(changed, output)
+
+
+@fleet_app.command("delete")
+def delete_fleet(
+    fleet: FleetArgument,
+    *,
+    force: Annotated[
+        bool, typer.Option("--force", help="Its instances too. A fleet with held blocks is never deleted.")
+    ] = False,
+    etag: Etag = None,
+    address: Address = None,
+    output: Output = OutputFormat.TEXT,
+) -> None:
+    """Deletes a fleet. Its journal stays, and a fleet of the same name goes on from its revision."""
+    with connect(address) as client:
+        client.delete_fleet(fleet, etag=etag, force=force)
+    if output is OutputFormat.JSON:
+        print_document({"deleted": fleet})
+    else:
+        print_line(f"Deleted {fleet}.")
+
+
+def _print_fleet(fleet: Fleet, output: OutputFormat) -> None:
+    if output is OutputFormat.JSON:
+        print_document(fleet)
+        return
+    print_line(f"{fleet.name} at revision {fleet.revision}")
+    print_line(f"  strategy     {fleet.default_placement_strategy}")
+    print_line(f"  default ttl  {write_duration(fleet.default_ttl, if_none='none: held until released')}")
+    print_line(f"  max ttl      {write_duration(fleet.max_ttl, if_none='366d')}")
+    print_line(f"  labels       {write_pairs(fleet.labels)}")
+    print_line(f"  created      {write_time(fleet.create_time)}")
+    print_line(f"  etag         {fleet.etag}")
+
+
+def _read_ttl(text: str | None) -> timedelta | None:
+    return None if text is None or text.lower() == _NONE else read_duration(text)

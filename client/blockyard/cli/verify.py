@@ -1,0 +1,63 @@
+"""`blockyard verify`: do all records of a fleet agree?"""
+
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from blockyard.cli.connection import connect
+from blockyard.cli.failures import ExitCode, Recoded
+from blockyard.cli.options import Address, FleetArgument, Output, parse_duration
+from blockyard.cli.output import OutputFormat, print_document, print_line
+from blockyard.types import VerifyReport
+
+_DEFAULT_TIMEOUT = timedelta(minutes=5)
+
+
+def verify(
+    fleet: FleetArgument,
+    timeout: Annotated[
+        timedelta,
+        typer.Option(
+            "--timeout",
+            metavar="DURATION",
+            parser=parse_duration,
+            help="How long the check may take; it grows with the journal.",
+            show_default="5m",
+        ),
+    ] = _DEFAULT_TIMEOUT,
+    address: Address = None,
+    output: Output = OutputFormat.TEXT,
+) -> None:
+    """Compares held blocks, counters, allocations, the journal's replay and the server's memory; mends nothing.
+
+    Exit code 0: all agree. 1: they do not. 2: could not check.
+    """
+    try:
+        with connect(address) as client:
+            report = client.verify(fleet, timeout_s=timeout.total_seconds())
+    except Exception as error:
+        raise Recoded(error, ExitCode.USAGE) from error
+    if output is OutputFormat.JSON:
+        print_document(report)
+    else:
+        print_report(fleet, report)
+    if not report.clean:
+        raise typer.Exit(ExitCode.REFUSED)
+
+
+def print_report(fleet: str, report: VerifyReport) -> None:
+    """Prints the verdict, and each difference."""
+    checked = (
+        f"{report.instances_checked} instances, {report.held_blocks_checked} held blocks, "
+        f"{report.allocations_checked} live allocations, {report.events_replayed} events"
+    )
+    if report.clean:
+        print_line(f"Verify: {fleet} is clean at revision {report.revision} ({checked}).")
+        return
+    count = f"{len(report.discrepancies)}{' or more' if report.truncated else ''}"
+    print_line(f"Verify: {fleet} has DRIFTED, {count} differences at revision {report.revision} ({checked}):")
+    for difference in report.discrepancies:
+        where = difference.instance or difference.allocation or fleet
+        print_line(f"  {difference.check}  {where}: expected {difference.expected}, found {difference.actual}")
+    print_line("Keep the data as it is: it is the evidence.")
