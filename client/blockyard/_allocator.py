@@ -26,14 +26,10 @@ DESCRIBE_RESTARTS: Final = 4
 """How often the pages of a fleet that changes meanwhile are read again from the first, before a mixture is answered."""
 
 _SERVICE = "/blockyard.v1.Allocator"
-DESCRIBE = Method[pb.DescribeRequest, pb.DescribeResponse](f"{_SERVICE}/Describe", pb.DescribeResponse)
-GET_ALLOCATION = Method[pb.GetAllocationRequest, resources_pb2.Allocation](
-    f"{_SERVICE}/GetAllocation", resources_pb2.Allocation
-)
-LIST_ALLOCATIONS = Method[pb.ListAllocationsRequest, pb.ListAllocationsResponse](
-    f"{_SERVICE}/ListAllocations", pb.ListAllocationsResponse
-)
-BATCH = Method[pb.BatchRequest, pb.BatchResponse](f"{_SERVICE}/Batch", pb.BatchResponse)
+DESCRIBE = Method(f"{_SERVICE}/Describe", pb.DescribeRequest, pb.DescribeResponse)
+GET_ALLOCATION = Method(f"{_SERVICE}/GetAllocation", pb.GetAllocationRequest, resources_pb2.Allocation)
+LIST_ALLOCATIONS = Method(f"{_SERVICE}/ListAllocations", pb.ListAllocationsRequest, pb.ListAllocationsResponse)
+BATCH = Method(f"{_SERVICE}/Batch", pb.BatchRequest, pb.BatchResponse)
 
 
 def describe_page(

@@ -83,6 +83,8 @@ class Method(Generic[RequestT, AnswerT]):
 
     path: str
     """`/{service}/{method}`."""
+    request: type[RequestT]
+    """The message that is sent."""
     answer: type[AnswerT]
     """The message that comes back."""
 

@@ -40,24 +40,18 @@ Maybe: TypeAlias = T | Literal[Unset.UNSET]
 """A value, or UNSET."""
 
 _SERVICE = "/blockyard.v1.FleetAdmin"
-_FLEET = resources_pb2.Fleet
-_INSTANCE = resources_pb2.Instance
-CREATE_FLEET = Method[pb.CreateFleetRequest, resources_pb2.Fleet](f"{_SERVICE}/CreateFleet", _FLEET)
-GET_FLEET = Method[pb.GetFleetRequest, resources_pb2.Fleet](f"{_SERVICE}/GetFleet", _FLEET)
-LIST_FLEETS = Method[pb.ListFleetsRequest, pb.ListFleetsResponse](f"{_SERVICE}/ListFleets", pb.ListFleetsResponse)
-UPDATE_FLEET = Method[pb.UpdateFleetRequest, resources_pb2.Fleet](f"{_SERVICE}/UpdateFleet", _FLEET)
-DELETE_FLEET = Method[pb.DeleteFleetRequest, Empty](f"{_SERVICE}/DeleteFleet", Empty)
-CREATE_INSTANCE = Method[pb.CreateInstanceRequest, resources_pb2.Instance](f"{_SERVICE}/CreateInstance", _INSTANCE)
-GET_INSTANCE = Method[pb.GetInstanceRequest, resources_pb2.Instance](f"{_SERVICE}/GetInstance", _INSTANCE)
-LIST_INSTANCES = Method[pb.ListInstancesRequest, pb.ListInstancesResponse](
-    f"{_SERVICE}/ListInstances", pb.ListInstancesResponse
-)
-UPDATE_INSTANCE = Method[pb.UpdateInstanceRequest, resources_pb2.Instance](f"{_SERVICE}/UpdateInstance", _INSTANCE)
-DELETE_INSTANCE = Method[pb.DeleteInstanceRequest, Empty](f"{_SERVICE}/DeleteInstance", Empty)
-CORDON_INSTANCE = Method[pb.CordonInstanceRequest, resources_pb2.Instance](f"{_SERVICE}/CordonInstance", _INSTANCE)
-UNCORDON_INSTANCE = Method[pb.UncordonInstanceRequest, resources_pb2.Instance](
-    f"{_SERVICE}/UncordonInstance", _INSTANCE
-)
+CREATE_FLEET = Method(f"{_SERVICE}/CreateFleet", pb.CreateFleetRequest, resources_pb2.Fleet)
+GET_FLEET = Method(f"{_SERVICE}/GetFleet", pb.GetFleetRequest, resources_pb2.Fleet)
+LIST_FLEETS = Method(f"{_SERVICE}/ListFleets", pb.ListFleetsRequest, pb.ListFleetsResponse)
+UPDATE_FLEET = Method(f"{_SERVICE}/UpdateFleet", pb.UpdateFleetRequest, resources_pb2.Fleet)
+DELETE_FLEET = Method(f"{_SERVICE}/DeleteFleet", pb.DeleteFleetRequest, Empty)
+CREATE_INSTANCE = Method(f"{_SERVICE}/CreateInstance", pb.CreateInstanceRequest, resources_pb2.Instance)
+GET_INSTANCE = Method(f"{_SERVICE}/GetInstance", pb.GetInstanceRequest, resources_pb2.Instance)
+LIST_INSTANCES = Method(f"{_SERVICE}/ListInstances", pb.ListInstancesRequest, pb.ListInstancesResponse)
+UPDATE_INSTANCE = Method(f"{_SERVICE}/UpdateInstance", pb.UpdateInstanceRequest, resources_pb2.Instance)
+DELETE_INSTANCE = Method(f"{_SERVICE}/DeleteInstance", pb.DeleteInstanceRequest, Empty)
+CORDON_INSTANCE = Method(f"{_SERVICE}/CordonInstance", pb.CordonInstanceRequest, resources_pb2.Instance)
+UNCORDON_INSTANCE = Method(f"{_SERVICE}/UncordonInstance", pb.UncordonInstanceRequest, resources_pb2.Instance)
 
 
 def create_fleet(
@@ -86,7 +80,7 @@ def create_fleet(
     """
     request = pb.CreateFleetRequest(
         fleet_id=short(fleet),
-        fleet=_FLEET(
+        fleet=resources_pb2.Fleet(
             labels=labels or {},
             default_placement_strategy=encode_strategy(default_placement_strategy),
             default_ttl=encode_duration(default_ttl),
@@ -156,7 +150,7 @@ def update_fleet(
         CallFailed: Any other refusal.
         ValueError: No field is given.
     """
-    change = _FLEET(
+    change = resources_pb2.Fleet(
         name=fleet_name(fleet),
         labels=_given(labels) or {},
         default_placement_strategy=encode_strategy(_given(default_placement_strategy)),
@@ -227,7 +221,7 @@ def create_instance(
     request = pb.CreateInstanceRequest(
         parent=fleet_name(fleet),
         instance_id=short(instance_name(fleet, instance)),
-        instance=_INSTANCE(
+        instance=resources_pb2.Instance(
             total_blocks=total_blocks,
             labels=labels or {},
             resources=resources or {},
@@ -304,7 +298,7 @@ def update_instance(
         CallFailed: Any other refusal.
         ValueError: No field is given.
     """
-    change = _INSTANCE(
+    change = resources_pb2.Instance(
         name=instance_name(fleet, instance),
         total_blocks=_given(total_blocks) or 0,
         labels=_given(labels) or {},

@@ -15,8 +15,8 @@ VERIFY_TIMEOUT_S: Final = 300.0
 """How long a check may take unless the caller says otherwise: it grows with the fleet's journal."""
 
 _SERVICE = "/blockyard.v1.Ledger"
-LIST_EVENTS = Method[pb.ListEventsRequest, pb.ListEventsResponse](f"{_SERVICE}/ListEvents", pb.ListEventsResponse)
-VERIFY = Method[pb.VerifyRequest, pb.VerifyResponse](f"{_SERVICE}/Verify", pb.VerifyResponse)
+LIST_EVENTS = Method(f"{_SERVICE}/ListEvents", pb.ListEventsRequest, pb.ListEventsResponse)
+VERIFY = Method(f"{_SERVICE}/Verify", pb.VerifyRequest, pb.VerifyResponse)
 
 
 def list_events(

@@ -159,7 +159,7 @@ class AsyncClient:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
 
-    def _stub(self, call: Call[Any]) -> grpc.aio.UnaryUnaryMultiCallable[Any, Any]:
+    def _stub(self, call: Call[Any]) -> "grpc.aio.UnaryUnaryMultiCallable[Any, Any]":
         stub = self._stubs.get(call.path)
         if stub is None:
             stub = self._channel.unary_unary(call.path, _channel.serialize, call.answer.FromString)

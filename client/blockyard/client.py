@@ -157,7 +157,7 @@ class Client:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _stub(self, call: Call[Any]) -> grpc.UnaryUnaryMultiCallable[Any, Any]:
+    def _stub(self, call: Call[Any]) -> "grpc.UnaryUnaryMultiCallable[Any, Any]":
         stub = self._stubs.get(call.path)
         if stub is None:
             stub = self._channel.unary_unary(call.path, _channel.serialize, call.answer.FromString)

@@ -24,9 +24,9 @@ from blockyard.types import Allocation, Demand, Grant, Placement, ReleaseResult,
 from blockyard.v1 import allocator_pb2 as pb
 
 _SERVICE = "/blockyard.v1.Allocator"
-ACQUIRE = Method[pb.AcquireRequest, pb.AcquireResponse](f"{_SERVICE}/Acquire", pb.AcquireResponse)
-RELEASE = Method[pb.ReleaseRequest, pb.ReleaseResponse](f"{_SERVICE}/Release", pb.ReleaseResponse)
-RENEW = Method[pb.RenewRequest, pb.RenewResponse](f"{_SERVICE}/Renew", pb.RenewResponse)
+ACQUIRE = Method(f"{_SERVICE}/Acquire", pb.AcquireRequest, pb.AcquireResponse)
+RELEASE = Method(f"{_SERVICE}/Release", pb.ReleaseRequest, pb.ReleaseResponse)
+RENEW = Method(f"{_SERVICE}/Renew", pb.RenewRequest, pb.RenewResponse)
 
 
 def acquire(
