@@ -1,0 +1,117 @@
+"""The Ledger's answers as messages."""
+
+from typing import Final
+
+from blockyard.v1 import ledger_pb2 as pb
+from blockyard.v1 import resources_pb2
+from blockyard_server.domain.answers import Check, EventPage, VerifyReport
+from blockyard_server.domain.blocks import Placements
+from blockyard_server.domain.events import (
+    KINDS,
+    Event,
+    Expired,
+    FleetCreated,
+    FleetDeleted,
+    FleetUpdated,
+    Granted,
+    InstanceCreated,
+    InstanceDeleted,
+    InstanceUpdated,
+    LeasesExtended,
+    Released,
+    Renewed,
+    TokenWasCancelled,
+)
+from blockyard_server.rpc.encode_fleet_admin import fill_fleet_fields, fill_instance_fields
+from blockyard_server.rpc.names import encode_allocation_name, encode_instance_name
+from blockyard_server.rpc.page_tokens import encode_page_token
+from blockyard_server.rpc.pages import fill_page
+from blockyard_server.rpc.times import fill_timestamp
+
+_KINDS: Final = {kind: pb.Event.Kind.Value(kind) for kind in KINDS}
+_CHECKS: Final = {check: pb.Discrepancy.Check.Value(check.value) for check in Check}
+
+
+def fill_event(message: pb.Event, fleet: str, event: Event) -> None:
+    """Sets an event: the fields that its kind has."""
+    message.revision = event.revision
+    fill_timestamp(message.time, event.time_us)
+    message.kind = _KINDS[event.kind]
+    match event:
+        case Granted() | Released() | Renewed() | Expired():
+            _fill_allocation_event(message, fleet, event)
+        case InstanceCreated() | InstanceUpdated():
+            message.instance = encode_instance_name(fleet, event.instance)
+            fill_instance_fields(message.instance_after, fleet, event.instance, event.fields)
+            if isinstance(event, InstanceCreated):
+                message.instance_after.order = event.order
+        case InstanceDeleted():
+            message.instance = encode_instance_name(fleet, event.instance)
+        case FleetCreated() | FleetUpdated():
+            fill_fleet_fields(message.fleet, fleet, event.fields)
+        case FleetDeleted():
+            pass  # its kind and revision say it all
+        case TokenWasCancelled():
+            message.idempotency_token = event.token
+        case LeasesExtended():
+            fill_timestamp(message.expire_time, event.expire_time_us)
+
+
+def _fill_allocation_event(message: pb.Event, fleet: str, event: Granted | Released | Renewed | Expired) -> None:
+    allocation = event.revision if isinstance(event, Granted) else event.allocation
+    message.allocation = encode_allocation_name(fleet, allocation)
+    message.holder = event.holder
+    match event:
+        case Granted():
+            message.idempotency_token = event.token
+            _add_placements(message, fleet, event.placements)
+            if event.expire_time_us is not None:
+                fill_timestamp(message.expire_time, event.expire_time_us)
+        case Released():
+            _add_placements(message, fleet, event.freed)
+            message.ended = not event.left
+        case Expired():
+            _add_placements(message, fleet, event.freed)
+            message.ended = True
+        case Renewed():
+            fill_timestamp(message.expire_time, event.expire_time_us)
+
+
+def _add_placements(message: pb.Event, fleet: str, placements: Placements) -> None:
+    message.placements.extend(
+        [
+            resources_pb2.Placement(instance=encode_instance_name(fleet, instance), blocks=blocks)
+            for instance, blocks in placements
+        ]
+    )
+
+
+def encode_event_page(fleet: str, page: EventPage, scope: tuple[object, ...]) -> pb.ListEventsResponse:
+    """A page of events."""
+    message = pb.ListEventsResponse(revision=page.revision)
+    last = fill_page(message.events, page.events, lambda into, event: fill_event(into, fleet, event))
+    message.next_page_token = encode_page_token(scope, page.next_after if last is None else last.revision)
+    return message
+
+
+def encode_verify_report(fleet: str, report: VerifyReport) -> pb.VerifyResponse:
+    """What Verify found."""
+    return pb.VerifyResponse(
+        clean=report.clean,
+        revision=report.revision,
+        discrepancies=[
+            pb.Discrepancy(
+                check=_CHECKS[found.check],
+                instance="" if found.instance is None else encode_instance_name(fleet, found.instance),
+                allocation="" if found.allocation is None else encode_allocation_name(fleet, found.allocation),
+                expected=found.expected,
+                actual=found.actual,
+            )
+            for found in report.discrepancies
+        ],
+        truncated=report.truncated,
+        instances_checked=report.instances_checked,
+        held_blocks_checked=report.held_blocks_checked,
+        allocations_checked=report.allocations_checked,
+        events_replayed=report.events_replayed,
+    )

@@ -1,0 +1,31 @@
+"""The servicer of `blockyard.v1.Ledger`: decode, ask the service, encode."""
+
+from typing import Any
+
+import grpc
+
+from blockyard.v1 import ledger_pb2 as pb
+from blockyard.v1 import ledger_pb2_grpc
+from blockyard_server.engine.service import Service
+from blockyard_server.rpc.decode_reads import decode_fleet_only, decode_list_events
+from blockyard_server.rpc.encode_ledger import encode_event_page, encode_verify_report
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class LedgerServicer(ledger_pb2_grpc.LedgerServicer):
+    """For who wants proof. What each RPC means, its limits and its errors are in `ledger.proto`."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def ListEvents(self, request: pb.ListEventsRequest, context: _Context) -> pb.ListEventsResponse:
+        """One page of the journal."""
+        page = decode_list_events(request)
+        found = await self._service.list_events(page.fleet, page.where, after=page.after, limit=page.limit)
+        return encode_event_page(page.fleet, found, page.scope)
+
+    async def Verify(self, request: pb.VerifyRequest, context: _Context) -> pb.VerifyResponse:
+        """Compares all records of a fleet."""
+        fleet = decode_fleet_only(request.fleet, "fleet")
+        return encode_verify_report(fleet, await self._service.verify(fleet))

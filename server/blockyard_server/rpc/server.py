@@ -1,0 +1,105 @@
+"""The gRPC server over a `Service`: what it offers, its limits, how it starts and how it drains.
+
+Transport settings have their reasons here; `app.py` decides when each step happens.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha.reflection import aio as reflection_aio
+
+from blockyard.v1 import allocator_pb2, fleet_admin_pb2, ledger_pb2
+from blockyard_server.engine.service import Service
+from blockyard_server.rpc.allocator import AllocatorServicer
+from blockyard_server.rpc.fleet_admin import FleetAdminServicer
+from blockyard_server.rpc.guard import GuardedMethods
+from blockyard_server.rpc.health import Health
+from blockyard_server.rpc.ledger import LedgerServicer
+
+MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
+"""What gRPC clients and servers accept by default; the limits of every request keep below it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeSettings:
+    """How much the edge accepts, and how it finds dead connections."""
+
+    max_concurrent_calls: int = 4096
+    """Calls under way at once; one more is answered UNAVAILABLE, OVERLOADED. At least 1."""
+    keepalive_time_s: float = 60.0
+    """After so long without traffic a connection is pinged."""
+    keepalive_timeout_s: float = 20.0
+    """A ping that is not answered for so long ends the connection."""
+    min_client_ping_interval_s: float = 5.0
+    """Clients that ping an idle connection more often are disconnected."""
+    stream_patience_s: float = 0.5
+    """How long streams may take to end by themselves when the server drains."""
+
+
+class Edge:
+    """The server with all its services. `bind`, then `start`; in the end `stop`. For one event loop."""
+
+    def __init__(self, service: Service, settings: EdgeSettings) -> None:
+        self._settings = settings
+        self.methods = GuardedMethods(settings.max_concurrent_calls)
+        services: list[tuple[ServiceDescriptor, object]] = [
+            (_service(allocator_pb2, "Allocator"), AllocatorServicer(service)),
+            (_service(fleet_admin_pb2, "FleetAdmin"), FleetAdminServicer(service)),
+            (_service(ledger_pb2, "Ledger"), LedgerServicer(service)),
+        ]
+        self.health = Health([descriptor.full_name for descriptor, _ in services])
+        services.append((_service(health_pb2, "Health"), self.health))
+        reflected = [descriptor.full_name for descriptor, _ in services]
+        reflection = _service(reflection_pb2, "ServerReflection")
+        services.append((reflection, reflection_aio.ReflectionServicer([*reflected, reflection.full_name])))
+        for descriptor, servicer in services:
+            self.methods.add(descriptor, servicer)
+        self.server = grpc.aio.server(options=_options(settings))
+        self.server.add_generic_rpc_handlers((self.methods,))
+
+    def bind(self, address: str) -> int:
+        """Takes the address, `host:port`, and returns the port; 0 is any free one. Raises OSError if it is taken."""
+        try:
+            return self.server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: the address is in use or not of this machine") from error
+
+    async def start(self) -> None:
+        """Begins to serve."""
+        await self.server.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Drains: NOT_SERVING, streams end, no new calls; calls under way have `grace_s` to finish."""
+        self.health.drain()
+        await self.methods.end_streams(self._settings.stream_patience_s)
+        await self.server.stop(grace_s)
+
+
+def build_server(service: Service, settings: EdgeSettings | None = None) -> Edge:
+    """The gRPC edge over a service, not yet listening. Call it inside the event loop that is to run it."""
+    return Edge(service, EdgeSettings() if settings is None else settings)
+
+
+def _service(module: Any, name: str) -> ServiceDescriptor:
+    descriptor: ServiceDescriptor = module.DESCRIPTOR.services_by_name[name]
+    return descriptor
+
+
+def _options(settings: EdgeSettings) -> tuple[tuple[str, int], ...]:
+    return (
+        # Without this a second server binds the same port silently, and with SQLite that is a second writer.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+        # An answer is about something done: refusing to send it would only hide that.
+        ("grpc.max_send_message_length", -1),
+        # What is waiting beyond this waits in the client, where its deadline is known.
+        ("grpc.max_concurrent_streams", settings.max_concurrent_calls),
+        ("grpc.keepalive_time_ms", int(settings.keepalive_time_s * 1000)),
+        ("grpc.keepalive_timeout_ms", int(settings.keepalive_timeout_s * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", int(settings.min_client_ping_interval_s * 1000)),
+    )
