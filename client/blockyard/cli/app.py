@@ -11,6 +11,7 @@ from blockyard.cli.instance import instance_app
 from blockyard.cli.release import release, renew
 from blockyard.cli.replay import replay
 from blockyard.cli.run import run
+from blockyard.cli.serve import serve_command
 from blockyard.cli.verify import verify
 
 _EPILOG = """
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command("serve")(serve_command())
 app.add_typer(fleet_app, name="fleet")
 app.add_typer(instance_app, name="instance")
 app.command("acquire")(acquire)

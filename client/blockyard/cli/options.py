@@ -11,7 +11,6 @@ from blockyard.cli.option_values import MalformedValue, read_duration
 from blockyard.cli.output import OutputFormat
 from blockyard.enums import PlacementStrategy
 
-_SERVICE: str = "Service and output"
 _MAX_HOLDER = 256
 
 
@@ -41,7 +40,6 @@ Address: TypeAlias = Annotated[
         metavar="HOST:PORT",
         help="Where the service is.",
         show_default="127.0.0.1:7350",
-        rich_help_panel=_SERVICE,
     ),
 ]
 Output: TypeAlias = Annotated[
@@ -52,7 +50,6 @@ Output: TypeAlias = Annotated[
         envvar="BLOCKYARD_OUTPUT",
         case_sensitive=False,
         help="text for people; json: one document for programs.",
-        rich_help_panel=_SERVICE,
     ),
 ]
 Caller: TypeAlias = Annotated[
@@ -63,7 +60,6 @@ Caller: TypeAlias = Annotated[
         metavar="ID",
         help="The namespace of idempotency tokens.",
         show_default="default",
-        rich_help_panel=_SERVICE,
     ),
 ]
 FleetArgument: TypeAlias = Annotated[str, typer.Argument(metavar="FLEET", help="The fleet's id, such as gpu.")]
@@ -134,6 +130,7 @@ Blocks: TypeAlias = Annotated[
         "-b",
         min=1,
         max=4096,
+        metavar="N",
         help="How many blocks on each instance.",
         show_default="1, without --require and --exclusive",
     ),

@@ -21,7 +21,7 @@ def release(
     *,
     allocation: Annotated[
         str | None,
-        typer.Argument(metavar="[ALLOCATION]", help="Its name, such as fleets/gpu/allocations/17 or gpu/17."),
+        typer.Argument(metavar="ALLOCATION", help="Its name, such as fleets/gpu/allocations/17 or gpu/17."),
     ] = None,
     fleet: Annotated[str | None, typer.Option("--fleet", metavar="FLEET", help="With --token: the fleet.")] = None,
     token: Annotated[

@@ -47,7 +47,7 @@ _GRACE_SHARE: Final = 1 / 4
 
 def run(
     *,
-    command: Annotated[list[str], typer.Argument(metavar="-- CMD [ARG]...", help="The command, after --.")],
+    command: Annotated[list[str], typer.Argument(metavar="CMD", help="The command and its arguments, after --.")],
     fleet: FleetOption,
     blocks: Blocks = None,
     exclusive: Exclusive = False,
@@ -57,7 +57,7 @@ def run(
     on: On = None,
     holder: Holder = None,
     ttl: Annotated[
-        timedelta,
+        timedelta | None,
         typer.Option(
             "--ttl",
             metavar="DURATION",
@@ -65,7 +65,7 @@ def run(
             help="How long the blocks stay held if this process dies.",
             show_default="30s",
         ),
-    ] = DEFAULT_TTL,
+    ] = None,
     strategy: Strategy = None,
     annotate: Annotate = None,
     cuda: Annotated[
@@ -114,7 +114,7 @@ def run(
     wishes: dict[str, Any] = {
         "demands": [demand],
         "holder": holder or own_holder(),
-        "ttl": ttl,
+        "ttl": ttl or DEFAULT_TTL,
         "strategy": strategy,
         "annotations": read_pairs(annotate or (), option="--annotate"),
     }

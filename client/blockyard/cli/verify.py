@@ -1,7 +1,7 @@
 """`blockyard verify`: do all records of a fleet agree?"""
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -11,13 +11,13 @@ from blockyard.cli.options import Address, FleetArgument, Output, parse_duration
 from blockyard.cli.output import OutputFormat, print_document, print_line
 from blockyard.types import VerifyReport
 
-_DEFAULT_TIMEOUT = timedelta(minutes=5)
+DEFAULT_TIMEOUT: Final = timedelta(minutes=5)
 
 
 def verify(
     fleet: FleetArgument,
     timeout: Annotated[
-        timedelta,
+        timedelta | None,
         typer.Option(
             "--timeout",
             metavar="DURATION",
@@ -25,7 +25,7 @@ def verify(
             help="How long the check may take; it grows with the journal.",
             show_default="5m",
         ),
-    ] = _DEFAULT_TIMEOUT,
+    ] = None,
     address: Address = None,
     output: Output = OutputFormat.TEXT,
 ) -> None:
@@ -35,7 +35,7 @@ def verify(
     """
     try:
         with connect(address) as client:
-            report = client.verify(fleet, timeout_s=timeout.total_seconds())
+            report = client.verify(fleet, timeout_s=(timeout or DEFAULT_TIMEOUT).total_seconds())
     except Exception as error:
         raise Recoded(error, ExitCode.USAGE) from error
     if output is OutputFormat.JSON:

@@ -1,0 +1,94 @@
+"""`blockyard serve`: runs the service. The only part of the command line that knows the server.
+
+The options are the server's settings: each field of `Settings` is one, with its environment variable and default, so
+that a new setting is an option at once.
+"""
+
+import inspect
+import threading
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
+
+import typer
+
+from blockyard.cli.demo import DEMO_FLEET, create_demo_fleet
+from blockyard.cli.failures import CommandFailed, ExitCode, explain
+from blockyard.cli.output import print_line
+from blockyard.client import Client
+from blockyard.errors import BlockyardError
+from blockyard_server.settings import Settings, SettingsRefused
+
+if TYPE_CHECKING:
+    from blockyard_server.app import RunningServer
+
+
+def serve_command() -> Callable[..., None]:
+    """The command, with an option for each setting."""
+
+    def serve(*, demo: bool, **values: Any) -> None:
+        _serve(values, demo=demo)
+
+    hints = get_type_hints(Settings)
+    options = [_option(setting, hints[setting.name]) for setting in fields(Settings)]
+    help_ = f"Make a small fleet {DEMO_FLEET!r} to look at, if it is not there."
+    options.append(_parameter("demo", bool, typer.Option("--demo", help=help_), default=False))
+    setattr(serve, "__signature__", inspect.Signature(options))  # noqa: B010  # functions do not declare it
+    serve.__doc__ = "Runs the service until Ctrl-C or SIGTERM, then answers what it has accepted and stops."
+    return serve
+
+
+def _serve(values: dict[str, Any], *, demo: bool) -> None:
+    try:
+        settings = Settings(**values)
+    except SettingsRefused as refused:
+        raise CommandFailed(
+            f"{refused}.", next_step="`blockyard serve --help` shows the settings.", exit_code=ExitCode.USAGE
+        ) from refused
+    try:
+        # Here and not above: a client without the server's parts has all the other commands.
+        from blockyard_server.app import StartRefused, serve_forever  # noqa: PLC0415
+    except ModuleNotFoundError as missing:
+        raise CommandFailed(
+            f"The service needs a part that is not installed: {missing.name}.",
+            next_step="Install it: pip install 'blockyard[server]'.",
+            exit_code=ExitCode.USAGE,
+        ) from missing
+    try:
+        serve_forever(settings, on_ready=lambda running: _welcome(running, settings, demo=demo))
+    except StartRefused as refused:
+        raise CommandFailed(f"The service does not start: {refused}.") from refused
+
+
+def _welcome(running: "RunningServer", settings: Settings, *, demo: bool) -> None:
+    print_line(f"Serving on {running.address}, data in {settings.data}. Ctrl-C stops.")
+    if demo:
+        # A thread, because this one is the service's own.
+        threading.Thread(target=_make_demo, args=(running.address,), name="blockyard-demo", daemon=True).start()
+
+
+def _make_demo(address: str) -> None:
+    try:
+        with Client(address) as client:
+            made = create_demo_fleet(client)
+    except BlockyardError as error:
+        typer.echo(f"The demo fleet could not be made: {explain(error).message}", err=True)
+        return
+    print_line(f"The fleet {DEMO_FLEET!r} {'is made' if made else 'is there already'}: blockyard describe {DEMO_FLEET}")
+
+
+def _option(setting: "Field[Any]", kind: type) -> inspect.Parameter:
+    flag = f"--{setting.name.replace('_', '-')}"
+    least, most = setting.metadata.get("least"), setting.metadata.get("most")
+    limits = "" if least is None else f" {least:,} to {most:,}."
+    option = typer.Option(
+        flag, envvar=f"BLOCKYARD_{setting.name.upper()}", help=f"{setting.metadata['help']}{limits}", show_default=True
+    )
+    default = setting.default if setting.default_factory is MISSING else setting.default_factory()
+    return _parameter(setting.name, kind, option, default=default)
+
+
+def _parameter(name: str, kind: type, option: Any, *, default: object) -> inspect.Parameter:
+    # The kind is a value here, so the type is made as one.
+    annotation = cast("Any", Annotated)[kind, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
