@@ -33,16 +33,20 @@ def decode_demands(demands: Sequence[pb.Demand], fleet: str, bad: Violations) ->
     if not 1 <= len(demands) <= limits.MAX_DEMANDS:
         bad.append(("demands", f"has {len(demands)} entries; 1..{limits.MAX_DEMANDS} are allowed"))
         return ()
-    decoded = tuple([_decode_demand(demand, f"demands[{i}]", fleet, bad) for i, demand in enumerate(demands)])
-    instances = sum([demand.instances for demand in decoded])
+    decoded: list[Demand] = []
+    instances = blocks = 0
+    for i, message in enumerate(demands):
+        demand = _decode_demand(message, f"demands[{i}]", fleet, bad)
+        decoded.append(demand)
+        instances += demand.instances
+        blocks += demand.instances * demand.blocks
     if instances > limits.MAX_INSTANCES_PER_REQUEST:
         problem = f"asks for {instances} instances in all; at most {limits.MAX_INSTANCES_PER_REQUEST} are allowed"
         bad.append(("demands", problem))
-    blocks = blocks_asked(decoded)
     if blocks > limits.MAX_BLOCKS_PER_REQUEST:
         problem = f"asks for {blocks} blocks in all; at most {limits.MAX_BLOCKS_PER_REQUEST} are allowed"
         bad.append(("demands", problem))
-    return decoded
+    return tuple(decoded)
 
 
 def blocks_asked(demands: Sequence[Demand]) -> int:
