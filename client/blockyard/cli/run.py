@@ -114,7 +114,7 @@ def run(
     wishes: dict[str, Any] = {
         "demands": [demand],
         "holder": holder or own_holder(),
-        "ttl": ttl or DEFAULT_TTL,
+        "ttl": DEFAULT_TTL if ttl is None else ttl,
         "strategy": strategy,
         "annotations": read_pairs(annotate or (), option="--annotate"),
     }

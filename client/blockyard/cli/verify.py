@@ -35,7 +35,7 @@ def verify(
     """
     try:
         with connect(address) as client:
-            report = client.verify(fleet, timeout_s=(timeout or DEFAULT_TIMEOUT).total_seconds())
+            report = client.verify(fleet, timeout_s=(DEFAULT_TIMEOUT if timeout is None else timeout).total_seconds())
     except Exception as error:
         raise Recoded(error, ExitCode.USAGE) from error
     if output is OutputFormat.JSON:

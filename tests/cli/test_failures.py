@@ -1,0 +1,89 @@
+"""Every failure becomes a sentence, a next step and an exit code."""
+
+import json
+
+import pytest
+from typer import BadParameter
+
+from blockyard.cli.entry import render_failure
+from blockyard.cli.failures import NEXT_STEPS, CommandFailed, ExitCode, Recoded, explain
+from blockyard.cli.option_values import MalformedValue
+from blockyard.cli.replay_log import MalformedLog
+from blockyard.errors import (
+    BY_REASON,
+    CallFailed,
+    DeadlineExceeded,
+    FieldViolation,
+    InvalidRequest,
+    LeaseLost,
+    NoCapacity,
+    OutcomeUnknown,
+    Unavailable,
+)
+from blockyard.reasons import REASONS, Reason
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_reason_says_what_to_do_next(reason: Reason) -> None:
+    failure = BY_REASON[reason]("It did not work", reason=reason, status=REASONS[reason].status)
+
+    explanation = explain(failure)
+
+    assert explanation.next_step == NEXT_STEPS[reason]
+    assert explanation.next_step.endswith(".")
+    assert explanation.reason == reason
+    assert explanation.exit_code is not ExitCode.DONE
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (NoCapacity("x", reason="NO_CAPACITY"), ExitCode.NO_CAPACITY),
+        (Unavailable("x", status="UNAVAILABLE"), ExitCode.NO_ANSWER),
+        (DeadlineExceeded("x", status="DEADLINE_EXCEEDED"), ExitCode.NO_ANSWER),
+        (OutcomeUnknown("x"), ExitCode.NO_ANSWER),
+        (LeaseLost("x"), ExitCode.REFUSED),
+        (CallFailed("x", reason="A_REASON_OF_A_NEWER_SERVER"), ExitCode.REFUSED),
+        (MalformedValue("x"), ExitCode.USAGE),
+        (MalformedLog("x"), ExitCode.USAGE),
+        (BadParameter("x"), ExitCode.USAGE),
+        (FileNotFoundError(2, "No such file or directory", "/nowhere"), ExitCode.USAGE),
+        (CommandFailed("x", exit_code=ExitCode.NOT_FOUND), ExitCode.NOT_FOUND),
+        (Recoded(NoCapacity("x"), ExitCode.RUN_FAILED), ExitCode.RUN_FAILED),
+        (ZeroDivisionError("x"), ExitCode.FAULT),
+    ],
+)
+def test_the_exit_code_tells_the_kinds_of_failure_apart(error: Exception, code: ExitCode) -> None:
+    assert explain(error).exit_code is code
+
+
+def test_malformed_fields_are_named() -> None:
+    violations = (FieldViolation("demands[0].blocks", "must be 1 to 4096"), FieldViolation("holder", "is missing"))
+
+    explanation = explain(InvalidRequest("2 fields", reason="INVALID_REQUEST", field_violations=violations))
+
+    assert explanation.message == "demands[0].blocks: must be 1 to 4096; holder: is missing."
+
+
+def test_a_message_becomes_one_line_that_ends_as_a_sentence() -> None:
+    assert explain(CallFailed("first\nsecond")).message == "first second."
+    assert explain(CallFailed("done.")).message == "done."
+
+
+def test_text_has_the_reason_and_the_next_step() -> None:
+    text = render_failure(explain(NoCapacity("Only 1 block is idle", reason="NO_CAPACITY")), as_json=False)
+
+    assert text.splitlines()[0] == "Error (NO_CAPACITY): Only 1 block is idle."
+    assert text.splitlines()[1].startswith("Next: Try again later")
+
+
+def test_json_is_one_document_with_every_part() -> None:
+    failure = NoCapacity(
+        "Only 1 block is idle", reason="NO_CAPACITY", status="RESOURCE_EXHAUSTED", metadata={"idle_blocks": "1"}
+    )
+
+    error = json.loads(render_failure(explain(failure), as_json=True))["error"]
+
+    assert set(error) == {"reason", "status", "message", "next_step", "metadata", "exit_code"}
+    assert (error["reason"], error["status"], error["exit_code"]) == ("NO_CAPACITY", "RESOURCE_EXHAUSTED", 4)
+    assert error["metadata"] == {"idle_blocks": "1"}
