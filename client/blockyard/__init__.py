@@ -9,6 +9,7 @@ Nothing here needs the server to be installed, and no protobuf message is ever i
 """
 
 from blockyard import operations
+from blockyard._call import Operation
 from blockyard._fleet_admin import UNSET
 from blockyard._retry import RetryPolicy
 from blockyard.aio import AsyncClient
@@ -30,6 +31,7 @@ from blockyard.errors import (
     BlockNotGranted,
     BlockyardError,
     CallFailed,
+    ClientClosed,
     Conflict,
     DeadlineExceeded,
     Ended,
@@ -102,6 +104,7 @@ __all__ = [
     "CallFailed",
     "Check",
     "Client",
+    "ClientClosed",
     "Conflict",
     "DeadlineExceeded",
     "Demand",
@@ -139,6 +142,7 @@ __all__ = [
     "NoCapacity",
     "NotFound",
     "NotHolder",
+    "Operation",
     "Operator",
     "OutcomeUnknown",
     "Overloaded",

@@ -17,6 +17,7 @@ from blockyard.errors import (
     AllocationNotFound,
     BlockyardError,
     CallFailed,
+    ClientClosed,
     Ended,
     FleetNotFound,
     LeaseLost,
@@ -107,6 +108,8 @@ class Keeper:
 def may_be_held(error: BaseException) -> bool:
     """Whether an acquire that ended with this may have been granted, or may still be."""
     match error:
+        case ClientClosed():
+            return False
         case TokenMismatch():
             return False  # what the token holds is not ours to release
         case CallFailed():

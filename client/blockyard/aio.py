@@ -17,6 +17,7 @@ from blockyard._failures import failure_of_error
 from blockyard._leasing import acquire_for_lease
 from blockyard._retry import DEFAULT_RETRY, Attempts, RetryPolicy
 from blockyard.aio_lease import AsyncLease
+from blockyard.errors import ClientClosed
 from blockyard.types import Grant
 
 P = ParamSpec("P")
@@ -101,6 +102,7 @@ class AsyncClient:
         self._metadata = _channel.caller_metadata(caller)
         self._timeout_s = timeout_s
         self._retry = retry
+        self._closed = False
         self._stubs: dict[str, grpc.aio.UnaryUnaryMultiCallable[Any, Any]] = {}
 
     acquire = _method(operations.acquire)
@@ -137,6 +139,8 @@ class AsyncClient:
         Raises:
             BlockyardError: As the function that made it says.
         """
+        if self._closed:
+            raise ClientClosed("the client is closed")
         timeout_s = self._timeout_s if call.timeout_s is None else call.timeout_s
         attempts = Attempts(call, self._retry, deadline=time.monotonic() + timeout_s)
         stub = self._stub(call)
@@ -151,6 +155,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Ends the connection; calls that are under way fail."""
+        self._closed = True
         await self._channel.close()
 
     async def __aenter__(self) -> Self:

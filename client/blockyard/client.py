@@ -14,6 +14,7 @@ from blockyard._call import Call, Listing, Operation, Plan
 from blockyard._failures import failure_of_error
 from blockyard._leasing import acquire_for_lease
 from blockyard._retry import DEFAULT_RETRY, Attempts, RetryPolicy
+from blockyard.errors import ClientClosed
 from blockyard.lease import Lease
 from blockyard.types import Grant
 
@@ -99,6 +100,7 @@ class Client:
         self._metadata = _channel.caller_metadata(caller)
         self._timeout_s = timeout_s
         self._retry = retry
+        self._closed = False
         self._stubs: dict[str, grpc.UnaryUnaryMultiCallable[Any, Any]] = {}
 
     acquire = _method(operations.acquire)
@@ -135,6 +137,8 @@ class Client:
         Raises:
             BlockyardError: As the function that made it says.
         """
+        if self._closed:
+            raise ClientClosed("the client is closed")
         timeout_s = self._timeout_s if call.timeout_s is None else call.timeout_s
         attempts = Attempts(call, self._retry, deadline=time.monotonic() + timeout_s)
         stub = self._stub(call)
@@ -149,6 +153,7 @@ class Client:
 
     def close(self) -> None:
         """Ends the connection; calls that are under way fail."""
+        self._closed = True
         self._channel.close()
 
     def __enter__(self) -> Self:

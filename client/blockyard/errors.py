@@ -36,7 +36,8 @@
     │       └── InternalError
     ├── OutcomeUnknown              no answer to a change: it may have happened
     ├── LeaseLost                   the blocks may be somebody else's by now
-    └── UnexpectedAnswer            the server is newer than this SDK
+    ├── UnexpectedAnswer            the server is newer than this SDK
+    └── ClientClosed                nothing was sent
 
 An error that carries no reason, from a proxy say, is an `Unavailable` or a `DeadlineExceeded` if its status says
 so, else a plain `CallFailed`.
@@ -244,6 +245,10 @@ class LeaseLost(BlockyardError):
 
 class UnexpectedAnswer(BlockyardError):
     """The server's answer says something that this version of the SDK has no word for."""
+
+
+class ClientClosed(BlockyardError):
+    """The client was closed before the call, and nothing was sent."""
 
 
 BY_REASON: Final[Mapping[str, type[CallFailed]]] = MappingProxyType(

@@ -1,0 +1,250 @@
+"""A small Blockyard behind a real gRPC server, whose answers can be refused, lost, stalled or delayed on purpose.
+
+It keeps just enough state to tell what is held: tokens, grants, cancellations. Everything else is answered from what
+a test has prepared with `answers`.
+"""
+
+import asyncio
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf import message_factory
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc.code_pb2 import Code
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+
+from blockyard.reasons import DOMAIN, REASONS, Reason
+from blockyard.v1 import allocator_pb2, fleet_admin_pb2, ledger_pb2, resources_pb2
+
+SERVER_TIME = Timestamp(seconds=1_800_000_000)
+
+
+def error_status(
+    reason: Reason, message: str = "", *, retry_after_s: float = 0, bad_fields: tuple[str, ...] = (), **metadata: str
+) -> Status:
+    """The status of a refusal, with its details, as the server makes it."""
+    details: list[Message] = [ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)]
+    if retry_after_s:
+        details.append(RetryInfo())
+        details[-1].retry_delay.FromMilliseconds(round(retry_after_s * 1000))
+    if bad_fields:
+        details.append(BadRequest(field_violations=[{"field": name, "description": "bad"} for name in bad_fields]))
+    packed = []
+    for detail in details:
+        packed.append(AnyMessage())
+        packed[-1].Pack(detail)
+    return Status(code=Code.Value(REASONS[reason].status), message=message or f"refused: {reason}", details=packed)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Is answered with this error, and not carried out."""
+
+    reason: Reason
+    retry_after_s: float = 0
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A bare status, as a transport makes it. With `after`, the request was carried out before: the answer is lost."""
+
+    status: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
+    after: bool = False
+
+
+@dataclass(frozen=True)
+class Silent:
+    """Never answered. With `after`, the request was carried out; without, `deliver_late` carries it out."""
+
+    after: bool = False
+
+
+Disturbance = Refused | Broken | Silent
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request that arrived."""
+
+    method: str
+    request: Any
+    metadata: dict[str, str | bytes]
+
+
+class RefusalError(Exception):
+    """The fake's way to answer with an error."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status.message)
+        self.status = status
+
+
+@dataclass
+class FakeServer:
+    """What the tests hold in their hands."""
+
+    ttl_s: float | None = None
+    """The lease that is granted. None: held until released."""
+    target: str = ""
+    seen: list[Seen] = field(default_factory=list)
+    held: dict[str, resources_pb2.Allocation] = field(default_factory=dict)
+    cancelled: set[str] = field(default_factory=set)
+    _answers: dict[str, Callable[[Any], Message]] = field(default_factory=dict)
+    _disturbances: dict[str, deque[Disturbance]] = field(default_factory=lambda: defaultdict(deque))
+    _delayed: list[Any] = field(default_factory=list)
+    _arrived: threading.Condition = field(default_factory=threading.Condition)
+
+    def __post_init__(self) -> None:
+        self.answers("Acquire", self._acquire)
+        self.answers("Release", self._release)
+        self.answers("Renew", self._renew)
+
+    def answers(self, method: str, answer: Message | Callable[[Any], Message]) -> None:
+        """From now on, this is what the method answers."""
+        self._answers[method] = answer if callable(answer) else lambda _: answer
+
+    def disturb(self, method: str, *disturbances: Disturbance) -> None:
+        """The next requests of this method meet these, one each."""
+        self._disturbances[method].extend(disturbances)
+
+    def requests(self, method: str) -> list[Any]:
+        """What was asked of this method so far."""
+        return [seen.request for seen in self.seen if seen.method == method]
+
+    def wait_for(self, method: str, count: int = 1) -> None:
+        """Returns when so many requests of this method have arrived."""
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: len(self.requests(method)) >= count, timeout=30), method
+
+    def deliver_late(self) -> list[str]:
+        """Carries out the acquires that a `Silent` held back; answers the reason of each refusal."""
+        refusals = []
+        for request in self._delayed:
+            try:
+                self._acquire(request)
+            except RefusalError as refusal:
+                info = ErrorInfo()
+                refusal.status.details[0].Unpack(info)
+                refusals.append(info.reason)
+        return refusals
+
+    async def _serve(self, method: str, request: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> Message:
+        disturbance = self._disturbances[method].popleft() if self._disturbances[method] else None
+        with self._arrived:
+            self.seen.append(Seen(method, request, dict(context.invocation_metadata() or ())))
+            self._arrived.notify_all()
+        try:
+            match disturbance:
+                case Refused(reason, retry_after_s):
+                    raise RefusalError(error_status(reason, retry_after_s=retry_after_s))
+                case Broken(status, after):
+                    if after:
+                        self._answers[method](request)
+                    await context.abort(status, "the transport broke")
+                case Silent(after):
+                    if after:
+                        self._answers[method](request)
+                    else:
+                        self._delayed.append(request)
+                    await asyncio.Event().wait()
+            return self._answers[method](request)
+        except RefusalError as refusal:
+            await context.abort_with_status(rpc_status.to_status(refusal.status))
+            raise AssertionError from refusal
+
+    def _acquire(self, request: allocator_pb2.AcquireRequest) -> Message:
+        token = request.idempotency_token
+        if token in self.cancelled:
+            raise RefusalError(error_status(Reason.TOKEN_CANCELLED))
+        replayed = token in self.held
+        if not replayed:
+            self.held[token] = self._allocation(request, number=len(self.seen))
+        return allocator_pb2.AcquireResponse(
+            allocation=self.held[token], revision=7, server_time=SERVER_TIME, replayed=replayed
+        )
+
+    def _release(self, request: allocator_pb2.ReleaseRequest) -> Message:
+        outcomes = allocator_pb2.ReleaseResponse.Outcome
+        tokens = [each.idempotency_token for each in self.held.values() if each.name == request.name]
+        token = request.idempotency_token or "".join(tokens)
+        allocation = self.held.pop(token, None)
+        if allocation is not None:
+            outcome = outcomes.RELEASED
+        elif request.name:
+            outcome = outcomes.ALREADY_RELEASED
+        else:
+            self.cancelled.add(token)
+            outcome = outcomes.CANCELLED_BEFORE_GRANT
+        return allocator_pb2.ReleaseResponse(
+            outcome=outcome, allocation=allocation, revision=8, server_time=SERVER_TIME
+        )
+
+    def _renew(self, request: allocator_pb2.RenewRequest) -> Message:
+        for allocation in self.held.values():
+            if allocation.name == request.name:
+                return allocator_pb2.RenewResponse(allocation=allocation, revision=9, server_time=SERVER_TIME)
+        raise RefusalError(error_status(Reason.ALLOCATION_ENDED))
+
+    def _allocation(self, request: allocator_pb2.AcquireRequest, *, number: int) -> resources_pb2.Allocation:
+        allocation = resources_pb2.Allocation(
+            name=f"{request.fleet}/allocations/{number}",
+            holder=request.holder,
+            state=resources_pb2.Allocation.HELD,
+            placements=[resources_pb2.Placement(instance=f"{request.fleet}/instances/node-1", blocks=[0, 1])],
+            fencing_token=number,
+            revision=number,
+            grant_time=SERVER_TIME,
+            annotations=request.annotations,
+            idempotency_token=request.idempotency_token,
+        )
+        if self.ttl_s is not None:
+            allocation.ttl.FromMicroseconds(round(self.ttl_s * 1e6))
+            allocation.expire_time.FromMicroseconds(SERVER_TIME.ToMicroseconds() + round(self.ttl_s * 1e6))
+        return allocation
+
+
+@contextmanager
+def serving(fake: FakeServer) -> Iterator[FakeServer]:
+    """Serves it on a free port, from an event loop of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    server = asyncio.run_coroutine_threadsafe(_start(fake), loop).result(timeout=30)
+    try:
+        yield fake
+    finally:
+        asyncio.run_coroutine_threadsafe(server.stop(None), loop).result(timeout=30)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _start(fake: FakeServer) -> grpc.aio.Server:
+    server = grpc.aio.server()
+    for module in (allocator_pb2, fleet_admin_pb2, ledger_pb2):
+        for service in module.DESCRIPTOR.services_by_name.values():
+            handlers = {method.name: _handler(fake, method) for method in service.methods}
+            server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service.full_name, handlers)])
+    fake.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    return server
+
+
+def _handler(fake: FakeServer, method: MethodDescriptor) -> "grpc.RpcMethodHandler[Any, Any]":
+    return grpc.unary_unary_rpc_method_handler(
+        partial(fake._serve, method.name),
+        request_deserializer=message_factory.GetMessageClass(method.input_type).FromString,
+        response_serializer=lambda answer: answer.SerializeToString(),
+    )

@@ -1,0 +1,219 @@
+"""`with client.lease(...)`, against a server that loses and delays what it should not."""
+
+import signal
+import threading
+
+import pytest
+
+from blockyard import (
+    Client,
+    InternalError,
+    LeaseLost,
+    NoCapacity,
+    OutcomeUnknown,
+    TokenMismatch,
+)
+from blockyard.reasons import Reason
+from tests.sdk.fake_server import Broken, FakeServer, Refused, Silent
+
+
+class BodyError(Exception):
+    """What goes wrong inside a with block."""
+
+
+def test_a_lease_holds_blocks_for_the_time_of_its_block(fake: FakeServer, client: Client) -> None:
+    with client.lease("gpu", blocks=2, holder="train") as lease:
+        assert [each.name for each in fake.held.values()] == [lease.allocation.name]
+        assert lease.allocation.placements[0].instance == "node-1"
+    assert fake.held == {}
+
+
+def test_a_lease_asks_for_thirty_seconds_unless_told_otherwise(fake: FakeServer, client: Client) -> None:
+    with client.lease("gpu", blocks=1, holder="train"), client.lease("gpu", blocks=1, holder="train", ttl=None):
+        first, second = fake.requests("Acquire")
+    assert first.ttl.ToSeconds() == 30
+    assert not second.HasField("ttl")
+
+
+def test_a_lease_is_released_after_an_exception_which_comes_through(fake: FakeServer, client: Client) -> None:
+    with pytest.raises(BodyError), client.lease("gpu", blocks=2, holder="train"):
+        raise BodyError
+    assert fake.held == {}
+
+
+def test_a_release_that_fails_does_not_hide_the_bodys_exception(fake: FakeServer, client: Client) -> None:
+    fake.disturb("Release", Refused(Reason.INTERNAL_ERROR))
+    with pytest.raises(BodyError) as e, client.lease("gpu", blocks=2, holder="train"):
+        raise BodyError
+    assert e.value.__notes__ == [
+        "fleets/gpu/allocations/1 was not released, and stays held until it is released: refused: INTERNAL_ERROR"
+    ]
+
+
+def test_a_release_that_fails_is_raised_if_the_body_ended_in_peace(fake: FakeServer, client: Client) -> None:
+    fake.disturb("Release", Refused(Reason.INTERNAL_ERROR))
+    with pytest.raises(InternalError), client.lease("gpu", blocks=2, holder="train"):
+        pass
+
+
+def test_a_release_is_tried_again_while_the_server_is_away(fake: FakeServer, client: Client) -> None:
+    with client.lease("gpu", blocks=2, holder="train"):
+        fake.disturb("Release", Broken(), Refused(Reason.SHUTTING_DOWN), Refused(Reason.OVERLOADED))
+    assert fake.held == {}
+
+
+def test_what_the_server_has_forgotten_counts_as_released(fake: FakeServer, client: Client) -> None:
+    with client.lease("gpu", blocks=2, holder="train"):
+        fake.disturb("Release", Refused(Reason.ALLOCATION_NOT_FOUND))
+    assert len(fake.requests("Release")) == 1
+
+
+def test_a_refused_lease_raises_and_leaves_the_token_alone(fake: FakeServer, client: Client) -> None:
+    fake.disturb("Acquire", Refused(Reason.NO_CAPACITY))
+    with pytest.raises(NoCapacity), client.lease("gpu", blocks=2, holder="train"):
+        pass
+    assert fake.requests("Release") == []
+
+
+def test_the_door_is_closed_behind_a_grant_whose_answer_never_came(fake: FakeServer, client: Client) -> None:
+    fake.disturb("Acquire", *[Silent(after=True)] * 20)
+    with pytest.raises(OutcomeUnknown), client.lease("gpu", blocks=2, holder="train", token="t-1", timeout_s=0.6):
+        pass
+    assert [request.idempotency_token for request in fake.requests("Release")] == ["t-1"]
+    assert fake.held == {}
+
+
+def test_the_door_is_closed_before_an_acquire_that_arrives_late(fake: FakeServer, client: Client) -> None:
+    fake.disturb("Acquire", *[Silent()] * 20)
+    with pytest.raises(OutcomeUnknown), client.lease("gpu", blocks=2, holder="train", timeout_s=0.6):
+        pass
+    refusals = fake.deliver_late()
+    assert refusals
+    assert set(refusals) == {"TOKEN_CANCELLED"}
+    assert fake.held == {}
+
+
+def test_the_door_is_closed_behind_a_lost_attempt_although_the_next_was_refused(
+    fake: FakeServer, client: Client
+) -> None:
+    fake.disturb("Acquire", Silent(), Refused(Reason.NO_CAPACITY))
+    with pytest.raises(NoCapacity), client.lease("gpu", blocks=2, holder="train", timeout_s=2):
+        pass
+    assert fake.deliver_late() == ["TOKEN_CANCELLED"]
+
+
+def test_the_door_is_not_closed_on_somebody_elses_token(fake: FakeServer, client: Client) -> None:
+    client.acquire("gpu", blocks=1, holder="somebody", token="t-1")
+    fake.disturb("Acquire", Broken(), Refused(Reason.TOKEN_MISMATCH))
+    with pytest.raises(TokenMismatch), client.lease("gpu", blocks=2, holder="train", token="t-1"):
+        pass
+    assert "t-1" in fake.held
+
+
+def test_an_open_door_is_noted_on_the_exception(fake: FakeServer, client: Client) -> None:
+    fake.disturb("Acquire", *[Silent()] * 20)
+    fake.disturb("Release", Refused(Reason.INTERNAL_ERROR))
+    with pytest.raises(OutcomeUnknown) as e, client.lease("gpu", blocks=2, holder="train", timeout_s=0.3):
+        pass
+    assert e.value.__notes__ == ["what it may have been granted was not released: refused: INTERNAL_ERROR"]
+
+
+def test_ctrl_c_during_the_acquire_closes_the_door(fake: FakeServer, client: Client) -> None:
+    fake.disturb("Acquire", Silent(after=True))
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def interrupt() -> None:
+        fake.wait_for("Acquire")
+        signal.pthread_kill(main, signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt), client.lease("gpu", blocks=2, holder="train", token="t-1"):
+        pass
+    interrupter.join()
+    assert [request.idempotency_token for request in fake.requests("Release")] == ["t-1"]
+    assert fake.held == {}
+
+
+def test_ctrl_c_in_the_body_releases(fake: FakeServer, client: Client) -> None:
+    with pytest.raises(KeyboardInterrupt), client.lease("gpu", blocks=2, holder="train"):
+        raise KeyboardInterrupt
+    assert fake.held == {}
+
+
+def test_a_lease_is_renewed_while_the_body_runs(fake: FakeServer, client: Client) -> None:
+    fake.ttl_s = 1.5
+    with client.lease("gpu", blocks=2, holder="train", ttl=1.5) as lease:
+        fake.wait_for("Renew", 3)
+        lease.check()
+        assert not lease.lost.is_set()
+    assert {request.name for request in fake.requests("Renew")} == {lease.allocation.name}
+    assert fake.held == {}
+
+
+def test_what_is_held_until_released_is_not_renewed(fake: FakeServer, client: Client) -> None:
+    with client.lease("gpu", blocks=2, holder="train") as lease:
+        assert "blockyard-lease" not in {thread.name for thread in threading.enumerate()}
+        lease.check()
+
+
+def test_a_lease_that_has_ended_is_lost_at_once_and_says_why(fake: FakeServer, client: Client) -> None:
+    fake.ttl_s = 1.5
+    told: list[LeaseLost] = []
+    with client.lease("gpu", blocks=2, holder="train", ttl=1.5) as lease:
+        lease.on_lost(told.append)
+        fake.disturb("Renew", Refused(Reason.LEASE_EXPIRED))
+        assert lease.lost.wait(timeout=30)
+        with pytest.raises(LeaseLost, match="has ended: refused: LEASE_EXPIRED"):
+            lease.check()
+    assert [str(error) for error in told] == ["the lease of fleets/gpu/allocations/1 has ended: refused: LEASE_EXPIRED"]
+
+
+def test_a_lease_that_cannot_be_renewed_is_lost(fake: FakeServer, client: Client) -> None:
+    fake.ttl_s = 0.6
+    fake.disturb("Renew", *[Silent()] * 100)
+    told = threading.Event()
+    with client.lease("gpu", blocks=2, holder="train", ttl=0.6) as lease:
+        lease.on_lost(lambda _: told.set())
+        assert lease.lost.wait(timeout=30)
+        with pytest.raises(LeaseLost, match="could not be renewed in time"):
+            lease.check()
+        assert told.wait(timeout=30)
+    assert fake.held == {}
+
+
+def test_a_callback_that_comes_after_the_loss_is_called_at_once(fake: FakeServer, client: Client) -> None:
+    fake.ttl_s = 0.3
+    fake.disturb("Renew", Refused(Reason.ALLOCATION_ENDED))
+    told: list[LeaseLost] = []
+    with client.lease("gpu", blocks=2, holder="train", ttl=0.3) as lease:
+        assert lease.lost.wait(timeout=30)
+        lease.on_lost(told.append)
+    assert len(told) == 1
+
+
+def test_a_lease_whose_client_was_closed_is_lost(fake: FakeServer) -> None:
+    fake.ttl_s = 0.6
+    client = Client(fake.target, timeout_s=1)
+    with pytest.raises(LeaseLost), client.lease("gpu", blocks=2, holder="train", ttl=0.6) as lease:
+        client.close()
+        assert lease.lost.wait(timeout=30)
+        lease.check()
+
+
+def test_a_lease_that_was_left_is_not_held(client: Client) -> None:
+    with client.lease("gpu", blocks=2, holder="train") as lease:
+        pass
+    with pytest.raises(LeaseLost, match="was released"):
+        lease.check()
+
+
+def test_a_lease_is_entered_once(client: Client) -> None:
+    lease = client.lease("gpu", blocks=2, holder="train")
+    with pytest.raises(RuntimeError, match="not entered"):
+        lease.check()
+    with lease:
+        pass
+    with pytest.raises(RuntimeError, match="once"), lease:
+        pass
