@@ -1,0 +1,67 @@
+"""All records of a fleet out of one snapshot, streamed: what Verify compares."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from blockyard_server.domain.allocation import Allocation
+from blockyard_server.domain.events import Event
+from blockyard_server.engine.store_protocol import StoreFailed
+from blockyard_server.store import statements
+from blockyard_server.store.codec import decode_allocation, decode_journal
+
+
+class SqliteEvidence:
+    """A snapshot on a connection of its own. Made in the writer thread, used in one other, and closed there.
+
+    `closed` is told once the connection has gone, so that the store can close its readers before its writer.
+    """
+
+    def __init__(self, db: sqlite3.Connection, fleet: str, closed: Callable[["SqliteEvidence"], None]) -> None:
+        self._db = db
+        self._fleet = fleet
+        self._closed = closed
+        db.execute("BEGIN")
+        # The first read is what takes the snapshot.
+        head = db.execute(statements.EVIDENCE_HEAD, (fleet,)).fetchone()
+        self.revision: int = head[0] if head else 0
+        self.exists = head is not None and not head[1]
+
+    def instances(self) -> Iterator[tuple[str, int, int]]:
+        """See the protocol."""
+        return self._rows(statements.EVIDENCE_INSTANCES)
+
+    def held_blocks(self) -> Iterator[tuple[str, int, int]]:
+        """See the protocol."""
+        return self._rows(statements.EVIDENCE_HELD)
+
+    def live_allocations(self) -> Iterator[Allocation]:
+        """See the protocol."""
+        return map(decode_allocation, self._rows(statements.EVIDENCE_LIVE))
+
+    def tokens_of_live_allocations(self) -> Iterator[tuple[int, int | None]]:
+        """See the protocol."""
+        return self._rows(statements.EVIDENCE_TOKENS)
+
+    def events(self) -> Iterator[Event]:
+        """See the protocol."""
+        return map(decode_journal, self._rows(statements.EVIDENCE_EVENTS))
+
+    def close(self) -> None:
+        """See the protocol. Closing twice is the same as once."""
+        self._db.close()
+        self._closed(self)
+
+    def _rows(self, statement: str) -> Iterator[Any]:
+        with reading():
+            yield from self._db.execute(statement, (self._fleet,))
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Turns what the driver raises into StoreFailed."""
+    try:
+        yield
+    except sqlite3.Error as failure:
+        raise StoreFailed(f"the database cannot be read: {failure}") from failure

@@ -1,0 +1,110 @@
+"""Fills a page: as many rows as asked for, but no more than an answer may weigh.
+
+A weight is an upper estimate of the bytes that a row takes in an answer, where names are written in full.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from blockyard_server.domain import limits
+from blockyard_server.domain.allocation import Allocation
+from blockyard_server.domain.answers import FleetRecord, InstanceRecord
+from blockyard_server.domain.blocks import Placements
+from blockyard_server.domain.events import Event, Expired, Granted, Released
+from blockyard_server.store.codec import Row
+
+CHUNK_ROWS: Final = 128
+"""How many rows are fetched at a time: the default page and one more fit."""
+
+_FIXED: Final = 400
+"""Every row's own fields: a name, numbers, times, an id of at most 64 characters."""
+_NAME: Final = 192
+"""A full name of an instance of at most 63 characters in a fleet of at most 63, with its tags."""
+
+Key = TypeVar("Key", str, int)
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Item]):
+    """Rows, and whether there are more."""
+
+    items: list[Item]
+    more: bool
+
+
+async def fill_page(
+    fetch: Callable[[Key, int], Awaitable[Sequence[Row]]],
+    decode: Callable[[Row], Item],
+    key: Callable[[Item], Key],
+    weigh: Callable[[Item], int],
+    *,
+    after: Key,
+    limit: int,
+) -> Page[Item]:
+    """Rows with keys above `after`. `fetch(after, count)` gives the next ones, fewer than `count` only at the end.
+
+    A page has at least one row, if there is one, and ends once it weighs `limits.MAX_PAGE_BYTES`.
+    """
+    items: list[Item] = []
+    weight = 0
+    while True:
+        count = min(CHUNK_ROWS, limit - len(items) + 1)
+        rows = await fetch(after, count)
+        for row in rows:
+            if len(items) >= limit or weight >= limits.MAX_PAGE_BYTES:
+                return Page(items, more=True)
+            item = decode(row)
+            items.append(item)
+            weight += weigh(item)
+            after = key(item)
+        if len(rows) < count:
+            return Page(items, more=False)
+
+
+def weigh_allocation(allocation: Allocation) -> int:
+    """The weight of an allocation: its instances may be named twice, as places and as offline."""
+    return (
+        _FIXED
+        + len(allocation.holder.encode())
+        + _weigh_pairs(allocation.annotations)
+        + 2 * _weigh_placements(allocation.placements)
+    )
+
+
+def weigh_event(event: Event) -> int:
+    """The weight of an event."""
+    match event:
+        case Granted():
+            return _FIXED + len(event.holder.encode()) + _weigh_placements(event.placements)
+        case Released() | Expired():
+            return _FIXED + len(event.holder.encode()) + _weigh_placements(event.freed)
+        case _ if hasattr(event, "fields"):
+            fields = event.fields
+            return 2 * _FIXED + _weigh_pairs(fields.labels) + 80 * limits.MAX_RESOURCES
+        case _:
+            return 2 * _FIXED
+
+
+def weigh_instance(instance: InstanceRecord) -> int:
+    """The weight of an instance."""
+    return _FIXED + _weigh_pairs(instance.fields.labels) + 80 * len(instance.fields.resources)
+
+
+def weigh_fleet(fleet: FleetRecord) -> int:
+    """The weight of a fleet."""
+    return _FIXED + _weigh_pairs(fleet.fields.labels)
+
+
+def weigh_holds(holders: Iterable[str], blocks: int) -> int:
+    """The weight of the holds on one instance."""
+    return _FIXED + 3 * blocks + sum(_NAME + len(holder.encode()) for holder in holders)
+
+
+def _weigh_pairs(pairs: tuple[tuple[str, str], ...]) -> int:
+    return sum(16 + len(key.encode()) + len(value.encode()) for key, value in pairs)
+
+
+def _weigh_placements(placements: Placements) -> int:
+    return sum(_NAME + 2 * len(blocks) for _, blocks in placements)

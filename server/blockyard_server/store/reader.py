@@ -1,0 +1,292 @@
+"""The read side: one snapshot of everything, through SQLAlchemy Core on an asynchronous connection.
+
+Every statement finds its rows by an index, and looks at a bounded number of them; a test asks the planner.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Select, case, exists, func, literal_column, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from blockyard_server.domain import limits
+from blockyard_server.domain.allocation import Allocation, AllocationState
+from blockyard_server.domain.answers import (
+    AllocationFilter,
+    AllocationPage,
+    AllocationView,
+    BlockCounts,
+    EventFilter,
+    EventPage,
+    FleetPage,
+    FleetRecord,
+    FleetSnapshot,
+    Hold,
+    InstanceBlocks,
+    InstancePage,
+    InstanceRecord,
+)
+from blockyard_server.domain.requests import InstanceState
+from blockyard_server.store.allocation_search import AllocationSearch
+from blockyard_server.store.codec import (
+    ALLOCATION_COLUMNS,
+    EVENT_COLUMNS,
+    FLEET_COLUMNS,
+    INSTANCE_COLUMNS,
+    Row,
+    decode_allocation,
+    decode_fleet,
+    decode_instance,
+    decode_journal,
+)
+from blockyard_server.store.event_search import EventSearch
+from blockyard_server.store.pages import (
+    fill_page,
+    weigh_allocation,
+    weigh_event,
+    weigh_fleet,
+    weigh_holds,
+    weigh_instance,
+)
+from blockyard_server.store.schema import allocations, fleets, held_blocks, instances, journal, tokens
+
+NAMES_AT_ONCE = 500
+"""How many instances one statement names."""
+
+_LIVE = allocations.c.live == literal_column("1")
+_ENDED = allocations.c.live == literal_column("0")
+_HELD_COLUMNS = (
+    instances.c.instance_order,
+    held_blocks.c.allocation,
+    allocations.c.holder,
+    held_blocks.c.block,
+)
+
+
+class SqlReader:
+    """One read-only snapshot, taken by the first statement."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def has_due_leases(self, fleet: str, now_us: int) -> bool:
+        """See the protocol."""
+        due = exists().where(allocations.c.fleet == fleet, _LIVE, allocations.c.expire_time_us <= now_us)
+        return bool(await self._connection.scalar(select(due)))
+
+    async def fleets_with_due_leases(self, now_us: int, limit: int) -> list[str]:
+        """See the protocol."""
+        due = exists().where(allocations.c.fleet == fleets.c.fleet, _LIVE, allocations.c.expire_time_us <= now_us)
+        return await self._names(select(fleets.c.fleet).where(due), limit)
+
+    async def fleets_to_prune(self, ended_before_us: int, limit: int) -> list[str]:
+        """See the protocol."""
+        ended = exists().where(
+            allocations.c.fleet == fleets.c.fleet, _ENDED, allocations.c.end_time_us < ended_before_us
+        )
+        cancelled = exists().where(
+            tokens.c.fleet == fleets.c.fleet, tokens.c.allocation.is_(None), tokens.c.time_us < ended_before_us
+        )
+        return await self._names(select(fleets.c.fleet).where(or_(ended, cancelled)), limit)
+
+    async def revision(self, fleet: str) -> int | None:
+        """See the protocol."""
+        found: int | None = await self._connection.scalar(select(fleets.c.revision).where(fleets.c.fleet == fleet))
+        return found
+
+    async def fleet(self, fleet: str) -> FleetRecord | None:
+        """See the protocol."""
+        rows = await self._rows(_select_fleets().where(fleets.c.fleet == fleet))
+        return decode_fleet(rows[0]) if rows else None
+
+    async def fleets(self, *, after: str, limit: int) -> FleetPage:
+        """See the protocol."""
+
+        async def fetch(name: str, count: int) -> Sequence[Row]:
+            return await self._rows(_select_fleets().where(fleets.c.fleet > name).order_by(fleets.c.fleet).limit(count))
+
+        page = await fill_page(fetch, decode_fleet, lambda fleet: fleet.fleet, weigh_fleet, after=after, limit=limit)
+        return FleetPage(tuple(page.items), page.items[-1].fleet if page.more else None)
+
+    async def instance(self, fleet: str, instance: str) -> InstanceRecord | None:
+        """See the protocol."""
+        rows = await self._rows(_select_instances(fleet).where(instances.c.instance == instance))
+        return decode_instance(rows[0]) if rows else None
+
+    async def instances(self, fleet: str, *, after: int, limit: int) -> InstancePage:
+        """See the protocol."""
+
+        async def fetch(order: int, count: int) -> Sequence[Row]:
+            above = _select_instances(fleet).where(instances.c.instance_order > order)
+            return await self._rows(above.order_by(instances.c.instance_order).limit(count))
+
+        page = await fill_page(fetch, decode_instance, lambda i: i.order, weigh_instance, after=after, limit=limit)
+        return InstancePage(tuple(page.items), page.items[-1].order if page.more else None)
+
+    async def snapshot(self, fleet: str, *, full: bool, after: int, limit: int, now_us: int) -> FleetSnapshot:
+        """See the protocol."""
+        revision = await self.revision(fleet)
+        assert revision is not None, "the fleet exists"
+        found = await self._rows(
+            select(
+                instances.c.instance_order,
+                instances.c.instance,
+                instances.c.state,
+                instances.c.total_blocks,
+                instances.c.busy_blocks,
+            )
+            .where(instances.c.fleet == fleet, instances.c.instance_order > after)
+            .order_by(instances.c.instance_order)
+            .limit(limit + 1)
+        )
+        rows = found[:limit]
+        holds: dict[int, tuple[Hold, ...]] = {}
+        if full and rows:
+            rows = _as_many_as_held_blocks_allow(rows)
+            holds = await self._holds(fleet, after, rows[-1][0])
+            rows = _as_many_as_holds_allow(rows, holds)
+        return FleetSnapshot(
+            fleet=fleet,
+            revision=revision,
+            totals=await self._totals(fleet),
+            instances=tuple(
+                InstanceBlocks(name, InstanceState(state), total, busy, holds.get(order, ()))
+                for order, name, state, total, busy in rows
+            ),
+            next_after=rows[-1][0] if len(rows) < len(found) else None,
+            time_us=now_us,
+        )
+
+    async def allocation(self, fleet: str, allocation: int) -> AllocationView | None:
+        """See the protocol."""
+        rows = await self._rows(_select_allocations(fleet).where(allocations.c.allocation == allocation))
+        if not rows:
+            return None
+        return (await self._views(fleet, [decode_allocation(rows[0])]))[0]
+
+    async def allocations(self, fleet: str, where: AllocationFilter, *, after: int, limit: int) -> AllocationPage:
+        """See the protocol. With a filter, a page also ends once so many rows were looked at, even if it is empty."""
+        revision = await self.revision(fleet)
+        search = AllocationSearch(self._connection, fleet, where)
+        upto = await search.begin(after)
+
+        async def fetch(number: int, count: int) -> Sequence[Row]:
+            numbers = await search.after(number, count)
+            if not numbers:
+                return []
+            among = _select_allocations(fleet).where(allocations.c.allocation.in_(numbers))
+            return await self._rows(among.order_by(allocations.c.allocation))
+
+        page = await fill_page(
+            fetch, decode_allocation, lambda a: a.allocation, weigh_allocation, after=after, limit=limit
+        )
+        views = await self._views(fleet, page.items)
+        return AllocationPage(views, revision or 0, page.items[-1].allocation if page.more else upto)
+
+    async def events(self, fleet: str, where: EventFilter, *, after: int, limit: int) -> EventPage:
+        """See the protocol. With a filter, a page also ends once so many rows were looked at, even if it is empty."""
+        revision = await self.revision(fleet) or 0
+        search = EventSearch(fleet, where, revision)
+        upto = search.begin(after)
+
+        async def fetch(last: int, count: int) -> Sequence[Row]:
+            columns = select(*(journal.c[name] for name in EVENT_COLUMNS))
+            return await self._rows(columns.where(*search.after(last)).order_by(journal.c.revision).limit(count))
+
+        page = await fill_page(fetch, decode_journal, lambda e: e.revision, weigh_event, after=after, limit=limit)
+        return EventPage(tuple(page.items), revision, page.items[-1].revision if page.more else upto)
+
+    async def _rows(self, statement: Select[Any]) -> list[Row]:
+        return [tuple(row) for row in await self._connection.execute(statement)]
+
+    async def _names(self, statement: Select[Any], limit: int) -> list[str]:
+        rows = await self._rows(statement.order_by(fleets.c.fleet).limit(limit))
+        return [row[0] for row in rows]
+
+    async def _totals(self, fleet: str) -> BlockCounts:
+        idle = instances.c.total_blocks - instances.c.busy_blocks
+        [row] = await self._rows(
+            select(
+                func.count(),
+                func.coalesce(func.sum(instances.c.total_blocks), 0),
+                func.coalesce(func.sum(instances.c.busy_blocks), 0),
+                func.coalesce(func.sum(case((instances.c.state == "ACTIVE", idle), else_=0)), 0),
+            ).where(instances.c.fleet == fleet)
+        )
+        return BlockCounts(*row)
+
+    async def _holds(self, fleet: str, after: int, last: int) -> dict[int, tuple[Hold, ...]]:
+        """Who has which blocks on the instances with orders in (after, last], by order."""
+        rows = await self._rows(
+            select(*_HELD_COLUMNS)
+            .select_from(instances)
+            .join(
+                held_blocks,
+                (held_blocks.c.fleet == instances.c.fleet) & (held_blocks.c.instance == instances.c.instance),
+            )
+            .join(
+                allocations,
+                (allocations.c.fleet == held_blocks.c.fleet) & (allocations.c.allocation == held_blocks.c.allocation),
+            )
+            .where(instances.c.fleet == fleet, instances.c.instance_order > after, instances.c.instance_order <= last)
+            .order_by(instances.c.instance_order, held_blocks.c.allocation, held_blocks.c.block)
+        )
+        gathered: dict[int, dict[int, tuple[str, list[int]]]] = {}
+        for order, allocation, holder, block in rows:
+            gathered.setdefault(order, {}).setdefault(allocation, (holder, []))[1].append(block)
+        return {
+            order: tuple(Hold(allocation, holder, tuple(blocks)) for allocation, (holder, blocks) in held.items())
+            for order, held in gathered.items()
+        }
+
+    async def _views(self, fleet: str, found: Sequence[Allocation]) -> tuple[AllocationView, ...]:
+        held = [a for a in found if a.state is AllocationState.HELD]
+        names = sorted({instance for allocation in held for instance, _ in allocation.placements})
+        offline: set[str] = set()
+        for begin in range(0, len(names), NAMES_AT_ONCE):
+            among = names[begin : begin + NAMES_AT_ONCE]
+            rows = await self._rows(
+                select(instances.c.instance).where(
+                    instances.c.fleet == fleet, instances.c.instance.in_(among), instances.c.state == "OFFLINE"
+                )
+            )
+            offline.update(row[0] for row in rows)
+        return tuple(AllocationView(a, _offline(a, offline)) for a in found)
+
+
+def _offline(allocation: Allocation, offline: set[str]) -> tuple[str, ...]:
+    if allocation.state is not AllocationState.HELD:
+        return ()
+    return tuple(instance for instance, _ in allocation.placements if instance in offline)
+
+
+def _select_fleets() -> Select[Any]:
+    return select(*(fleets.c[name] for name in FLEET_COLUMNS)).where(fleets.c.deleted == literal_column("0"))
+
+
+def _select_instances(fleet: str) -> Select[Any]:
+    return select(*(instances.c[name] for name in INSTANCE_COLUMNS)).where(instances.c.fleet == fleet)
+
+
+def _select_allocations(fleet: str) -> Select[Any]:
+    return select(*(allocations.c[name] for name in ALLOCATION_COLUMNS)).where(allocations.c.fleet == fleet)
+
+
+def _as_many_as_held_blocks_allow(rows: list[Row]) -> list[Row]:
+    """The first rows up to the one with which the page has named MAX_PAGE_HELD_BLOCKS."""
+    held = 0
+    for index, (_, _, _, _, busy) in enumerate(rows):
+        held += busy
+        if held >= limits.MAX_PAGE_HELD_BLOCKS:
+            return rows[: index + 1]
+    return rows
+
+
+def _as_many_as_holds_allow(rows: list[Row], holds: dict[int, tuple[Hold, ...]]) -> list[Row]:
+    """The first rows up to the one with which the page weighs MAX_PAGE_BYTES."""
+    weight = 0
+    for index, (order, _, _, _, busy) in enumerate(rows):
+        weight += weigh_holds((hold.holder for hold in holds.get(order, ())), busy)
+        if weight >= limits.MAX_PAGE_BYTES:
+            return rows[: index + 1]
+    return rows

@@ -1,0 +1,241 @@
+"""Which rows a batch of events changes: the net effect, pure.
+
+A block may be freed and granted again in one batch, and an allocation granted and ended: only what differs between
+the rows before the batch and the rows after it is written. The order in which the changes are carried out is the
+transaction's (`transaction.SqliteTransaction.write`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from blockyard_server.domain.allocation import Allocation, AllocationState
+from blockyard_server.domain.blocks import Placements
+from blockyard_server.domain.events import (
+    Event,
+    Expired,
+    FleetCreated,
+    FleetDeleted,
+    FleetEvent,
+    FleetUpdated,
+    Granted,
+    InstanceCreated,
+    InstanceDeleted,
+    InstanceEvent,
+    InstanceUpdated,
+    LeasesExtended,
+    Released,
+    Renewed,
+    TokenWasCancelled,
+    encode_body,
+)
+from blockyard_server.domain.requests import InstanceFields
+from blockyard_server.engine.store_protocol import InvariantBroken
+from blockyard_server.store.codec import Row, encode_allocation, encode_map, encode_remaining
+
+NO_FINGERPRINT = b""
+"""A cancelled token's fingerprint: no request was made with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewInstance:
+    """An instance that is there after the batch and was not before."""
+
+    order: int
+    fields: InstanceFields
+    config_revision: int
+    create_time_us: int
+    update_time_us: int
+
+
+@dataclass(slots=True)
+class RowChanges:
+    """What a batch of events changes in one fleet. Rows are tuples in the order of the statements' parameters."""
+
+    fleet: str
+    revision: int
+    """The fleet's revision after the batch."""
+    fleet_events: list[FleetEvent] = field(default_factory=list)
+    """Few, and each is a statement of its own: in order."""
+    next_order: int = 0
+    """At least this; 0 if no instance was registered."""
+    all_instances_deleted: bool = False
+    """All that were there before the batch."""
+    instances_deleted: list[str] = field(default_factory=list)
+    instances_updated: dict[str, InstanceUpdated] = field(default_factory=dict)
+    instances_created: dict[str, NewInstance] = field(default_factory=dict)
+    leases_extended: list[LeasesExtended] = field(default_factory=list)
+    """Carried out before the final states of single allocations are written: these have the extension in them."""
+    freed: dict[tuple[str, int], int] = field(default_factory=dict)
+    """(instance, block) that are held by this allocation before the batch, and not after it."""
+    taken: dict[tuple[str, int], int] = field(default_factory=dict)
+    """(instance, block) that are held by this allocation after the batch, and were not before."""
+    granted: dict[int, None] = field(default_factory=dict)
+    """Allocations that begin in the batch, in order."""
+    changed: dict[int, None] = field(default_factory=dict)
+    """Allocations of before that the batch changes or ends."""
+    tokens: list[Row] = field(default_factory=list)
+    journal: list[Row] = field(default_factory=list)
+
+    def held_deleted(self) -> list[Row]:
+        """(fleet, instance, block, allocation) of the rows that go."""
+        fleet = self.fleet
+        return [(fleet, instance, block, allocation) for (instance, block), allocation in self.freed.items()]
+
+    def held_inserted(self) -> list[Row]:
+        """(fleet, instance, block, allocation) of the rows that come."""
+        fleet = self.fleet
+        return [(fleet, instance, block, allocation) for (instance, block), allocation in self.taken.items()]
+
+    def instances_inserted(self) -> list[Row]:
+        """New rows, in codec.INSTANCE_COLUMNS."""
+        return [
+            (
+                self.fleet,
+                name,
+                new.order,
+                new.fields.total_blocks,
+                0,
+                encode_map(new.fields.labels),
+                encode_map(new.fields.resources),
+                new.fields.state.value,
+                new.config_revision,
+                new.create_time_us,
+                new.update_time_us,
+            )
+            for name, new in self.instances_created.items()
+        ]
+
+
+def net_changes(fleet: str, revision: int, events: Sequence[Event]) -> RowChanges:
+    """The changes that `events`, the ones that follow `revision`, make together.
+
+    Raises InvariantBroken if the events contradict each other: a gap in the revisions, a block taken or freed twice.
+    """
+    changes = RowChanges(fleet, revision)
+    for event in events:
+        if event.revision != changes.revision + 1:
+            raise InvariantBroken(f"fleet {fleet}: event {event.revision} does not follow revision {changes.revision}")
+        changes.revision = event.revision
+        _add(changes, event)
+    return changes
+
+
+def _add(changes: RowChanges, event: Event) -> None:
+    allocation: int | None = None
+    instance: str | None = None
+    holder: str | None = None
+    match event:
+        case Granted():
+            allocation, holder = event.revision, event.holder
+            changes.granted[allocation] = None
+            _take(changes, event.placements, allocation)
+            changes.tokens.append(
+                (changes.fleet, event.caller, event.token, allocation, event.fingerprint, allocation, event.time_us)
+            )
+        case Released() | Expired():
+            allocation, holder = event.allocation, event.holder
+            _touch(changes, allocation)
+            _free(changes, event.freed, allocation)
+        case Renewed():
+            allocation, holder = event.allocation, event.holder
+            _touch(changes, allocation)
+        case TokenWasCancelled():
+            changes.tokens.append(
+                (changes.fleet, event.caller, event.token, None, NO_FINGERPRINT, event.revision, event.time_us)
+            )
+        case LeasesExtended():
+            changes.leases_extended.append(event)
+        case InstanceCreated() | InstanceUpdated() | InstanceDeleted():
+            instance = event.instance
+            _change_instance(changes, event)
+        case FleetCreated() | FleetUpdated() | FleetDeleted():
+            _change_fleet(changes, event)
+    changes.journal.append(
+        (changes.fleet, event.revision, event.time_us, event.kind, allocation, instance, holder, encode_body(event))
+    )
+
+
+def _touch(changes: RowChanges, allocation: int) -> None:
+    if allocation not in changes.granted:
+        changes.changed[allocation] = None
+
+
+def _take(changes: RowChanges, placements: Placements, allocation: int) -> None:
+    taken = changes.taken
+    for instance, blocks in placements:
+        for block in blocks:
+            key = (instance, block)
+            if key in taken:
+                raise InvariantBroken(f"fleet {changes.fleet}: block {block} of {instance} is granted twice")
+            taken[key] = allocation
+
+
+def _free(changes: RowChanges, placements: Placements, allocation: int) -> None:
+    taken, freed = changes.taken, changes.freed
+    for instance, blocks in placements:
+        for block in blocks:
+            key = (instance, block)
+            if taken.get(key) == allocation:
+                del taken[key]
+            elif key in taken or key in freed:
+                raise InvariantBroken(f"fleet {changes.fleet}: block {block} of {instance} is freed by a stranger")
+            else:
+                freed[key] = allocation
+
+
+def _change_instance(changes: RowChanges, event: InstanceEvent) -> None:
+    name, created = event.instance, changes.instances_created
+    match event:
+        case InstanceCreated():
+            if name in created:
+                raise InvariantBroken(f"fleet {changes.fleet}: instance {name} is registered twice")
+            created[name] = NewInstance(event.order, event.fields, event.revision, event.time_us, event.time_us)
+            changes.next_order = max(changes.next_order, event.order + 1)
+        case InstanceUpdated() if name in created:
+            old = created[name]
+            created[name] = NewInstance(old.order, event.fields, event.revision, old.create_time_us, event.time_us)
+        case InstanceUpdated():
+            changes.instances_updated[name] = event
+        case InstanceDeleted() if name in created:
+            del created[name]
+        case InstanceDeleted():
+            changes.instances_updated.pop(name, None)
+            changes.instances_deleted.append(name)
+
+
+def _change_fleet(changes: RowChanges, event: FleetEvent) -> None:
+    changes.fleet_events.append(event)
+    if isinstance(event, FleetDeleted):
+        changes.all_instances_deleted = True
+        changes.instances_deleted.clear()
+        changes.instances_updated.clear()
+        changes.instances_created.clear()
+
+
+def allocations_inserted(changes: RowChanges, final: Mapping[int, Allocation]) -> list[Row]:
+    """New rows, (fleet, *codec.ALLOCATION_COLUMNS), in their final state."""
+    return [(changes.fleet, *encode_allocation(_final(final, allocation))) for allocation in changes.granted]
+
+
+def allocations_changed(changes: RowChanges, final: Mapping[int, Allocation]) -> tuple[list[Row], list[Row]]:
+    """Changes of rows that stay live, and of rows that end.
+
+    The former are (ttl_us, expire_time_us, remaining, revision, fleet, allocation), the latter begin with
+    (state, end_time_us) and go on with the same.
+    """
+    kept: list[Row] = []
+    ended: list[Row] = []
+    for number in changes.changed:
+        a = _final(final, number)
+        row = (a.ttl_us, a.expire_time_us, encode_remaining(a), a.revision, changes.fleet, number)
+        if a.state is AllocationState.HELD:
+            kept.append(row)
+        else:
+            ended.append((a.state.value, a.end_time_us, *row))
+    return kept, ended
+
+
+def _final(final: Mapping[int, Allocation], allocation: int) -> Allocation:
+    if allocation not in final:
+        raise InvariantBroken(f"the final state of allocation {allocation} is missing")
+    return final[allocation]

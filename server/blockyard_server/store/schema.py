@@ -1,0 +1,243 @@
+"""The tables as they are now, and the triggers that guard them.
+
+The migrations are what makes a database; a test holds the two equal. Every primary key begins with the fleet, so that
+rows may be spread by it. Times are microseconds since the epoch; JSON is text, written by `codec` alone.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.schema import SchemaItem
+
+# SQLite's STRICT tables know no BIGINT: their INTEGER has 64 bits.
+_Big = BigInteger().with_variant(Integer(), "sqlite")
+# Names are compared by bytes, so that pages have one order on every database.
+_Name = Text().with_variant(Text(collation="C"), "postgresql")
+
+metadata: Final = MetaData(naming_convention={"pk": "pk_%(table_name)s", "ck": "ck_%(table_name)s_%(constraint_name)s"})
+
+
+def _table(name: str, *parts: SchemaItem) -> Table:
+    return Table(name, metadata, *parts, sqlite_strict=True, sqlite_with_rowid=False)
+
+
+fleets: Final = _table(
+    "fleets",
+    Column("fleet", _Name, nullable=False),
+    Column("revision", _Big, nullable=False),
+    Column("next_order", _Big, nullable=False),
+    Column("deleted", Integer, nullable=False),
+    Column("labels", Text, nullable=False),
+    Column("default_placement_strategy", Text, nullable=False),
+    Column("default_ttl_us", _Big),
+    Column("max_ttl_us", _Big),
+    Column("config_revision", _Big, nullable=False),
+    Column("create_time_us", _Big, nullable=False),
+    Column("update_time_us", _Big, nullable=False),
+    Column("compacted_revision", _Big, nullable=False, server_default=text("0")),
+    PrimaryKeyConstraint("fleet"),
+    CheckConstraint("revision >= 0", name="revision"),
+    CheckConstraint("next_order >= 1", name="next_order"),
+    CheckConstraint("deleted IN (0, 1)", name="deleted"),
+    CheckConstraint("default_placement_strategy IN ('FIRST_FIT', 'BEST_FIT', 'WORST_FIT')", name="strategy"),
+    CheckConstraint("default_ttl_us > 0", name="default_ttl"),
+    CheckConstraint("max_ttl_us > 0", name="max_ttl"),
+    CheckConstraint("compacted_revision BETWEEN 0 AND revision", name="compacted_revision"),
+)
+
+instances: Final = _table(
+    "instances",
+    Column("fleet", _Name, nullable=False),
+    Column("instance", _Name, nullable=False),
+    Column("instance_order", _Big, nullable=False),
+    Column("total_blocks", Integer, nullable=False),
+    Column("busy_blocks", Integer, nullable=False),
+    Column("labels", Text, nullable=False),
+    Column("resources", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("config_revision", _Big, nullable=False),
+    Column("create_time_us", _Big, nullable=False),
+    Column("update_time_us", _Big, nullable=False),
+    PrimaryKeyConstraint("fleet", "instance"),
+    UniqueConstraint("fleet", "instance_order", name="uq_instances_order"),
+    ForeignKeyConstraint(["fleet"], ["fleets.fleet"], name="fk_instances_fleet"),
+    CheckConstraint("instance_order >= 1", name="instance_order"),
+    CheckConstraint("total_blocks BETWEEN 1 AND 4096", name="total_blocks"),
+    CheckConstraint("busy_blocks BETWEEN 0 AND total_blocks", name="busy_blocks"),
+    CheckConstraint("state IN ('ACTIVE', 'CORDONED', 'OFFLINE')", name="state"),
+)
+
+allocations: Final = _table(
+    "allocations",
+    Column("fleet", _Name, nullable=False),
+    Column("allocation", _Big, nullable=False),
+    Column("live", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("holder", _Name, nullable=False),
+    Column("caller", _Name, nullable=False),
+    Column("token", _Name, nullable=False),
+    Column("granted", Text, nullable=False),
+    Column("remaining", Text),
+    Column("ttl_us", _Big),
+    Column("grant_time_us", _Big, nullable=False),
+    Column("expire_time_us", _Big),
+    Column("end_time_us", _Big),
+    Column("annotations", Text, nullable=False),
+    Column("revision", _Big, nullable=False),
+    PrimaryKeyConstraint("fleet", "allocation"),
+    # What held blocks refer to; in this order of columns it also finds the live and the ended ones, each in id order.
+    UniqueConstraint("fleet", "live", "allocation", name="uq_allocations_live"),
+    CheckConstraint("allocation >= 1", name="allocation"),
+    CheckConstraint(
+        "(live = 1 AND state = 'HELD' AND end_time_us IS NULL)"
+        " OR (live = 0 AND state IN ('RELEASED', 'EXPIRED') AND end_time_us IS NOT NULL)",
+        name="state",
+    ),
+    CheckConstraint("(ttl_us IS NULL) = (expire_time_us IS NULL)", name="lease"),
+    CheckConstraint("revision >= allocation", name="revision"),
+    Index("ix_allocations_holder", "fleet", "holder", "allocation"),
+)
+# `live` is among the columns so that nothing beats these indexes in the planner's eyes (docs/adr/0003).
+Index(
+    "ix_allocations_due",
+    allocations.c.fleet,
+    allocations.c.live,
+    allocations.c.expire_time_us,
+    sqlite_where=text("live = 1 AND expire_time_us IS NOT NULL"),
+    postgresql_where=text("live = 1 AND expire_time_us IS NOT NULL"),
+)
+Index(
+    "ix_allocations_ended",
+    allocations.c.fleet,
+    allocations.c.live,
+    allocations.c.end_time_us,
+    sqlite_where=text("live = 0"),
+    postgresql_where=text("live = 0"),
+)
+
+held_blocks: Final = _table(
+    "held_blocks",
+    Column("fleet", _Name, nullable=False),
+    Column("instance", _Name, nullable=False),
+    Column("block", Integer, nullable=False),
+    Column("allocation", _Big, nullable=False),
+    Column("live", Integer, nullable=False, server_default=text("1")),
+    PrimaryKeyConstraint("fleet", "instance", "block"),
+    ForeignKeyConstraint(
+        ["fleet", "instance"], ["instances.fleet", "instances.instance"], name="fk_held_blocks_instance"
+    ),
+    ForeignKeyConstraint(
+        ["fleet", "live", "allocation"],
+        ["allocations.fleet", "allocations.live", "allocations.allocation"],
+        name="fk_held_blocks_live_allocation",
+    ),
+    CheckConstraint("live = 1", name="live"),
+    CheckConstraint("block >= 0", name="block"),
+    Index("ix_held_blocks_allocation", "fleet", "allocation"),
+)
+
+tokens: Final = _table(
+    "tokens",
+    Column("fleet", _Name, nullable=False),
+    Column("caller", _Name, nullable=False),
+    Column("token", _Name, nullable=False),
+    Column("allocation", _Big),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("revision", _Big, nullable=False),
+    Column("time_us", _Big, nullable=False),
+    PrimaryKeyConstraint("fleet", "caller", "token"),
+)
+Index(
+    "ix_tokens_cancelled",
+    tokens.c.fleet,
+    tokens.c.time_us,
+    sqlite_where=text("allocation IS NULL"),
+    postgresql_where=text("allocation IS NULL"),
+)
+
+journal: Final = _table(
+    "journal",
+    Column("fleet", _Name, nullable=False),
+    Column("revision", _Big, nullable=False),
+    Column("time_us", _Big, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("allocation", _Big),
+    Column("instance", _Name),
+    Column("holder", _Name),
+    Column("body", Text, nullable=False),
+    PrimaryKeyConstraint("fleet", "revision"),
+    CheckConstraint("revision >= 1", name="revision"),
+)
+
+SQLITE_TRIGGERS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "held_blocks_counted": """
+CREATE TRIGGER held_blocks_counted AFTER INSERT ON held_blocks BEGIN
+  UPDATE instances SET busy_blocks = busy_blocks + 1 WHERE fleet = NEW.fleet AND instance = NEW.instance;
+  SELECT RAISE(ABORT, 'a held block is not one of its instance''s blocks') FROM instances
+    WHERE fleet = NEW.fleet AND instance = NEW.instance AND total_blocks <= NEW.block;
+END""",
+        "held_blocks_uncounted": """
+CREATE TRIGGER held_blocks_uncounted AFTER DELETE ON held_blocks BEGIN
+  UPDATE instances SET busy_blocks = busy_blocks - 1 WHERE fleet = OLD.fleet AND instance = OLD.instance;
+END""",
+        "held_blocks_unchanging": """
+CREATE TRIGGER held_blocks_unchanging BEFORE UPDATE ON held_blocks BEGIN
+  SELECT RAISE(ABORT, 'a held block is never changed: it is freed and granted anew');
+END""",
+        "instances_begin_idle": """
+CREATE TRIGGER instances_begin_idle BEFORE INSERT ON instances WHEN NEW.busy_blocks <> 0 BEGIN
+  SELECT RAISE(ABORT, 'a new instance has busy blocks');
+END""",
+        "instances_keep_held_blocks": """
+CREATE TRIGGER instances_keep_held_blocks BEFORE UPDATE OF total_blocks ON instances
+WHEN NEW.total_blocks < OLD.total_blocks BEGIN
+  SELECT RAISE(ABORT, 'a block that would go is held') FROM held_blocks
+    WHERE fleet = OLD.fleet AND instance = OLD.instance AND block >= NEW.total_blocks;
+END""",
+        "allocations_end_once": """
+CREATE TRIGGER allocations_end_once BEFORE UPDATE ON allocations WHEN OLD.live = 0 BEGIN
+  SELECT RAISE(ABORT, 'an allocation that has ended is never changed');
+END""",
+        "allocations_stay_while_live": """
+CREATE TRIGGER allocations_stay_while_live BEFORE DELETE ON allocations WHEN OLD.live = 1 BEGIN
+  SELECT RAISE(ABORT, 'a live allocation is never forgotten');
+END""",
+        "fleets_go_forward": """
+CREATE TRIGGER fleets_go_forward BEFORE UPDATE ON fleets
+WHEN NEW.revision < OLD.revision OR NEW.next_order < OLD.next_order
+  OR NEW.compacted_revision < OLD.compacted_revision BEGIN
+  SELECT RAISE(ABORT, 'a fleet''s revision never goes down');
+END""",
+        "fleets_stay": """
+CREATE TRIGGER fleets_stay BEFORE DELETE ON fleets BEGIN
+  SELECT RAISE(ABORT, 'a fleet''s row is never deleted: its revision must go on');
+END""",
+        "journal_unchanging": """
+CREATE TRIGGER journal_unchanging BEFORE UPDATE ON journal BEGIN
+  SELECT RAISE(ABORT, 'the journal is never changed');
+END""",
+        "journal_stays": """
+CREATE TRIGGER journal_stays BEFORE DELETE ON journal
+WHEN OLD.revision > coalesce((SELECT compacted_revision FROM fleets WHERE fleet = OLD.fleet), 0) BEGIN
+  SELECT RAISE(ABORT, 'the journal is deleted only below the compacted revision');
+END""",
+    }
+)
+"""What SQLite checks besides the constraints, by name: the text as the database keeps it."""

@@ -1,0 +1,111 @@
+"""What the writer says to SQLite, as text: each statement runs many times a second, and is prepared once.
+
+Lookups of many keys join with `json_each`, so that one text serves any number of them; CROSS JOIN keeps SQLite
+from turning the join around.
+"""
+
+# The columns' names are constants of this package, and nothing else is put into a text; values are always parameters.
+# ruff: noqa: S608
+
+from typing import Final
+
+from blockyard_server.store.codec import ALLOCATION_COLUMNS, EVENT_COLUMNS, FLEET_COLUMNS, INSTANCE_COLUMNS
+
+
+def _columns(names: tuple[str, ...], alias: str = "") -> str:
+    return ", ".join(f"{alias}{name}" for name in names)
+
+
+def _insert(table: str, names: tuple[str, ...]) -> str:
+    return f"INSERT INTO {table} ({_columns(names)}) VALUES ({', '.join('?' * len(names))})"
+
+
+HEAD: Final = f"SELECT next_order, deleted, {_columns(FLEET_COLUMNS)} FROM fleets WHERE fleet = ?"
+FLEET_COUNT: Final = "SELECT count(*) FROM fleets WHERE deleted = 0"
+FLEET_NAMES: Final = "SELECT fleet FROM fleets WHERE deleted = 0 ORDER BY fleet"
+
+LOAD_INSTANCES: Final = f"""
+SELECT (SELECT group_concat(block) FROM held_blocks h WHERE h.fleet = i.fleet AND h.instance = i.instance),
+  {_columns(INSTANCE_COLUMNS)}
+FROM instances i WHERE fleet = ? ORDER BY instance_order"""
+
+EVENTS_AFTER: Final = (
+    f"SELECT {_columns(EVENT_COLUMNS)} FROM journal WHERE fleet = ? AND revision > ? ORDER BY revision LIMIT ?"
+)
+
+TOKENS: Final = """
+SELECT t.caller, t.token, t.allocation, t.fingerprint, t.revision
+FROM json_each(?) k CROSS JOIN tokens t
+  ON t.fleet = ? AND t.caller = json_extract(k.value, '$[0]') AND t.token = json_extract(k.value, '$[1]')"""
+
+ALLOCATIONS: Final = f"""
+SELECT {_columns(ALLOCATION_COLUMNS, "a.")}
+FROM json_each(?) k CROSS JOIN allocations a ON a.fleet = ? AND a.allocation = k.value"""
+
+DUE_LEASES: Final = f"""
+SELECT {_columns(ALLOCATION_COLUMNS)} FROM allocations
+WHERE fleet = ? AND live = 1 AND expire_time_us <= ? ORDER BY expire_time_us, allocation LIMIT ?"""
+
+NEXT_EXPIRE_TIME: Final = """
+SELECT min(expire_time_us) FROM allocations WHERE fleet = ? AND live = 1 AND expire_time_us > ?"""
+
+# A fleet is born at the revision before its first event; ADVANCE then takes it on like any other.
+INSERT_FLEET: Final = """
+INSERT INTO fleets (fleet, revision, next_order, deleted, labels, default_placement_strategy, default_ttl_us,
+  max_ttl_us, config_revision, create_time_us, update_time_us) VALUES (?, 0, 1, 0, ?, ?, ?, ?, ?, ?, ?)"""
+RECREATE_FLEET: Final = """
+UPDATE fleets SET deleted = 0, labels = ?, default_placement_strategy = ?, default_ttl_us = ?, max_ttl_us = ?,
+  config_revision = ?, create_time_us = ?, update_time_us = ? WHERE fleet = ? AND deleted = 1"""
+UPDATE_FLEET: Final = """
+UPDATE fleets SET labels = ?, default_placement_strategy = ?, default_ttl_us = ?, max_ttl_us = ?,
+  config_revision = ?, update_time_us = ? WHERE fleet = ? AND deleted = 0"""
+DELETE_FLEET: Final = """
+UPDATE fleets SET deleted = 1, config_revision = ?, update_time_us = ? WHERE fleet = ? AND deleted = 0"""
+ADVANCE_FLEET: Final = """
+UPDATE fleets SET revision = ?, next_order = max(next_order, ?) WHERE fleet = ? AND revision = ?"""
+
+INSERT_INSTANCE: Final = _insert("instances", INSTANCE_COLUMNS)
+UPDATE_INSTANCE: Final = """
+UPDATE instances SET total_blocks = ?, labels = ?, resources = ?, state = ?, config_revision = ?, update_time_us = ?
+WHERE fleet = ? AND instance = ?"""
+DELETE_INSTANCE: Final = "DELETE FROM instances WHERE fleet = ? AND instance = ?"
+DELETE_ALL_INSTANCES: Final = "DELETE FROM instances WHERE fleet = ?"
+
+INSERT_ALLOCATION: Final = _insert("allocations", ("fleet", *ALLOCATION_COLUMNS))
+# Two statements, because one that names `live` has to look at every index, also for a renewal.
+KEEP_ALLOCATION: Final = """
+UPDATE allocations SET ttl_us = ?, expire_time_us = ?, remaining = ?, revision = ?
+WHERE fleet = ? AND allocation = ? AND live = 1"""
+END_ALLOCATION: Final = """
+UPDATE allocations SET live = 0, state = ?, end_time_us = ?, ttl_us = ?, expire_time_us = ?, remaining = ?, revision = ?
+WHERE fleet = ? AND allocation = ? AND live = 1"""
+EXTEND_LEASES: Final = """
+UPDATE allocations SET expire_time_us = ? WHERE fleet = ? AND live = 1 AND expire_time_us < ?"""
+
+INSERT_HELD: Final = "INSERT INTO held_blocks (fleet, instance, block, allocation) VALUES (?, ?, ?, ?)"
+DELETE_HELD: Final = "DELETE FROM held_blocks WHERE fleet = ? AND instance = ? AND block = ? AND allocation = ?"
+
+INSERT_TOKEN: Final = _insert(
+    "tokens", ("fleet", "caller", "token", "allocation", "fingerprint", "revision", "time_us")
+)
+INSERT_EVENT: Final = _insert("journal", ("fleet", *EVENT_COLUMNS))
+
+ENDED_BEFORE: Final = """
+SELECT fleet, caller, token, allocation FROM allocations
+WHERE fleet = ? AND live = 0 AND end_time_us < ? ORDER BY end_time_us LIMIT ?"""
+CANCELLED_BEFORE: Final = """
+SELECT fleet, caller, token FROM tokens
+WHERE fleet = ? AND allocation IS NULL AND time_us < ? ORDER BY time_us LIMIT ?"""
+FORGET_TOKEN: Final = "DELETE FROM tokens WHERE fleet = ? AND caller = ? AND token = ? AND allocation = ?"
+FORGET_CANCELLED: Final = "DELETE FROM tokens WHERE fleet = ? AND caller = ? AND token = ? AND allocation IS NULL"
+FORGET_ALLOCATION: Final = "DELETE FROM allocations WHERE fleet = ? AND allocation = ? AND live = 0"
+
+EVIDENCE_HEAD: Final = "SELECT revision, deleted FROM fleets WHERE fleet = ?"
+EVIDENCE_INSTANCES: Final = "SELECT instance, total_blocks, busy_blocks FROM instances WHERE fleet = ?"
+EVIDENCE_HELD: Final = "SELECT instance, block, allocation FROM held_blocks WHERE fleet = ?"
+EVIDENCE_LIVE: Final = f"SELECT {_columns(ALLOCATION_COLUMNS)} FROM allocations WHERE fleet = ? AND live = 1"
+EVIDENCE_TOKENS: Final = """
+SELECT a.allocation, t.allocation FROM allocations a LEFT JOIN tokens t
+  ON t.fleet = a.fleet AND t.caller = a.caller AND t.token = a.token
+WHERE a.fleet = ? AND a.live = 1"""
+EVIDENCE_EVENTS: Final = f"SELECT {_columns(EVENT_COLUMNS)} FROM journal WHERE fleet = ? ORDER BY revision"
