@@ -1,0 +1,116 @@
+"""Closed-loop load from one process: so many calls in flight for so long, each answer awaited before the next call."""
+
+import asyncio
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from blockyard.v1 import allocator_pb2 as pb
+
+FLEET = "fleets/bench"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a server process says of itself: where it serves, how long its start took, its memory after it."""
+
+    address: str
+    echo: str
+    start_s: float
+    peak_mib: float
+    rss_mib: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One run: calls a second, and the latency of one call in milliseconds."""
+
+    calls_per_s: float
+    p50_ms: float
+    p99_ms: float
+
+
+@contextmanager
+def server_process(data: Path) -> Iterator[Facts]:
+    """A server process on a data file, drained at the end."""
+    command = [sys.executable, "-m", "benchmarks.server", str(data)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    if process.stdout is None or process.stdin is None:
+        message = "the server process has no pipes"
+        raise RuntimeError(message)
+    try:
+        line = process.stdout.readline()
+        if not line:
+            message = "the server process did not start"
+            raise RuntimeError(message)
+        yield Facts(**json.loads(line))
+    finally:
+        process.stdin.close()
+        process.wait(timeout=60)
+
+
+Pair = Callable[[str], Awaitable[tuple[float, float]]]
+"""One Acquire and its Release with this token; answers the seconds that each took."""
+
+
+def pair_of_calls(channel: grpc.aio.Channel, service: str, demand: pb.Demand | None = None) -> Pair:
+    """An Acquire and Release pair on `service`, which is Blockyard's or the echo's."""
+    acquire = channel.unary_unary(
+        f"/{service}/Acquire",
+        request_serializer=pb.AcquireRequest.SerializeToString,
+        response_deserializer=pb.AcquireResponse.FromString,
+    )
+    release = channel.unary_unary(
+        f"/{service}/Release",
+        request_serializer=pb.ReleaseRequest.SerializeToString,
+        response_deserializer=pb.ReleaseResponse.FromString,
+    )
+    demands = [demand or pb.Demand(blocks=1)]
+
+    async def pair(token: str) -> tuple[float, float]:
+        began = time.perf_counter()
+        request = pb.AcquireRequest(fleet=FLEET, idempotency_token=token, holder="job-1234567", demands=demands)
+        answer = await acquire(request)
+        between = time.perf_counter()
+        await release(pb.ReleaseRequest(name=answer.allocation.name))
+        return between - began, time.perf_counter() - between
+
+    return pair
+
+
+_tokens = itertools.count()
+_run = time.time_ns()
+
+
+async def closed_loop(pair: Pair, in_flight: int, seconds: float) -> Measured:
+    """Pairs of calls, `in_flight` at a time, for `seconds`."""
+    latencies: list[float] = []
+    end = time.perf_counter() + seconds
+
+    async def worker() -> None:
+        while time.perf_counter() < end:
+            latencies.extend(await pair(f"bench-{_run}-{next(_tokens)}"))
+
+    began = time.perf_counter()
+    await asyncio.gather(*(worker() for _ in range(in_flight)))
+    return summed_up(latencies, time.perf_counter() - began)
+
+
+def summed_up(latencies: list[float], seconds: float) -> Measured:
+    """A run's figures out of the seconds that each call took."""
+    ordered = sorted(latencies)
+    p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+    return Measured(len(ordered) / seconds, ordered[len(ordered) // 2] * 1000, p99 * 1000)
+
+
+def median(runs: list[Measured]) -> Measured:
+    """The run with the median throughput."""
+    return sorted(runs, key=lambda run: run.calls_per_s)[len(runs) // 2]
