@@ -51,8 +51,6 @@ def encode_failure(failure: Failure) -> status_pb2.Status:
     reason = Reason(failure.reason)
     message = truncated(_PUBLIC_MESSAGES.get(reason, failure.message), MAX_MESSAGE_BYTES)
     metadata = {key: truncated(value, MAX_VALUE_BYTES) for key, value in failure.metadata.items()}
-    if isinstance(failure, InvalidRequest):
-        metadata["fields"] = truncated(",".join(field for field, _ in failure.violations), MAX_VALUE_BYTES)
     status = status_pb2.Status(code=_CODES[reason].value[0], message=message)
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason.value, domain=DOMAIN, metadata=metadata))
     detail = _DETAILS[reason](failure, message, metadata)
