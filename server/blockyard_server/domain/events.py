@@ -188,9 +188,13 @@ class JournalRow:
     body: str
 
 
+# Made once: json.dumps with arguments makes an encoder for each call, which every grant would pay for.
+_encode_json: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
 def encode_body(event: Event) -> str:
     """The fields of an event that have no column of their own, as JSON."""
-    return json.dumps(_BODIES[type(event)](event), separators=(",", ":"), ensure_ascii=False)
+    return _encode_json(_BODIES[type(event)](event))
 
 
 _BODIES: Final[dict[type[Event], Callable[[Any], dict[str, Any]]]] = {
