@@ -189,9 +189,10 @@ SQLITE_TRIGGERS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "held_blocks_counted": """
 CREATE TRIGGER held_blocks_counted AFTER INSERT ON held_blocks BEGIN
-  UPDATE instances SET busy_blocks = busy_blocks + 1 WHERE fleet = NEW.fleet AND instance = NEW.instance;
-  SELECT RAISE(ABORT, 'a held block is not one of its instance''s blocks') FROM instances
-    WHERE fleet = NEW.fleet AND instance = NEW.instance AND total_blocks <= NEW.block;
+  UPDATE instances SET busy_blocks = CASE
+    WHEN NEW.block < total_blocks THEN busy_blocks + 1
+    ELSE RAISE(ABORT, 'a held block is not one of its instance''s blocks')
+  END WHERE fleet = NEW.fleet AND instance = NEW.instance;
 END""",
         "held_blocks_uncounted": """
 CREATE TRIGGER held_blocks_uncounted AFTER DELETE ON held_blocks BEGIN

@@ -32,6 +32,9 @@ READER_WAIT_S: Final = 30.0
 """How long a reader waits for its turn before StoreFailed."""
 CACHED_STATEMENTS: Final = 512
 WRITER_CACHE_KIB: Final = 64 * 1024
+CHECKPOINT_PAGES: Final = 4000
+"""How long the log may grow, in pages of 4 KiB, before a commit copies it into the database: a page that many commits
+change is copied once."""
 WAL_KEPT_BYTES: Final = 64 * 1024 * 1024
 """A log that a great transaction has made longer is cut back to this."""
 
@@ -97,8 +100,12 @@ class SqliteStore:
         self._connected()
         with reading():
             db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-            db.execute("PRAGMA query_only = ON")
-            evidence = SqliteEvidence(db, fleet, self._evidence.discard)
+            try:
+                db.execute("PRAGMA query_only = ON")
+                evidence = SqliteEvidence(db, fleet, self._evidence.discard)
+            except sqlite3.Error:
+                db.close()
+                raise
         self._evidence.add(evidence)
         return evidence
 
@@ -196,6 +203,7 @@ def _writing_engine(path: Path) -> Engine:
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA foreign_keys = ON")
         db.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")
+        db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         db.execute(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
 
     event.listen(engine, "connect", set_up)

@@ -186,9 +186,10 @@ def _create_journal() -> None:
 _SQLITE_TRIGGERS = (
     """
 CREATE TRIGGER held_blocks_counted AFTER INSERT ON held_blocks BEGIN
-  UPDATE instances SET busy_blocks = busy_blocks + 1 WHERE fleet = NEW.fleet AND instance = NEW.instance;
-  SELECT RAISE(ABORT, 'a held block is not one of its instance''s blocks') FROM instances
-    WHERE fleet = NEW.fleet AND instance = NEW.instance AND total_blocks <= NEW.block;
+  UPDATE instances SET busy_blocks = CASE
+    WHEN NEW.block < total_blocks THEN busy_blocks + 1
+    ELSE RAISE(ABORT, 'a held block is not one of its instance''s blocks')
+  END WHERE fleet = NEW.fleet AND instance = NEW.instance;
 END""",
     """
 CREATE TRIGGER held_blocks_uncounted AFTER DELETE ON held_blocks BEGIN
