@@ -10,6 +10,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -37,8 +38,7 @@ def error_status(
     """The status of a refusal, with its details, as the server makes it."""
     details: list[Message] = [ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)]
     if retry_after_s:
-        details.append(RetryInfo())
-        details[-1].retry_delay.FromMilliseconds(round(retry_after_s * 1000))
+        details.append(RetryInfo(retry_delay=timedelta(seconds=retry_after_s)))
     if bad_fields:
         details.append(BadRequest(field_violations=[{"field": name, "description": "bad"} for name in bad_fields]))
     packed = []
@@ -119,6 +119,10 @@ class FakeServer:
         """The next requests of this method meet these, one each."""
         self._disturbances[method].extend(disturbances)
 
+    def refuse(self, status: Status) -> Message:
+        """As an answer: this error."""
+        raise RefusalError(status)
+
     def requests(self, method: str) -> list[Any]:
         """What was asked of this method so far."""
         return [seen.request for seen in self.seen if seen.method == method]
@@ -145,20 +149,20 @@ class FakeServer:
         with self._arrived:
             self.seen.append(Seen(method, request, dict(context.invocation_metadata() or ())))
             self._arrived.notify_all()
+        if isinstance(disturbance, Broken | Silent) and disturbance.after:
+            self._answers[method](request)
+        match disturbance:
+            case Refused(reason, retry_after_s):
+                status = error_status(reason, retry_after_s=retry_after_s)
+                await context.abort_with_status(rpc_status.to_status(status))
+            case Broken(code):
+                await context.abort(code, "the transport broke")
+            case Silent(after):
+                self._delayed += [] if after else [request]
+                await asyncio.Event().wait()
+            case None:
+                pass
         try:
-            match disturbance:
-                case Refused(reason, retry_after_s):
-                    raise RefusalError(error_status(reason, retry_after_s=retry_after_s))
-                case Broken(status, after):
-                    if after:
-                        self._answers[method](request)
-                    await context.abort(status, "the transport broke")
-                case Silent(after):
-                    if after:
-                        self._answers[method](request)
-                    else:
-                        self._delayed.append(request)
-                    await asyncio.Event().wait()
             return self._answers[method](request)
         except RefusalError as refusal:
             await context.abort_with_status(rpc_status.to_status(refusal.status))

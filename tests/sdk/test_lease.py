@@ -5,14 +5,7 @@ import threading
 
 import pytest
 
-from blockyard import (
-    Client,
-    InternalError,
-    LeaseLost,
-    NoCapacity,
-    OutcomeUnknown,
-    TokenMismatch,
-)
+from blockyard import Client, ClientClosed, InternalError, LeaseLost, NoCapacity, OutcomeUnknown, TokenMismatch
 from blockyard.reasons import Reason
 from tests.sdk.fake_server import Broken, FakeServer, Refused, Silent
 
@@ -152,7 +145,7 @@ def test_a_lease_is_renewed_while_the_body_runs(fake: FakeServer, client: Client
     assert fake.held == {}
 
 
-def test_what_is_held_until_released_is_not_renewed(fake: FakeServer, client: Client) -> None:
+def test_what_is_held_until_released_is_not_renewed(client: Client) -> None:
     with client.lease("gpu", blocks=2, holder="train") as lease:
         assert "blockyard-lease" not in {thread.name for thread in threading.enumerate()}
         lease.check()
@@ -195,11 +188,17 @@ def test_a_callback_that_comes_after_the_loss_is_called_at_once(fake: FakeServer
 
 def test_a_lease_whose_client_was_closed_is_lost(fake: FakeServer) -> None:
     fake.ttl_s = 0.6
-    client = Client(fake.target, timeout_s=1)
-    with pytest.raises(LeaseLost), client.lease("gpu", blocks=2, holder="train", ttl=0.6) as lease:
-        client.close()
-        assert lease.lost.wait(timeout=30)
-        lease.check()
+    client = Client(fake.target)
+
+    def body() -> None:
+        with client.lease("gpu", blocks=2, holder="train", ttl=0.6) as lease:
+            client.close()
+            assert lease.lost.wait(timeout=30)
+            with pytest.raises(LeaseLost):
+                lease.check()
+
+    with pytest.raises(ClientClosed):
+        body()
 
 
 def test_a_lease_that_was_left_is_not_held(client: Client) -> None:

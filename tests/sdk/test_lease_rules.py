@@ -13,7 +13,6 @@ from blockyard.errors import (
     CallFailed,
     InternalError,
     LeaseExpired,
-    LeaseLost,
     NoCapacity,
     OutcomeUnknown,
     TokenMismatch,

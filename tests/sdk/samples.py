@@ -1,0 +1,33 @@
+"""Messages as a server would send them, in their JSON form."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+
+from tests.sdk.fake_server import FakeServer
+
+NAME = "fleets/gpu/allocations/17"
+TIME = "2027-01-15T08:00:00Z"
+FLEET = {"name": "fleets/gpu", "defaultPlacementStrategy": "WORST_FIT", "maxTtl": "60s", "etag": "e-1", "revision": "4"}
+NODE = {"name": "fleets/gpu/instances/node-1", "totalBlocks": 8, "state": "CORDONED", "busyBlocks": 2, "idleBlocks": 6}
+ALLOCATION = {
+    "name": NAME,
+    "holder": "train",
+    "state": "HELD",
+    "placements": [{"instance": "fleets/gpu/instances/node-1", "blocks": [2, 3]}],
+    "fencingToken": "17",
+    "revision": "18",
+    "ttl": "30s",
+    "grantTime": TIME,
+    "expireTime": "2027-01-15T08:00:30.250Z",
+    "annotations": {"team": "a"},
+    "idempotencyToken": "t-1",
+    "offlineInstances": ["fleets/gpu/instances/node-1"],
+}
+
+
+def sent(fake: FakeServer, method: str) -> Mapping[str, Any]:
+    """The last request of this method, as JSON: only the fields that are set."""
+    document: dict[str, Any] = MessageToDict(fake.requests(method)[-1])
+    return document

@@ -1,0 +1,56 @@
+"""What `blockyard` exports: everything that a user meets, and nothing else."""
+
+import json
+import subprocess
+import sys
+from inspect import signature
+from types import ModuleType
+
+import blockyard
+from blockyard import aio, aio_lease, client, enums, errors, lease, types
+
+
+def public(module: ModuleType) -> set[str]:
+    """The classes and aliases that a module defines for its users."""
+    return {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and isinstance(value, type) and value.__module__ == module.__name__
+    }
+
+
+def test_every_public_type_can_be_had_from_the_package() -> None:
+    defined = set().union(*(public(module) for module in (aio, aio_lease, client, enums, errors, lease, types)))
+    others = {"Operation", "Reason", "RetryPolicy", "Seconds", "UNSET", "operations"}
+    assert defined | others == set(blockyard.__all__)
+
+
+def test_what_is_exported_is_there_once() -> None:
+    assert len(blockyard.__all__) == len(set(blockyard.__all__))
+    assert all(hasattr(blockyard, name) for name in blockyard.__all__)
+
+
+def test_both_clients_have_the_same_methods_with_the_same_arguments() -> None:
+    def methods(kind: type) -> dict[str, list[str]]:
+        return {
+            name: list(signature(value).parameters)
+            for name, value in vars(kind).items()
+            if callable(value) and not name.startswith("_")
+        }
+
+    assert methods(blockyard.Client) == methods(blockyard.AsyncClient)
+
+
+def test_every_method_says_what_it_does() -> None:
+    for kind in (blockyard.Client, blockyard.AsyncClient, blockyard.Lease, blockyard.AsyncLease):
+        for name, value in vars(kind).items():
+            if not name.startswith("_"):
+                assert value.__doc__, f"{kind.__name__}.{name}"
+
+
+def test_the_sdk_loads_neither_the_server_nor_the_cli() -> None:
+    program = "import sys, json, blockyard; print(json.dumps(sorted(sys.modules)))"
+    loaded = json.loads(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout)
+    strangers = {"blockyard_server", "sqlalchemy", "alembic", "aiosqlite", "uvloop", "typer", "rich"}
+    assert strangers.isdisjoint(name.partition(".")[0] for name in loaded)
+    assert "blockyard.cli" not in loaded

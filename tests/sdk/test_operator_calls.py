@@ -1,0 +1,116 @@
+"""What the calls for operators send, and what they make of the answers."""
+
+from datetime import timedelta
+
+import pytest
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.json_format import ParseDict
+
+from blockyard import UNSET, Check, Client, Discrepancy, EventKind, InstanceState, Placement, PlacementStrategy
+from blockyard.v1 import fleet_admin_pb2, ledger_pb2, resources_pb2
+from tests.sdk.fake_server import FakeServer
+from tests.sdk.samples import ALLOCATION, FLEET, NAME, NODE, TIME, sent
+
+
+def test_a_fleet_is_created_read_and_listed(fake: FakeServer, client: Client) -> None:
+    fleet = ParseDict(FLEET, resources_pb2.Fleet())
+    fake.answers("CreateFleet", fleet)
+    fake.answers("GetFleet", fleet)
+    fake.answers("ListFleets", fleet_admin_pb2.ListFleetsResponse(fleets=[fleet]))
+    created = client.create_fleet("gpu", labels={"a": "b"}, default_ttl=30, max_ttl=timedelta(minutes=1))
+    assert created.id == "gpu"
+    assert created.default_placement_strategy == PlacementStrategy.WORST_FIT
+    assert created.default_ttl is None
+    assert created.max_ttl == timedelta(minutes=1)
+    assert client.get_fleet("fleets/gpu") == created
+    assert list(client.list_fleets()) == [created]
+    assert sent(fake, "CreateFleet") == {
+        "fleetId": "gpu",
+        "fleet": {"labels": {"a": "b"}, "defaultTtl": "30s", "maxTtl": "60s"},
+    }
+
+
+def test_an_update_sends_only_what_is_given(fake: FakeServer, client: Client) -> None:
+    fake.answers("UpdateFleet", ParseDict(FLEET, resources_pb2.Fleet()))
+    client.update_fleet("gpu", max_ttl=60, default_ttl=None, labels=UNSET, etag="e-1")
+    assert sent(fake, "UpdateFleet") == {
+        "fleet": {"name": "fleets/gpu", "maxTtl": "60s", "etag": "e-1"},
+        "updateMask": "defaultTtl,maxTtl",
+    }
+    fake.answers("UpdateInstance", ParseDict(NODE, resources_pb2.Instance()))
+    client.update_instance("gpu", "node-1", labels={}, state=InstanceState.OFFLINE)
+    assert sent(fake, "UpdateInstance") == {
+        "instance": {"name": "fleets/gpu/instances/node-1", "state": "OFFLINE"},
+        "updateMask": "labels,state",
+    }
+
+
+def test_an_update_of_nothing_is_refused(client: Client) -> None:
+    with pytest.raises(ValueError, match="give at least one of total_blocks, labels, resources, state"):
+        client.update_instance("gpu", "node-1", etag="e-1")
+
+
+def test_an_instance_is_registered_cordoned_and_removed(fake: FakeServer, client: Client) -> None:
+    node = ParseDict(NODE, resources_pb2.Instance())
+    for method in ("CreateInstance", "GetInstance", "CordonInstance", "UncordonInstance"):
+        fake.answers(method, node)
+    fake.answers("ListInstances", fleet_admin_pb2.ListInstancesResponse(instances=[node]))
+    fake.answers("DeleteInstance", Empty())
+    created = client.create_instance("gpu", "node-1", total_blocks=8, resources={"gpu": 8})
+    assert (created.fleet, created.id, created.state) == ("gpu", "node-1", InstanceState.CORDONED)
+    assert sent(fake, "CreateInstance") == {
+        "parent": "fleets/gpu",
+        "instanceId": "node-1",
+        "instance": {"totalBlocks": 8, "resources": {"gpu": "8"}},
+    }
+    assert client.get_instance("gpu", "node-1") == created
+    assert list(client.list_instances("gpu")) == [created]
+    assert client.cordon_instance("gpu", "node-1", etag="e-1") == created
+    assert sent(fake, "CordonInstance") == {"name": "fleets/gpu/instances/node-1", "etag": "e-1"}
+    assert client.uncordon_instance("gpu", "node-1") == created
+    client.delete_instance("gpu", "node-1", etag="e-1")
+    assert sent(fake, "DeleteInstance") == {"name": "fleets/gpu/instances/node-1", "etag": "e-1"}
+
+
+def test_a_fleet_is_deleted(fake: FakeServer, client: Client) -> None:
+    fake.answers("DeleteFleet", Empty())
+    client.delete_fleet("gpu", force=True)
+    assert sent(fake, "DeleteFleet") == {"name": "fleets/gpu", "force": True}
+
+
+def test_events_are_listed_with_their_kinds(fake: FakeServer, client: Client) -> None:
+    events = [
+        {"revision": "1", "time": TIME, "kind": "FLEET_CREATED", "fleet": FLEET},
+        {"revision": "2", "time": TIME, "kind": "GRANTED", "allocation": NAME, "placements": ALLOCATION["placements"]},
+        {"revision": "3", "time": TIME, "kind": 99},
+    ]
+    fake.answers("ListEvents", ParseDict({"events": events}, ledger_pb2.ListEventsResponse()))
+    kinds = [EventKind.GRANTED, EventKind.FLEET_CREATED]
+    made, granted, newer = client.list_events("gpu", from_revision=1, kinds=kinds, instance="node-1", holder="train")
+    assert made.fleet is not None
+    assert made.fleet.id == "gpu"
+    assert (granted.allocation, granted.holder, granted.fleet) == (NAME, None, None)
+    assert granted.placements == (Placement("node-1", (2, 3)),)
+    assert newer.kind == EventKind.UNKNOWN
+    assert sent(fake, "ListEvents") == {
+        "parent": "fleets/gpu",
+        "fromRevision": "1",
+        "kinds": ["GRANTED", "FLEET_CREATED"],
+        "instance": "fleets/gpu/instances/node-1",
+        "holder": "train",
+        "pageSize": 1000,
+    }
+
+
+def test_a_report_names_each_difference(fake: FakeServer, client: Client) -> None:
+    document = {
+        "revision": "9",
+        "discrepancies": [
+            {"check": "COUNTER", "instance": "fleets/gpu/instances/node-1", "expected": "2", "actual": "-4"}
+        ],
+        "instancesChecked": "1",
+    }
+    fake.answers("Verify", ParseDict(document, ledger_pb2.VerifyResponse()))
+    report = client.verify("gpu")
+    assert not report.clean
+    assert report.discrepancies == (Discrepancy(Check.COUNTER, "node-1", None, "2", "-4"),)
