@@ -106,9 +106,7 @@ class FakeService:
             and (where.instance is None or where.instance in dict(view.allocation.placements))
         ]
         page, following = _page(matching, limit)
-        return AllocationPage(
-            tuple(page), found.state.revision, page[-1].allocation.allocation if following else None
-        )
+        return AllocationPage(tuple(page), found.state.revision, page[-1].allocation.allocation if following else None)
 
     async def get_fleet(self, fleet: str) -> FleetRecord:
         return self._existing(fleet).state.existing()

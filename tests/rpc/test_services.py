@@ -1,7 +1,10 @@
 """Every RPC once through a real server, as a client sees it."""
 
+from typing import Any
+
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from blockyard.v1 import allocator_pb2 as pb
 from blockyard.v1 import fleet_admin_pb2, ledger_pb2, resources_pb2
@@ -43,9 +46,7 @@ async def test_a_grant_says_everything_about_the_allocation(blockyard: Blockyard
     allocation = answer.allocation
     assert allocation.name == f"fleets/gpu/allocations/{allocation.fencing_token}"
     assert allocation.state == resources_pb2.Allocation.HELD
-    assert [(p.instance, list(p.blocks)) for p in allocation.placements] == [
-        ("fleets/gpu/instances/node-1", [0, 1, 2])
-    ]
+    assert [(p.instance, list(p.blocks)) for p in allocation.placements] == [("fleets/gpu/instances/node-1", [0, 1, 2])]
     assert allocation.grant_time.ToMicroseconds() == answer.server_time.ToMicroseconds() == service.now_us
     assert allocation.expire_time.ToMicroseconds() == service.now_us + 1_500_000
     assert allocation.ttl.ToMilliseconds() == 1500
@@ -105,9 +106,7 @@ async def test_the_caller_is_a_namespace_of_tokens(blockyard: Blockyard, service
 async def test_a_malformed_caller_is_refused(blockyard: Blockyard, caller: str) -> None:
     await blockyard.make_fleet("gpu", "node-1")
 
-    refusal = await refusal_of(
-        blockyard.allocator.Acquire(acquire_request(), metadata=(("blockyard-caller", caller),))
-    )
+    refusal = await refusal_of(blockyard.allocator.Acquire(acquire_request(), metadata=(("blockyard-caller", caller),)))
 
     assert refusal.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refusal.fields == ["metadata.blockyard-caller"]
@@ -191,7 +190,7 @@ async def test_lists_go_on_page_by_page(blockyard: Blockyard) -> None:
     await blockyard.make_fleet("cpu")
     for token in "abc":
         await blockyard.allocator.Acquire(acquire_request(token))
-    lists = [
+    lists: list[tuple[Any, Any, str, int]] = [
         (blockyard.admin.ListFleets, fleet_admin_pb2.ListFleetsRequest(), "fleets", 2),
         (blockyard.admin.ListInstances, fleet_admin_pb2.ListInstancesRequest(parent="fleets/gpu"), "instances", 3),
         (blockyard.allocator.ListAllocations, pb.ListAllocationsRequest(parent="fleets/gpu"), "allocations", 3),
@@ -228,7 +227,7 @@ async def test_a_page_token_serves_its_own_list_only(blockyard: Blockyard) -> No
         assert (await refusal_of(call(request))).fields == ["page_token"]
 
 
-async def test_allocations_are_filtered(blockyard: Blockyard, service: FakeService) -> None:
+async def test_allocations_are_filtered(blockyard: Blockyard) -> None:
     await blockyard.make_fleet("gpu", "node-1", "node-2", blocks=1)
     first = await blockyard.allocator.Acquire(acquire_request("a"))
     second = await blockyard.allocator.Acquire(acquire_request("b"))
@@ -320,7 +319,7 @@ async def test_the_journal_tells_each_change_with_the_fields_of_its_kind(blockya
     request = acquire_request(blocks=2)
     request.ttl.FromSeconds(10)
     grant = await blockyard.allocator.Acquire(request)
-    await blockyard.allocator.Renew(pb.RenewRequest(name=grant.allocation.name, ttl={"seconds": 60}))
+    await blockyard.allocator.Renew(pb.RenewRequest(name=grant.allocation.name, ttl=Duration(seconds=60)))
     part = resources_pb2.Placement(instance="fleets/gpu/instances/node-1", blocks=[0])
     await blockyard.allocator.Release(pb.ReleaseRequest(name=grant.allocation.name, placements=[part]))
     await blockyard.allocator.Release(pb.ReleaseRequest(name=grant.allocation.name))
