@@ -1,0 +1,142 @@
+"""The reading side of the store in memory: one snapshot, copied when it was opened."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blockyard_server.domain.allocation import AllocationState
+from blockyard_server.domain.answers import (
+    AllocationFilter,
+    AllocationPage,
+    AllocationView,
+    BlockCounts,
+    EventFilter,
+    EventPage,
+    FleetPage,
+    FleetRecord,
+    FleetSnapshot,
+    InstanceBlocks,
+    InstancePage,
+    InstanceRecord,
+)
+from blockyard_server.domain.requests import InstanceState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from blockyard_server.domain.allocation import Allocation
+    from blockyard_server.domain.events import Event
+    from tests.unit.memory_store import Rows
+
+
+class MemoryReader:
+    """Answers out of copied rows. Pages are never cut short: `limit` is far above what these tests hold."""
+
+    def __init__(self, fleets: dict[str, Rows]) -> None:
+        self._fleets = fleets
+
+    async def has_due_leases(self, fleet: str, now_us: int) -> bool:
+        """As in the protocol."""
+        return fleet in self._fleets and bool(self._fleets[fleet].due(now_us))
+
+    async def fleets_with_due_leases(self, now_us: int, limit: int) -> list[str]:
+        """As in the protocol."""
+        return [fleet for fleet, rows in self._fleets.items() if rows.due(now_us)][:limit]
+
+    async def fleets_to_prune(self, ended_before_us: int, limit: int) -> list[str]:
+        """As in the protocol."""
+        return [
+            fleet
+            for fleet, rows in self._fleets.items()
+            if any(a.end_time_us is not None and a.end_time_us < ended_before_us for a in rows.allocations.values())
+        ][:limit]
+
+    async def revision(self, fleet: str) -> int | None:
+        """As in the protocol."""
+        return self._fleets[fleet].revision if fleet in self._fleets else None
+
+    async def fleet(self, fleet: str) -> FleetRecord | None:
+        """As in the protocol."""
+        return self._fleets[fleet].record if fleet in self._fleets else None
+
+    async def fleets(self, *, after: str, limit: int) -> FleetPage:
+        """As in the protocol."""
+        records = sorted((r.record for r in self._fleets.values() if r.record is not None), key=lambda r: r.fleet)
+        return FleetPage(tuple(record for record in records if record.fleet > after)[:limit], None)
+
+    async def instance(self, fleet: str, instance: str) -> InstanceRecord | None:
+        """As in the protocol."""
+        return self._fleets[fleet].instances.get(instance)
+
+    async def instances(self, fleet: str, *, after: int, limit: int) -> InstancePage:
+        """As in the protocol."""
+        records = sorted(self._fleets[fleet].instances.values(), key=lambda record: record.order)
+        return InstancePage(tuple(record for record in records if record.order > after)[:limit], None)
+
+    async def snapshot(self, fleet: str, *, full: bool, after: int, limit: int, now_us: int) -> FleetSnapshot:
+        """As in the protocol, in the basic view."""
+        rows = self._fleets[fleet]
+        page = (await self.instances(fleet, after=after, limit=limit)).instances
+        assert not full
+        active = [r for r in rows.instances.values() if r.fields.state is InstanceState.ACTIVE]
+        totals = BlockCounts(
+            instances=len(rows.instances),
+            total_blocks=sum(r.fields.total_blocks for r in rows.instances.values()),
+            busy_blocks=len(rows.held),
+            acquirable_blocks=sum(r.fields.total_blocks - r.busy_blocks for r in active),
+        )
+        blocks = tuple(InstanceBlocks(r.instance, r.fields.state, r.fields.total_blocks, r.busy_blocks) for r in page)
+        return FleetSnapshot(fleet, rows.revision, totals, blocks, None, now_us)
+
+    async def allocation(self, fleet: str, allocation: int) -> AllocationView | None:
+        """As in the protocol."""
+        found = self._fleets[fleet].allocations.get(allocation)
+        return None if found is None else AllocationView(found)
+
+    async def allocations(self, fleet: str, where: AllocationFilter, *, after: int, limit: int) -> AllocationPage:
+        """As in the protocol; filters by holder only."""
+        rows = self._fleets[fleet]
+        found = [a for i, a in sorted(rows.allocations.items()) if i > after and where.holder in {None, a.holder}]
+        return AllocationPage(tuple(map(AllocationView, found))[:limit], rows.revision, None)
+
+    async def events(self, fleet: str, where: EventFilter, *, after: int, limit: int) -> EventPage:
+        """As in the protocol; filters by kind only."""
+        rows = self._fleets[fleet]
+        found = [e for e in rows.journal if e.revision > after and (not where.kinds or e.kind in where.kinds)]
+        return EventPage(tuple(found[:limit]), rows.revision, None)
+
+
+class MemoryEvidence:
+    """All records of a fleet, copied."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self.revision = rows.revision
+        self.exists = rows.record is not None
+        self.closed = False
+
+    def instances(self) -> Iterator[tuple[str, int, int]]:
+        """As in the protocol."""
+        return ((i.instance, i.fields.total_blocks, i.busy_blocks) for i in self._rows.instances.values())
+
+    def held_blocks(self) -> Iterator[tuple[str, int, int]]:
+        """As in the protocol."""
+        return ((instance, block, allocation) for (instance, block), allocation in self._rows.held.items())
+
+    def live_allocations(self) -> Iterator[Allocation]:
+        """As in the protocol."""
+        return (a for a in self._rows.allocations.values() if a.state is AllocationState.HELD)
+
+    def tokens_of_live_allocations(self) -> Iterator[tuple[int, int | None]]:
+        """As in the protocol."""
+        for allocation in self.live_allocations():
+            record = self._rows.tokens.get((allocation.caller, allocation.token))
+            yield allocation.allocation, None if record is None else record.allocation
+
+    def events(self) -> Iterator[Event]:
+        """As in the protocol."""
+        return iter(self._rows.journal)
+
+    def close(self) -> None:
+        """As in the protocol."""
+        self.closed = True

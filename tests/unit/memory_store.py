@@ -1,0 +1,211 @@
+"""A store in memory, faithful to the engine's protocol: a transaction sees its own work, and others see it at commit.
+
+It refuses what the real one's constraints refuse, and fails where a test tells it to.
+"""
+
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
+
+from blockyard_server.domain.allocation import Allocation, AllocationState, TokenRecord, lease_ended
+from blockyard_server.domain.answers import FleetRecord, InstanceRecord
+from blockyard_server.domain.blocks import Placements
+from blockyard_server.domain.events import Event, Expired, Granted, LeasesExtended, Released, TokenWasCancelled
+from blockyard_server.domain.fleet import FleetState
+from blockyard_server.domain.requests import TokenKey
+from blockyard_server.engine.store_protocol import FleetHead, InstanceRow, InvariantBroken
+from tests.unit.memory_reader import MemoryEvidence, MemoryReader
+
+
+@dataclass
+class Rows:
+    """The rows of one fleet."""
+
+    revision: int = 0
+    next_order: int = 1
+    record: FleetRecord | None = None
+    instances: dict[str, InstanceRecord] = field(default_factory=dict)
+    held: dict[tuple[str, int], int] = field(default_factory=dict)
+    allocations: dict[int, Allocation] = field(default_factory=dict)
+    tokens: dict[TokenKey, TokenRecord] = field(default_factory=dict)
+    journal: list[Event] = field(default_factory=list)
+
+    def copy(self) -> "Rows":
+        """The rows as they are now."""
+        return replace(
+            self,
+            instances=dict(self.instances),
+            held=dict(self.held),
+            allocations=dict(self.allocations),
+            tokens=dict(self.tokens),
+            journal=list(self.journal),
+        )
+
+    def busy_mask(self, instance: str) -> int:
+        """The set of an instance's held blocks."""
+        return sum(1 << block for name, block in self.held if name == instance)
+
+    def due(self, now_us: int) -> list[Allocation]:
+        """The live allocations whose lease has ended, the longest overdue first."""
+        live = (a for a in self.allocations.values() if a.state is AllocationState.HELD)
+        return sorted(
+            (a for a in live if lease_ended(a.expire_time_us, now_us)), key=lambda a: (a.expire_time_us, a.allocation)
+        )
+
+
+class MemoryTransaction:
+    """One transaction over a copy of a fleet's rows."""
+
+    def __init__(self, store: "MemoryStore", fleet: str) -> None:
+        self._store = store
+        self._fleet = fleet
+        self.wrote = False
+        self.rows = store.rows[fleet].copy() if fleet in store.rows else Rows()
+        there = fleet in store.rows
+        self.head = FleetHead(self.rows.revision, self.rows.next_order, self.rows.record) if there else None
+
+    def load_instances(self) -> list[InstanceRow]:
+        """As in the protocol; counted, so that a test can tell whether memory was made anew."""
+        self._store.loads.append(self._fleet)
+        ordered = sorted(self.rows.instances.values(), key=lambda record: record.order)
+        return [InstanceRow(record, self.rows.busy_mask(record.instance)) for record in ordered]
+
+    def events_after(self, revision: int, limit: int) -> list[Event]:
+        """As in the protocol."""
+        return [event for event in self.rows.journal if event.revision > revision][:limit]
+
+    def tokens(self, keys: Sequence[TokenKey]) -> dict[TokenKey, TokenRecord]:
+        """As in the protocol."""
+        return {key: self.rows.tokens[key] for key in keys if key in self.rows.tokens}
+
+    def allocations(self, ids: Sequence[int]) -> dict[int, Allocation]:
+        """As in the protocol."""
+        return {i: self.rows.allocations[i] for i in ids if i in self.rows.allocations}
+
+    def due_leases(self, now_us: int, limit: int) -> list[Allocation]:
+        """As in the protocol."""
+        return self.rows.due(now_us)[:limit]
+
+    def next_expire_time_us(self, after_us: int) -> int | None:
+        """As in the protocol."""
+        live = (a.expire_time_us for a in self.rows.allocations.values() if a.state is AllocationState.HELD)
+        return min((time for time in live if time is not None and time > after_us), default=None)
+
+    def fleet_count(self) -> int:
+        """As in the protocol."""
+        return len(self._store.fleet_names())
+
+    def write(self, events: Sequence[Event], allocations: Mapping[int, Allocation]) -> None:
+        """As in the protocol."""
+        self._store.before_write(events)
+        self.wrote = True
+        for event in events:
+            if event.revision != self.rows.revision + 1:
+                message = f"revision {event.revision} after {self.rows.revision}"
+                raise InvariantBroken(message)
+            self._write_one(event)
+            self.rows.revision = event.revision
+            self.rows.journal.append(event)
+        self.rows.allocations.update(allocations)
+        mirror = FleetState(self._fleet, self.rows.journal[0].revision - 1)
+        for event in self.rows.journal:
+            mirror.apply(event)
+        self.rows.record, self.rows.next_order = mirror.record, mirror.next_order
+        records = {i.name: mirror.instance_record(i) for i in mirror.index.by_order.values()}
+        self.rows.instances = {
+            name: replace(record, busy_blocks=self.rows.busy_mask(name).bit_count()) for name, record in records.items()
+        }
+
+    def _write_one(self, event: Event) -> None:
+        match event:
+            case Granted():
+                self._remember(event.caller, event.token, event.revision, event)
+                for instance, block in _each(event.placements):
+                    if self.rows.held.setdefault((instance, block), event.revision) != event.revision:
+                        message = f"block {block} of {instance} is held already"
+                        raise InvariantBroken(message)
+            case Released() | Expired():
+                for instance, block in _each(event.freed):
+                    if self.rows.held.pop((instance, block), None) != event.allocation:
+                        message = f"block {block} of {instance} is not held by {event.allocation}"
+                        raise InvariantBroken(message)
+            case TokenWasCancelled():
+                self._remember(event.caller, event.token, None, event)
+            case LeasesExtended():
+                for allocation in self.rows.due(event.expire_time_us):
+                    longer = replace(allocation, expire_time_us=event.expire_time_us)
+                    self.rows.allocations[allocation.allocation] = longer
+            case _:  # the instances and the fleet's record are read off the journal
+                pass
+
+    def _remember(self, caller: str, token: str, allocation: int | None, event: Event) -> None:
+        fingerprint = event.fingerprint if isinstance(event, Granted) else b""
+        self.rows.tokens[caller, token] = TokenRecord(caller, token, allocation, fingerprint, event.revision)
+
+    def prune(self, ended_before_us: int, limit: int) -> int:
+        """As in the protocol."""
+        old = [
+            a for a in self.rows.allocations.values() if a.end_time_us is not None and a.end_time_us < ended_before_us
+        ][:limit]
+        for allocation in old:
+            del self.rows.allocations[allocation.allocation]
+            del self.rows.tokens[(allocation.caller, allocation.token)]
+        self.wrote = self.wrote or bool(old)
+        return len(old)
+
+
+class MemoryStore:
+    """Fleets in memory. `before_write` and `before_commit` are where tests step in: to look, to wait, to raise."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Rows] = {}
+        self.transactions: list[str] = []
+        """The fleet of each transaction that began."""
+        self.commits: list[tuple[str, int]] = []
+        """The fleet and the number of events of each commit that wrote."""
+        self.loads: list[str] = []
+        self.evidence: list[MemoryEvidence] = []
+        self.before_write: Callable[[Sequence[Event]], None] = lambda _events: None
+        self.before_commit: Callable[[str], None] = lambda _fleet: None
+        self.closed = False
+        self._lock = threading.Lock()
+
+    def open(self) -> None:
+        """As in the protocol."""
+
+    async def close(self) -> None:
+        """As in the protocol."""
+        self.closed = True
+
+    @contextmanager
+    def transaction(self, fleet: str) -> Iterator[MemoryTransaction]:
+        """As in the protocol."""
+        with self._lock:
+            self.transactions.append(fleet)
+            tx = MemoryTransaction(self, fleet)
+            yield tx
+            if tx.wrote:
+                self.before_commit(fleet)
+                before = self.rows[fleet].revision if fleet in self.rows else 0
+                self.rows[fleet] = tx.rows
+                self.commits.append((fleet, tx.rows.revision - before))
+
+    def pin_evidence(self, fleet: str) -> MemoryEvidence:
+        """As in the protocol."""
+        evidence = MemoryEvidence(self.rows[fleet].copy() if fleet in self.rows else Rows())
+        self.evidence.append(evidence)
+        return evidence
+
+    def fleet_names(self) -> list[str]:
+        """As in the protocol."""
+        return sorted(fleet for fleet, rows in self.rows.items() if rows.record is not None)
+
+    @asynccontextmanager
+    async def reader(self) -> AsyncIterator[MemoryReader]:
+        """As in the protocol."""
+        yield MemoryReader({fleet: rows.copy() for fleet, rows in self.rows.items()})
+
+
+def _each(placements: Placements) -> Iterator[tuple[str, int]]:
+    return ((instance, block) for instance, blocks in placements for block in blocks)
