@@ -124,19 +124,17 @@ class Writer:
 
     async def _gather(self) -> None:
         """Waits for work: for the company that requests came in last time, but no longer than the linger."""
-        loop = asyncio.get_running_loop()
-        linger_until = loop.time() + self._limits.max_linger_s
         self._wanted = min(self._company, self._limits.max_batch)
-        if len(self._waiting) < self._wanted:
-            timer = loop.call_at(linger_until, self._wake.set)
-            while len(self._waiting) < self._wanted and not self._interrupted and loop.time() < linger_until:
-                self._wake.clear()
-                await self._wake.wait()
-            timer.cancel()
-        self._wanted = 1
-        while not self._waiting and not self._interrupted:
+        timer = asyncio.get_running_loop().call_later(self._limits.max_linger_s, self._end_linger)
+        while len(self._waiting) < self._wanted and not self._interrupted:
             self._wake.clear()
             await self._wake.wait()
+        timer.cancel()
+
+    def _end_linger(self) -> None:
+        """From now on one request is enough. The timer says so, not the clock: a timer may fire before its time."""
+        self._wanted = 1
+        self._wake.set()
 
     @property
     def _interrupted(self) -> bool:
