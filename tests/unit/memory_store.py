@@ -134,7 +134,7 @@ class MemoryTransaction:
                 self._remember(event.caller, event.token, None, event)
             case LeasesExtended():
                 for allocation in self.rows.due(event.expire_time_us):
-                    longer = replace(allocation, expire_time_us=event.expire_time_us)
+                    longer = allocation._replace(expire_time_us=event.expire_time_us)
                     self.rows.allocations[allocation.allocation] = longer
             case _:  # the instances and the fleet's record are read off the journal
                 pass
