@@ -56,7 +56,7 @@ NAMES_AT_ONCE = 500
 _LIVE = allocations.c.live == literal_column("1")
 _ENDED = allocations.c.live == literal_column("0")
 _HELD_COLUMNS = (
-    instances.c.instance_order,
+    held_blocks.c.instance,
     held_blocks.c.allocation,
     allocations.c.holder,
     held_blocks.c.block,
@@ -140,18 +140,18 @@ class SqlReader:
             .limit(limit + 1)
         )
         rows = found[:limit]
-        holds: dict[int, tuple[Hold, ...]] = {}
+        holds: dict[str, tuple[Hold, ...]] = {}
         if full and rows:
             rows = _as_many_as_held_blocks_allow(rows)
-            holds = await self._holds(fleet, after, rows[-1][0])
+            holds = await self._holds(fleet, [row[1] for row in rows])
             rows = _as_many_as_holds_allow(rows, holds)
         return FleetSnapshot(
             fleet=fleet,
             revision=revision,
             totals=await self._totals(fleet),
             instances=tuple(
-                InstanceBlocks(name, InstanceState(state), total, busy, holds.get(order, ()))
-                for order, name, state, total, busy in rows
+                InstanceBlocks(name, InstanceState(state), total, busy, holds.get(name, ()))
+                for _, name, state, total, busy in rows
             ),
             next_after=rows[-1][0] if len(rows) < len(found) else None,
             time_us=now_us,
@@ -215,28 +215,24 @@ class SqlReader:
         )
         return BlockCounts(*row)
 
-    async def _holds(self, fleet: str, after: int, last: int) -> dict[int, tuple[Hold, ...]]:
-        """Who has which blocks on the instances with orders in (after, last], by order."""
+    async def _holds(self, fleet: str, names: Sequence[str]) -> dict[str, tuple[Hold, ...]]:
+        """Who has which blocks on these instances."""
         rows = await self._rows(
             select(*_HELD_COLUMNS)
-            .select_from(instances)
-            .join(
-                held_blocks,
-                (held_blocks.c.fleet == instances.c.fleet) & (held_blocks.c.instance == instances.c.instance),
-            )
+            .select_from(held_blocks)
             .join(
                 allocations,
                 (allocations.c.fleet == held_blocks.c.fleet) & (allocations.c.allocation == held_blocks.c.allocation),
             )
-            .where(instances.c.fleet == fleet, instances.c.instance_order > after, instances.c.instance_order <= last)
-            .order_by(instances.c.instance_order, held_blocks.c.allocation, held_blocks.c.block)
+            .where(held_blocks.c.fleet == fleet, held_blocks.c.instance.in_(names))
+            .order_by(held_blocks.c.instance, held_blocks.c.allocation, held_blocks.c.block)
         )
-        gathered: dict[int, dict[int, tuple[str, list[int]]]] = {}
-        for order, allocation, holder, block in rows:
-            gathered.setdefault(order, {}).setdefault(allocation, (holder, []))[1].append(block)
+        gathered: dict[str, dict[int, tuple[str, list[int]]]] = {}
+        for instance, allocation, holder, block in rows:
+            gathered.setdefault(instance, {}).setdefault(allocation, (holder, []))[1].append(block)
         return {
-            order: tuple(Hold(allocation, holder, tuple(blocks)) for allocation, (holder, blocks) in held.items())
-            for order, held in gathered.items()
+            instance: tuple(Hold(allocation, holder, tuple(blocks)) for allocation, (holder, blocks) in held.items())
+            for instance, held in gathered.items()
         }
 
     async def _views(self, fleet: str, found: Sequence[Allocation]) -> tuple[AllocationView, ...]:
@@ -282,11 +278,11 @@ def _as_many_as_held_blocks_allow(rows: list[Row]) -> list[Row]:
     return rows
 
 
-def _as_many_as_holds_allow(rows: list[Row], holds: dict[int, tuple[Hold, ...]]) -> list[Row]:
+def _as_many_as_holds_allow(rows: list[Row], holds: dict[str, tuple[Hold, ...]]) -> list[Row]:
     """The first rows up to the one with which the page weighs MAX_PAGE_BYTES."""
     weight = 0
-    for index, (order, _, _, _, busy) in enumerate(rows):
-        weight += weigh_holds((hold.holder for hold in holds.get(order, ())), busy)
+    for index, (_, name, _, _, busy) in enumerate(rows):
+        weight += weigh_holds((hold.holder for hold in holds.get(name, ())), busy)
         if weight >= limits.MAX_PAGE_BYTES:
             return rows[: index + 1]
     return rows

@@ -101,8 +101,6 @@ allocations: Final = _table(
     Column("annotations", Text, nullable=False),
     Column("revision", _Big, nullable=False),
     PrimaryKeyConstraint("fleet", "allocation"),
-    # What held blocks refer to; in this order of columns it also finds the live and the ended ones, each in id order.
-    UniqueConstraint("fleet", "live", "allocation", name="uq_allocations_live"),
     CheckConstraint("allocation >= 1", name="allocation"),
     CheckConstraint(
         "(live = 1 AND state = 'HELD' AND end_time_us IS NULL)"
@@ -111,6 +109,8 @@ allocations: Final = _table(
     ),
     CheckConstraint("(ttl_us IS NULL) = (expire_time_us IS NULL)", name="lease"),
     CheckConstraint("revision >= allocation", name="revision"),
+    # What held blocks refer to; in this order of columns it also finds the live and the ended ones, each in id order.
+    Index("ix_allocations_live", "fleet", "live", "allocation", unique=True),
     Index("ix_allocations_holder", "fleet", "holder", "allocation"),
 )
 # `live` is among the columns so that nothing beats these indexes in the planner's eyes (docs/adr/0003).

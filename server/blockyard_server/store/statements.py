@@ -72,13 +72,14 @@ DELETE_INSTANCE: Final = "DELETE FROM instances WHERE fleet = ? AND instance = ?
 DELETE_ALL_INSTANCES: Final = "DELETE FROM instances WHERE fleet = ?"
 
 INSERT_ALLOCATION: Final = _insert("allocations", ("fleet", *ALLOCATION_COLUMNS))
-# Two statements, because one that names `live` has to look at every index, also for a renewal.
+# Two statements, because one that sets `live` has to look at every index, also for a renewal. `+live`, because with a
+# plain `live` SQLite searches the index of live allocations first, and then the table.
 KEEP_ALLOCATION: Final = """
 UPDATE allocations SET ttl_us = ?, expire_time_us = ?, remaining = ?, revision = ?
-WHERE fleet = ? AND allocation = ? AND live = 1"""
+WHERE fleet = ? AND allocation = ? AND +live = 1"""
 END_ALLOCATION: Final = """
 UPDATE allocations SET live = 0, state = ?, end_time_us = ?, ttl_us = ?, expire_time_us = ?, remaining = ?, revision = ?
-WHERE fleet = ? AND allocation = ? AND live = 1"""
+WHERE fleet = ? AND allocation = ? AND +live = 1"""
 EXTEND_LEASES: Final = """
 UPDATE allocations SET expire_time_us = ? WHERE fleet = ? AND live = 1 AND expire_time_us < ?"""
 
@@ -98,7 +99,7 @@ SELECT fleet, caller, token FROM tokens
 WHERE fleet = ? AND allocation IS NULL AND time_us < ? ORDER BY time_us LIMIT ?"""
 FORGET_TOKEN: Final = "DELETE FROM tokens WHERE fleet = ? AND caller = ? AND token = ? AND allocation = ?"
 FORGET_CANCELLED: Final = "DELETE FROM tokens WHERE fleet = ? AND caller = ? AND token = ? AND allocation IS NULL"
-FORGET_ALLOCATION: Final = "DELETE FROM allocations WHERE fleet = ? AND allocation = ? AND live = 0"
+FORGET_ALLOCATION: Final = "DELETE FROM allocations WHERE fleet = ? AND allocation = ? AND +live = 0"
 
 EVIDENCE_HEAD: Final = "SELECT revision, deleted FROM fleets WHERE fleet = ?"
 EVIDENCE_INSTANCES: Final = "SELECT instance, total_blocks, busy_blocks FROM instances WHERE fleet = ?"

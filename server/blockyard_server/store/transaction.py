@@ -4,8 +4,10 @@ Everything here runs between BEGIN IMMEDIATE and COMMIT of the one writer connec
 counted: a statement that changes fewer or more rows than the events imply ends the transaction.
 """
 
+import gc
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from blockyard_server.domain.allocation import Allocation, TokenRecord
 from blockyard_server.domain.events import Event, FleetCreated, FleetDeleted, FleetEvent, FleetUpdated
@@ -42,7 +44,8 @@ class SqliteTransaction:
     def load_instances(self) -> list[InstanceRow]:
         """See the protocol. One statement: the rows stream, and SQLite gathers each instance's blocks."""
         found = self._db.execute(statements.LOAD_INSTANCES, (self._fleet,))
-        return [InstanceRow(decode_instance(row), _mask(blocks)) for blocks, *row in found]
+        with _no_collection():
+            return [InstanceRow(decode_instance(row), _mask(blocks)) for blocks, *row in found]
 
     def events_after(self, revision: int, limit: int) -> list[Event]:
         """See the protocol."""
@@ -163,6 +166,21 @@ class SqliteTransaction:
         ]
         self._count(statements.UPDATE_INSTANCE, updated, "an instance that is updated is not there")
         self._insert(statements.INSERT_INSTANCE, changes.instances_inserted())
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keeps the garbage collector from walking all instances again and again while ever more of them are made.
+
+    It doubled the time of a load of 125,000 instances; none of what is made here is garbage.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _encode_fleet(fields: FleetFields) -> Row:

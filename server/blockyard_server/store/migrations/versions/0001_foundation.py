@@ -97,7 +97,6 @@ def _create_allocations() -> None:
         sa.Column("annotations", sa.Text, nullable=False),
         sa.Column("revision", _BIG, nullable=False),
         sa.PrimaryKeyConstraint("fleet", "allocation", name=op.f("pk_allocations")),
-        sa.UniqueConstraint("fleet", "live", "allocation", name="uq_allocations_live"),
         sa.CheckConstraint("allocation >= 1", name=op.f("ck_allocations_allocation")),
         sa.CheckConstraint(
             "(live = 1 AND state = 'HELD' AND end_time_us IS NULL)"
@@ -108,6 +107,7 @@ def _create_allocations() -> None:
         sa.CheckConstraint("revision >= allocation", name=op.f("ck_allocations_revision")),
         **_SQLITE,
     )
+    op.create_index("ix_allocations_live", "allocations", ["fleet", "live", "allocation"], unique=True)
     op.create_index("ix_allocations_holder", "allocations", ["fleet", "holder", "allocation"])
     due = sa.text("live = 1 AND expire_time_us IS NOT NULL")
     op.create_index(
