@@ -24,11 +24,10 @@ _ENDED: Final = allocations.c.live == literal_column("0")
 
 @dataclass(slots=True)
 class _Plan:
-    """What an index answers, what is compared row by row, and the index; an empty name is the primary key."""
+    """What an index answers, and what is compared row by row."""
 
     indexed: list[ColumnElement[bool]]
     rest: list[ColumnElement[bool]] = field(default_factory=list)
-    index: str = ""
 
 
 class AllocationSearch:
@@ -46,8 +45,7 @@ class AllocationSearch:
     async def begin(self, after: int) -> int | None:
         """Sets the page's end: the last id that this page looks at; None if it may look at all."""
         if self._plan.rest:
-            scanned = self._found(after).order_by(allocations.c.allocation)
-            self._upto = await self._connection.scalar(scanned.offset(SCANNED_ROWS - 1).limit(1))
+            self._upto = await self._connection.scalar(self._found(after).offset(SCANNED_ROWS - 1).limit(1))
         if self._where.instance is not None:
             self._on_instance = await self._held_on_instance(self._where.instance)
         return self._upto
@@ -60,17 +58,20 @@ class AllocationSearch:
         ended = [] if self._where.state == "HELD" else await self._numbers(allocation, count)
         return sorted([*held, *ended])[:count]
 
-    def _found(self, after: int) -> Select[tuple[int]]:
-        """The ids above this one that the index finds. Without being told, SQLite takes the table for it."""
+    def _found(self, after: int) -> Select[int]:
+        """The ids above this one that the index finds, up to the page's end."""
         found = select(allocations.c.allocation).where(*self._plan.indexed, allocations.c.allocation > after)
-        return found.with_hint(allocations, f"INDEXED BY {self._plan.index}", "sqlite") if self._plan.index else found
-
-    async def _numbers(self, allocation: int, count: int) -> Sequence[int]:
-        found = self._found(allocation).where(*self._plan.rest)
         if self._upto is not None:
             found = found.where(allocations.c.allocation <= self._upto)
-        rows = await self._connection.execute(found.order_by(allocations.c.allocation).limit(count))
-        return [row[0] for row in rows]
+        return found.order_by(allocations.c.allocation)
+
+    async def _numbers(self, allocation: int, count: int) -> Sequence[int]:
+        found = self._found(allocation)
+        if self._plan.rest:
+            # In one statement with the rest of the filter, SQLite would walk the table instead of the index.
+            among = allocations.c.allocation.in_(found.limit(SCANNED_ROWS))
+            found = self._among(among).where(*self._plan.rest).order_by(allocations.c.allocation)
+        return [row[0] for row in await self._connection.execute(found.limit(count))]
 
     async def _held_on_instance(self, instance: str) -> list[int]:
         """Live ones by the blocks they hold: at most as many as an instance has blocks.
@@ -79,16 +80,16 @@ class AllocationSearch:
         """
         if self._where.state not in {None, "HELD"}:
             return []
-        found = select(held_blocks.c.allocation).where(
+        found: Select[Any] = select(held_blocks.c.allocation).where(
             held_blocks.c.fleet == self._fleet, held_blocks.c.instance == instance
         )
         if self._where.holder is not None:
-            found = found.join(
-                allocations,
-                (allocations.c.fleet == held_blocks.c.fleet) & (allocations.c.allocation == held_blocks.c.allocation),
-            ).where(allocations.c.holder == self._where.holder)
-        numbers = {row[0] for row in await self._connection.execute(found)}
+            found = self._among(allocations.c.allocation.in_(found)).where(allocations.c.holder == self._where.holder)
+        numbers: set[int] = {row[0] for row in await self._connection.execute(found)}
         return sorted(number for number in numbers if self._upto is None or number <= self._upto)
+
+    def _among(self, some: ColumnElement[bool]) -> Select[int]:
+        return select(allocations.c.allocation).where(allocations.c.fleet == self._fleet, some)
 
 
 def _plan(fleet: str, where: AllocationFilter) -> _Plan:
@@ -99,11 +100,11 @@ def _plan(fleet: str, where: AllocationFilter) -> _Plan:
         # The live ones are found by their held blocks; these are the ended ones.
         placements: Any = func.coalesce(allocations.c.remaining, allocations.c.granted)
         named = placements.contains(naming(where.instance), autoescape=True)
-        plan = _Plan([*plan.indexed, _ENDED], [named, *of_holder, *in_state], "ix_allocations_live")
+        plan = _Plan([*plan.indexed, _ENDED], [named, *of_holder, *in_state])
     elif of_holder:
-        plan = _Plan([*plan.indexed, *of_holder], in_state, "ix_allocations_holder")
+        plan = _Plan([*plan.indexed, *of_holder], in_state)
     elif where.state == "HELD":
-        plan = _Plan([*plan.indexed, _LIVE], [], "ix_allocations_live")
+        plan = _Plan([*plan.indexed, _LIVE])
     elif in_state:
-        plan = _Plan([*plan.indexed, _ENDED], in_state, "ix_allocations_live")
+        plan = _Plan([*plan.indexed, _ENDED], in_state)
     return plan
