@@ -22,7 +22,7 @@ class SettingsRefused(Exception):
     """A setting is out of its limits; the message names it and says what is allowed."""
 
 
-def _setting(default: Any, help_: str, *, least: float | None = None, most: float | None = None) -> Any:  # noqa: ANN401 - as `dataclasses.field`, it stands for a value of the field's type
+def _setting(default: Any, help_: str, *, least: float | None = None, most: float | None = None) -> Any:
     return field(default=default, metadata={"help": help_, "least": least, "most": most})
 
 

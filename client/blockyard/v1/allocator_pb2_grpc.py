@@ -107,8 +107,8 @@ class AllocatorServicer:
 
         Errors: FLEET_NOT_FOUND; UNSATISFIABLE (a demand would not fit the fleet even if all of it were idle);
         NO_CAPACITY (it fits, but not now; the token stays unused); TOKEN_MISMATCH (the token was used for another
-        request); TOKEN_CANCELLED (a Release by this token came first); ALLOCATION_ENDED or LEASE_EXPIRED (it was granted,
-        and has ended since); LIMIT_EXCEEDED; INVARIANT_VIOLATED.
+        request); TOKEN_CANCELLED (a Release by this token came first); ALLOCATION_ENDED (it was granted, and has ended since,
+        by a release or by its lease); LIMIT_EXCEEDED; INVARIANT_VIOLATED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,7 +133,7 @@ class AllocatorServicer:
         """Extends a lease: `expire_time = max(expire_time, now + ttl)`. Never shortens, never revives. An
         allocation without a lease stays as it is, and the answer is OK.
 
-        Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; LEASE_EXPIRED; ALLOCATION_ENDED; NOT_HOLDER; STALE_FENCING_TOKEN;
+        Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_HOLDER; STALE_FENCING_TOKEN; LEASE_EXPIRED; ALLOCATION_ENDED;
         INVARIANT_VIOLATED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -54,8 +54,8 @@ class AllocatorStub:
 
     Errors: FLEET_NOT_FOUND; UNSATISFIABLE (a demand would not fit the fleet even if all of it were idle);
     NO_CAPACITY (it fits, but not now; the token stays unused); TOKEN_MISMATCH (the token was used for another
-    request); TOKEN_CANCELLED (a Release by this token came first); ALLOCATION_ENDED or LEASE_EXPIRED (it was granted,
-    and has ended since); LIMIT_EXCEEDED; INVARIANT_VIOLATED.
+    request); TOKEN_CANCELLED (a Release by this token came first); ALLOCATION_ENDED (it was granted, and has ended since,
+    by a release or by its lease); LIMIT_EXCEEDED; INVARIANT_VIOLATED.
     """
     Release: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.ReleaseRequest, _allocator_pb2.ReleaseResponse]
     """Ends an allocation, wholly or for some blocks. Idempotent: repeating it is OK and changes nothing, and
@@ -72,7 +72,7 @@ class AllocatorStub:
     """Extends a lease: `expire_time = max(expire_time, now + ttl)`. Never shortens, never revives. An
     allocation without a lease stays as it is, and the answer is OK.
 
-    Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; LEASE_EXPIRED; ALLOCATION_ENDED; NOT_HOLDER; STALE_FENCING_TOKEN;
+    Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_HOLDER; STALE_FENCING_TOKEN; LEASE_EXPIRED; ALLOCATION_ENDED;
     INVARIANT_VIOLATED.
     """
     Describe: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.DescribeRequest, _allocator_pb2.DescribeResponse]
@@ -123,8 +123,8 @@ class AllocatorAsyncStub(AllocatorStub):
 
     Errors: FLEET_NOT_FOUND; UNSATISFIABLE (a demand would not fit the fleet even if all of it were idle);
     NO_CAPACITY (it fits, but not now; the token stays unused); TOKEN_MISMATCH (the token was used for another
-    request); TOKEN_CANCELLED (a Release by this token came first); ALLOCATION_ENDED or LEASE_EXPIRED (it was granted,
-    and has ended since); LIMIT_EXCEEDED; INVARIANT_VIOLATED.
+    request); TOKEN_CANCELLED (a Release by this token came first); ALLOCATION_ENDED (it was granted, and has ended since,
+    by a release or by its lease); LIMIT_EXCEEDED; INVARIANT_VIOLATED.
     """
     Release: _aio.UnaryUnaryMultiCallable[_allocator_pb2.ReleaseRequest, _allocator_pb2.ReleaseResponse]  # type: ignore[assignment]
     """Ends an allocation, wholly or for some blocks. Idempotent: repeating it is OK and changes nothing, and
@@ -141,7 +141,7 @@ class AllocatorAsyncStub(AllocatorStub):
     """Extends a lease: `expire_time = max(expire_time, now + ttl)`. Never shortens, never revives. An
     allocation without a lease stays as it is, and the answer is OK.
 
-    Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; LEASE_EXPIRED; ALLOCATION_ENDED; NOT_HOLDER; STALE_FENCING_TOKEN;
+    Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_HOLDER; STALE_FENCING_TOKEN; LEASE_EXPIRED; ALLOCATION_ENDED;
     INVARIANT_VIOLATED.
     """
     Describe: _aio.UnaryUnaryMultiCallable[_allocator_pb2.DescribeRequest, _allocator_pb2.DescribeResponse]  # type: ignore[assignment]
@@ -195,8 +195,8 @@ class AllocatorServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: FLEET_NOT_FOUND; UNSATISFIABLE (a demand would not fit the fleet even if all of it were idle);
         NO_CAPACITY (it fits, but not now; the token stays unused); TOKEN_MISMATCH (the token was used for another
-        request); TOKEN_CANCELLED (a Release by this token came first); ALLOCATION_ENDED or LEASE_EXPIRED (it was granted,
-        and has ended since); LIMIT_EXCEEDED; INVARIANT_VIOLATED.
+        request); TOKEN_CANCELLED (a Release by this token came first); ALLOCATION_ENDED (it was granted, and has ended since,
+        by a release or by its lease); LIMIT_EXCEEDED; INVARIANT_VIOLATED.
         """
 
     @_abc_1.abstractmethod
@@ -225,7 +225,7 @@ class AllocatorServicer(metaclass=_abc_1.ABCMeta):
         """Extends a lease: `expire_time = max(expire_time, now + ttl)`. Never shortens, never revives. An
         allocation without a lease stays as it is, and the answer is OK.
 
-        Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; LEASE_EXPIRED; ALLOCATION_ENDED; NOT_HOLDER; STALE_FENCING_TOKEN;
+        Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_HOLDER; STALE_FENCING_TOKEN; LEASE_EXPIRED; ALLOCATION_ENDED;
         INVARIANT_VIOLATED.
         """
 

@@ -32,14 +32,17 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     NO_CAPACITY: _ErrorReason.ValueType  # 3
     """RESOURCE_EXHAUSTED. It fits, but not now. Try again later, with the same token if you like. Metadata: `demand`
-    (index), `instances_needed`, `instances_found`, `idle_blocks` (of the fleet's ACTIVE instances).
+    (index), `instances_needed`, `instances_found`, `idle_blocks` (of the fleet's ACTIVE
+    instances, less what the request's earlier demands would have taken).
     """
     TOKEN_MISMATCH: _ErrorReason.ValueType  # 4
     """ALREADY_EXISTS. The token was used for a request with other fields. Metadata: `fields` (comma-separated), `allocation`."""
     TOKEN_CANCELLED: _ErrorReason.ValueType  # 5
     """FAILED_PRECONDITION. A Release by this token came before the Acquire. Use a new token for a new intent."""
     ALLOCATION_ENDED: _ErrorReason.ValueType  # 6
-    """FAILED_PRECONDITION. The allocation was released. Metadata: `allocation`."""
+    """FAILED_PRECONDITION. The allocation has ended: to Renew, it was released; to an Acquire with its token, it was released
+    or its lease ran out. Metadata: `allocation`.
+    """
     LEASE_EXPIRED: _ErrorReason.ValueType  # 7
     """FAILED_PRECONDITION. The allocation's lease has run out. Metadata: `allocation`, `expire_time`."""
     STALE_FENCING_TOKEN: _ErrorReason.ValueType  # 8
@@ -96,14 +99,17 @@ UNSATISFIABLE: ErrorReason.ValueType  # 2
 """
 NO_CAPACITY: ErrorReason.ValueType  # 3
 """RESOURCE_EXHAUSTED. It fits, but not now. Try again later, with the same token if you like. Metadata: `demand`
-(index), `instances_needed`, `instances_found`, `idle_blocks` (of the fleet's ACTIVE instances).
+(index), `instances_needed`, `instances_found`, `idle_blocks` (of the fleet's ACTIVE
+instances, less what the request's earlier demands would have taken).
 """
 TOKEN_MISMATCH: ErrorReason.ValueType  # 4
 """ALREADY_EXISTS. The token was used for a request with other fields. Metadata: `fields` (comma-separated), `allocation`."""
 TOKEN_CANCELLED: ErrorReason.ValueType  # 5
 """FAILED_PRECONDITION. A Release by this token came before the Acquire. Use a new token for a new intent."""
 ALLOCATION_ENDED: ErrorReason.ValueType  # 6
-"""FAILED_PRECONDITION. The allocation was released. Metadata: `allocation`."""
+"""FAILED_PRECONDITION. The allocation has ended: to Renew, it was released; to an Acquire with its token, it was released
+or its lease ran out. Metadata: `allocation`.
+"""
 LEASE_EXPIRED: ErrorReason.ValueType  # 7
 """FAILED_PRECONDITION. The allocation's lease has run out. Metadata: `allocation`, `expire_time`."""
 STALE_FENCING_TOKEN: ErrorReason.ValueType  # 8

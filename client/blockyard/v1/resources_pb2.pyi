@@ -427,7 +427,7 @@ class Allocation(_message.Message):
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was released or expired. Absent while it is held."""
+        """When it was released; for an expired lease its `expire_time`. Absent while it is held."""
 
     @_builtins.property
     def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:

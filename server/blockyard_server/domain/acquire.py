@@ -1,7 +1,5 @@
 """Decides Acquire: grant every demand or none, once for each token."""
 
-from dataclasses import replace
-
 from blockyard_server.domain.allocation import Allocation, TokenRecord
 from blockyard_server.domain.answers import AllocationView, Grant
 from blockyard_server.domain.errors import AllocationEnded, TokenCancelled, TokenMismatch
@@ -18,7 +16,7 @@ def decide_acquire(state: FleetState, records: Records, request: Acquire, now_us
 
     Raises FleetNotFound, Unsatisfiable, NoCapacity, LimitExceeded, TokenMismatch, TokenCancelled, AllocationEnded.
     """
-    fields = state.existing().fields
+    fields = state.existing_fields()
     print_ = fingerprint(request)
     known = records.tokens.get((request.caller, request.token))
     if known is not None:
@@ -38,7 +36,7 @@ def decide_acquire(state: FleetState, records: Records, request: Acquire, now_us
         annotations=request.annotations,
     )
     if request.validate_only:
-        imagined = replace(event.allocation(), allocation=0, revision=0)
+        imagined = event.allocation()._replace(allocation=0, revision=0)
         return Grant(AllocationView(imagined), state.revision, now_us), None
     return Grant(AllocationView(event.allocation()), event.revision, now_us), event
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.blocks import Blocks
@@ -18,16 +19,14 @@ class ReleaseOutcome(StrEnum):
     CANCELLED_BEFORE_GRANT = "CANCELLED_BEFORE_GRANT"
 
 
-@dataclass(frozen=True, slots=True)
-class AllocationView:
+class AllocationView(NamedTuple):
     """An allocation with those of its instances that are OFFLINE now (none once it has ended)."""
 
     allocation: Allocation
     offline_instances: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """The answer to Acquire. With `validate_only` the allocation's id is 0: it does not exist."""
 
     view: AllocationView
@@ -36,8 +35,7 @@ class Grant:
     replayed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseAnswer:
+class ReleaseAnswer(NamedTuple):
     """The answer to Release. `view` is None for CANCELLED_BEFORE_GRANT."""
 
     outcome: ReleaseOutcome
@@ -46,8 +44,7 @@ class ReleaseAnswer:
     time_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Renewal:
+class Renewal(NamedTuple):
     """The answer to Renew."""
 
     view: AllocationView

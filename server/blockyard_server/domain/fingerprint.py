@@ -5,6 +5,7 @@ it, nor is anything that an operator may change in between (a fleet's defaults).
 a digest for each field, so that a mismatch can name the fields that differ.
 """
 
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
@@ -30,7 +31,13 @@ def fingerprint(request: Acquire) -> bytes:
     )
     strategy = None if request.strategy is None else request.strategy.value
     fields = (request.holder, demands, strategy, request.ttl_us, request.annotations)
-    return _VERSION + b"".join(blake2b(repr(field).encode(), digest_size=_DIGEST_BYTES).digest() for field in fields)
+    return _VERSION + b"".join([_digest(repr(field)) for field in fields])
+
+
+@lru_cache(maxsize=1024)
+def _digest(text: str) -> bytes:
+    """Remembered, because most of a scheduler's requests differ in the holder alone."""
+    return blake2b(text.encode(), digest_size=_DIGEST_BYTES).digest()
 
 
 def differing_fields(one: bytes, other: bytes) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from blockyard_server.domain.events import (
     TokenWasCancelled,
 )
 from blockyard_server.domain.index import Instance, InstanceIndex
+from blockyard_server.domain.requests import FleetFields
 
 
 class Inconsistent(Exception):
@@ -32,31 +33,48 @@ class Inconsistent(Exception):
 
 
 class FleetState:
-    """What a decision sees of a fleet. `record` is None while there is no such fleet.
+    """What a decision sees of a fleet.
 
     `next_expire_time_us` is a lower bound of the live leases' expire times (None: no lease): while it is in the
     future, no lease can have ended.
     """
 
-    __slots__ = ("fleet", "index", "next_expire_time_us", "next_order", "record", "revision")
+    __slots__ = ("_record", "fleet", "index", "next_expire_time_us", "next_order", "revision")
 
     def __init__(self, fleet: str, revision: int = 0, next_order: int = 1, record: FleetRecord | None = None) -> None:
         self.fleet = fleet
         self.revision = revision
         self.next_order = next_order
-        self.record = record
+        self._record = record
         self.index = InstanceIndex()
         self.next_expire_time_us: int | None = None
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is such a fleet."""
+        return self._record is not None
+
+    @property
+    def record(self) -> FleetRecord | None:
+        """The fleet as readers see it; None while there is no such fleet."""
+        return None if self._record is None else replace(self._record, revision=self.revision)
+
     def existing(self) -> FleetRecord:
-        """The fleet's own fields. Raises FleetNotFound."""
-        if self.record is None:
+        """The fleet as readers see it. Raises FleetNotFound."""
+        record = self.record
+        if record is None:
             raise fleet_not_found(self.fleet)
-        return self.record
+        return record
+
+    def existing_fields(self) -> FleetFields:
+        """The fleet's own fields. Raises FleetNotFound."""
+        if self._record is None:
+            raise fleet_not_found(self.fleet)
+        return self._record.fields
 
     def instance(self, name: str) -> Instance:
         """One instance. Raises FleetNotFound, InstanceNotFound."""
-        self.existing()
+        self.existing_fields()
         instance = self.index.by_name.get(name)
         if instance is None:
             raise instance_not_found(self.fleet, name)
@@ -107,8 +125,6 @@ class FleetState:
             case FleetCreated() | FleetUpdated() | FleetDeleted():
                 self._apply_to_fleet(event)
         self.revision = event.revision
-        if self.record is not None:
-            self.record = replace(self.record, revision=event.revision)
 
     def _note_lease(self, expire_time_us: int | None) -> None:
         if expire_time_us is not None and (
@@ -157,7 +173,7 @@ class FleetState:
     def _apply_to_fleet(self, event: FleetCreated | FleetUpdated | FleetDeleted) -> None:
         match event:
             case FleetCreated():
-                self.record = FleetRecord(
+                self._record = FleetRecord(
                     fleet=self.fleet,
                     fields=event.fields,
                     revision=event.revision,
@@ -166,11 +182,11 @@ class FleetState:
                     update_time_us=event.time_us,
                 )
             case FleetUpdated():
-                self.record = replace(
+                self._record = replace(
                     self.existing(), fields=event.fields, config_revision=event.revision, update_time_us=event.time_us
                 )
             case FleetDeleted():
-                self.record = None
+                self._record = None
                 self.index = InstanceIndex()
                 self.next_expire_time_us = None
 

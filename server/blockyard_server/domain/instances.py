@@ -20,7 +20,7 @@ def decide_create_instance(
 
     Raises FleetNotFound, InstanceExists, LimitExceeded.
     """
-    state.existing()
+    state.existing_fields()
     there = state.index.by_name.get(request.instance)
     name = f"fleets/{state.fleet}/instances/{request.instance}"
     if there is not None:

@@ -58,6 +58,8 @@ def changed(allocation: Allocation, event: Released | Renewed | Expired) -> Allo
         case Released():
             return allocation.ended(AllocationState.RELEASED, event.revision, event.time_us)
         case Expired():
-            return allocation.ended(AllocationState.EXPIRED, event.revision, event.time_us)
+            # The lease ended then, whoever noticed it when.
+            end_time_us = event.time_us if allocation.expire_time_us is None else allocation.expire_time_us
+            return allocation.ended(AllocationState.EXPIRED, event.revision, end_time_us)
         case Renewed():
             return allocation.renewed(event.ttl_us, event.expire_time_us, event.revision)

@@ -18,7 +18,7 @@ def decide_release(
 
     Raises FleetNotFound, AllocationNotFound, NotHolder, StaleFencingToken, BlockNotGranted.
     """
-    state.existing()
+    state.existing_fields()
     allocation_id = request.allocation
     if request.token is not None:
         known = records.tokens.get((request.caller, request.token))

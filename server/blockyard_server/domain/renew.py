@@ -16,7 +16,7 @@ def decide_renew(state: FleetState, records: Records, request: Renew, now_us: in
 
     Raises FleetNotFound, AllocationNotFound, NotHolder, StaleFencingToken, LeaseExpired, AllocationEnded.
     """
-    max_ttl_us = state.existing().fields.max_ttl_us
+    max_ttl_us = state.existing_fields().max_ttl_us
     allocation = find(state, records, request.allocation)
     check_guards(state, allocation, request)
     _check_held(state, allocation, now_us)

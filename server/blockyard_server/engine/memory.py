@@ -29,7 +29,7 @@ class FleetMemory:
 
     def keep(self, state: FleetState) -> None:
         """Remembers a fleet after its transaction has committed; one that is not there is not kept."""
-        if state.record is None:
+        if not state.exists:
             self._states.pop(state.fleet, None)
         else:
             self._states[state.fleet] = state
