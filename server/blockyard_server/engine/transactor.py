@@ -79,7 +79,7 @@ class Transactor:
 
         def extend(tx: Transaction, state: FleetState) -> None:
             next_us = tx.next_expire_time_us(after_us=-1)
-            if state.record is not None and next_us is not None and next_us < until_us:
+            if state.exists and next_us is not None and next_us < until_us:
                 event = LeasesExtended(state.revision + 1, self._clock.now_us(), until_us)
                 state.apply(event)
                 tx.write([event], {})
@@ -105,6 +105,9 @@ class Transactor:
             self._memory.keep(state)
             memory = {i.name: (i.total_blocks, i.busy) for i in state.index.by_order.values()}
             return PinnedFleet(self._store.pin_evidence(fleet), state.revision, memory)
+        except (InvariantBroken, Inconsistent) as broken:
+            self._halt(fleet, broken)
+            raise _violated(fleet) from broken
         except StoreFailed as failure:
             self._memory.forget(fleet)
             raise _unavailable(failure) from failure
@@ -117,9 +120,7 @@ class Transactor:
                 state = self._memory.current(fleet, tx)
                 result = work(tx, state)
         except (InvariantBroken, Inconsistent) as broken:
-            self._memory.forget(fleet)
-            self._halted[fleet] = str(broken)
-            _log.critical("fleet %s: an invariant does not hold, its writes are stopped: %s", fleet, broken)
+            self._halt(fleet, broken)
             raise _violated(fleet) from broken
         except StoreFailed as failure:
             self._memory.forget(fleet)
@@ -131,6 +132,11 @@ class Transactor:
         self._memory.keep(state)
         return result
 
+    def _halt(self, fleet: str, broken: Exception) -> None:
+        self._memory.forget(fleet)
+        self._halted[fleet] = str(broken)
+        _log.critical("fleet %s: an invariant does not hold, its writes are stopped: %s", fleet, broken)
+
     def _decide_all(self, tx: Transaction, state: FleetState, requests: Sequence[Request]) -> list[Outcome]:
         now_us = self._clock.now_us()
         records = _look_up(tx, requests)
@@ -140,7 +146,11 @@ class Transactor:
             try:
                 answer, event = decide(state, records, request, now_us)
             except Refused as refused:
-                outcomes.append(AGAIN if more_due and isinstance(refused, _HANGS_ON_LEASES) else refused)
+                if more_due and isinstance(refused, _HANGS_ON_LEASES):
+                    # Those behind it wait with it: within a fleet, requests are carried out in order.
+                    outcomes += [AGAIN] * (len(requests) - len(outcomes))
+                    break
+                outcomes.append(refused)
                 continue
             outcomes.append(answer)
             if event is not None:

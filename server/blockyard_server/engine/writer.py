@@ -111,7 +111,7 @@ class Writer:
     async def _run(self) -> None:
         while True:
             await self._gather()
-            if not self._waiting and not self._asides:
+            if self._stopping and not self._waiting and not self._asides:
                 return
             while self._asides:
                 await self._carry_out_aside(self._asides.popleft())
@@ -119,8 +119,8 @@ class Writer:
             again: list[_Ticket] = []
             for fleet, tickets in _by_fleet(taken).items():
                 again += await self._carry_out(fleet, tickets)
+            self._company = max(1, len(taken) + len(self._waiting))
             self._waiting.extendleft(reversed(again))
-            self._company = len(taken) + len(self._waiting)
 
     async def _gather(self) -> None:
         """Waits for work: for the company that requests came in last time, but no longer than the linger."""
@@ -153,6 +153,8 @@ class Writer:
     async def _carry_out(self, fleet: str, tickets: list[_Ticket]) -> list[_Ticket]:
         """Carries out one batch; answers who must be asked again."""
         tickets = [ticket for ticket in tickets if not ticket.outcome.done()]
+        if not tickets:
+            return []
         requests = [ticket.request for ticket in tickets]
         loop = asyncio.get_running_loop()
         outcomes: list[Outcome | EngineFailure]
@@ -178,10 +180,10 @@ class Writer:
 
     async def _carry_out_singly(self, fleet: str, tickets: list[_Ticket]) -> list[_Ticket]:
         """After a fault in a batch that was rolled back: each by itself, so that only the faulty one fails."""
-        again = []
-        for ticket in tickets:
-            again += await self._carry_out(fleet, [ticket])
-        return again
+        for number, ticket in enumerate(tickets):
+            if await self._carry_out(fleet, [ticket]):
+                return tickets[number:]
+        return []
 
 
 def _by_fleet(tickets: list[_Ticket]) -> dict[str, list[_Ticket]]:
