@@ -16,6 +16,8 @@ OPTIONS: Final[list[tuple[str, Any]]] = [
     # A connection that a fail-over or a firewall has swallowed is noticed during a call, not by the calls after it.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # The answer to a batch may be several times its request, which the server limits; losing it would be worse.
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     # Retries are ours: gRPC's own would not know of tokens, and its waits after a lost connection grow to minutes,
     # longer than most leases live.
     ("grpc.enable_retries", 0),

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from blockyard import AsyncClient, InternalError, LeaseLost, NoCapacity, OutcomeUnknown
+from blockyard._call import Call, T
 from blockyard.reasons import Reason
 from tests.sdk.conftest import QUICK
 from tests.sdk.fake_server import Broken, FakeServer, Refused, Silent
@@ -156,6 +157,26 @@ async def test_a_lease_that_cannot_be_renewed_is_lost(fake: FakeServer, client: 
         with pytest.raises(LeaseLost, match="could not be renewed in time"):
             lease.check()
     assert fake.held == {}
+
+
+class BrokenClient(AsyncClient):
+    """A client with a fault: its renewals end in an exception that is none of ours."""
+
+    async def call(self, call: Call[T]) -> T:
+        if call.method == "Renew":
+            raise ZeroDivisionError
+        return await super().call(call)
+
+
+async def test_a_lease_that_nobody_renews_any_more_is_lost_whatever_the_reason(fake: FakeServer) -> None:
+    fake.ttl_s = 0.6
+    async with (
+        BrokenClient(fake.target) as client,
+        client.lease("gpu", blocks=2, holder="train", ttl=0.6) as lease,
+    ):
+        await asyncio.wait_for(lease.lost.wait(), timeout=30)
+        with pytest.raises(LeaseLost, match="is no longer renewed"):
+            lease.check()
 
 
 async def test_a_body_can_have_itself_cancelled_when_the_lease_is_lost(fake: FakeServer, client: AsyncClient) -> None:

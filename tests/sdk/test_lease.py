@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from blockyard import Client, ClientClosed, InternalError, LeaseLost, NoCapacity, OutcomeUnknown, TokenMismatch
+from blockyard._call import Call, T
 from blockyard.reasons import Reason
 from tests.sdk.fake_server import Broken, FakeServer, Refused, Silent
 
@@ -199,6 +200,24 @@ def test_a_lease_whose_client_was_closed_is_lost(fake: FakeServer) -> None:
 
     with pytest.raises(ClientClosed):
         body()
+
+
+class BrokenClient(Client):
+    """A client with a fault: its renewals end in an exception that is none of ours."""
+
+    def call(self, call: Call[T]) -> T:
+        if call.method == "Renew":
+            raise ZeroDivisionError
+        return super().call(call)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # that is the point
+def test_a_lease_that_nobody_renews_any_more_is_lost_whatever_the_reason(fake: FakeServer) -> None:
+    fake.ttl_s = 0.6
+    with BrokenClient(fake.target) as client, client.lease("gpu", blocks=2, holder="train", ttl=0.6) as lease:
+        assert lease.lost.wait(timeout=30)
+        with pytest.raises(LeaseLost, match="is no longer renewed"):
+            lease.check()
 
 
 def test_a_lease_that_was_left_is_not_held(client: Client) -> None:
