@@ -1,12 +1,13 @@
 """Drives a log through the service, as one of its clients, keeping the log's order exactly.
 
-Many operations travel in one Batch, which carries them out one after the other. A release joins the batch of its
-acquire only if that batch has been answered: whether there is anything to release is known then. So what the service
-decides, and in which order, is the same as with one call at a time.
+Many operations travel in one Batch, which carries them out one after the other. A release whose acquire is in the same
+batch is by token, because the allocation has no name yet: if the acquire is refused, it frees nothing, and cancels a
+token that is never used again. So what the service decides, and in which order, is the same as with one call at a time.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
+from uuid import uuid4
 
 from blockyard import operations
 from blockyard._call import Operation
@@ -15,7 +16,7 @@ from blockyard.cli.replay_log import EventKind, LogEvent, LoggedInstance, Logged
 from blockyard.cli.replay_tally import ReplayTally
 from blockyard.client import Client
 from blockyard.enums import Operator, PlacementStrategy, ReleaseOutcome
-from blockyard.errors import CallFailed, FleetNotFound, NoCapacity, Unsatisfiable
+from blockyard.errors import CallFailed, Ended, FleetNotFound, NoCapacity, Unsatisfiable
 from blockyard.types import Demand, Expression, Grant, ReleaseResult, Renewal, Selector
 
 LABEL: Final = "label"
@@ -25,6 +26,8 @@ MAX_OPERATIONS: Final = 1000
 MAX_BLOCKS: Final = 16_384
 """What the acquires of a Batch may ask for in all, at most."""
 CALL_TIMEOUT_S: Final = 60.0
+
+_REPEATED_RELEASES: Final = frozenset({ReleaseOutcome.ALREADY_RELEASED, ReleaseOutcome.ALREADY_EXPIRED})
 
 
 class Replay:
@@ -47,7 +50,7 @@ class Replay:
         self._batch_size = batch_size
         self._advance = advance
         self._pending: list[LogEvent] = []
-        self._pending_acquires: set[int] = set()
+        self._pending_tokens: dict[int, str] = {}
         self._pending_blocks = 0
         self._names: dict[int, str] = {}
         self.calls = 0
@@ -73,13 +76,13 @@ class Replay:
         if len(self._pending) >= self._batch_size or self._pending_blocks + blocks > MAX_BLOCKS:
             self._send()
         self._pending.append(event)
-        self._pending_acquires.add(event.request.row)
+        self._pending_tokens[event.request.row] = str(uuid4())
         self._pending_blocks += blocks
 
     def _add_release(self, event: LogEvent) -> None:
-        if event.request.row in self._pending_acquires or len(self._pending) >= self._batch_size:
+        if len(self._pending) >= self._batch_size:
             self._send()
-        if event.request.row in self._names:
+        if event.request.row in self._pending_tokens or event.request.row in self._names:
             self._pending.append(event)
         else:
             # It was refused: there is nothing to release.
@@ -89,9 +92,10 @@ class Replay:
         if not self._pending:
             return
         events, self._pending = self._pending, []
-        self._pending_acquires.clear()
+        asked = [self._operation(event) for event in events]
+        self._pending_tokens.clear()
         self._pending_blocks = 0
-        answers = self._client.batch([self._operation(event) for event in events], timeout_s=CALL_TIMEOUT_S)
+        answers = self._client.batch(asked, timeout_s=CALL_TIMEOUT_S)
         self.calls += 1
         _refuse_repetition(events, answers)
         for event, answer in zip(events, answers, strict=True):
@@ -100,11 +104,14 @@ class Replay:
 
     def _operation(self, event: LogEvent) -> Operation[Grant | ReleaseResult]:
         request = event.request
-        if event.kind is EventKind.RELEASE:
-            return operations.release(self._names.pop(request.row))
-        return operations.acquire(
-            self._fleet, demands=[_demand(request)], holder=request.owner, strategy=self._strategy
-        )
+        token = self._pending_tokens.get(request.row)
+        if event.kind is EventKind.ACQUIRE:
+            return operations.acquire(
+                self._fleet, demands=[_demand(request)], holder=request.owner, strategy=self._strategy, token=token
+            )
+        if token is not None:
+            return operations.release_by_token(self._fleet, token)
+        return operations.release(self._names.pop(request.row))
 
     def _note(self, request: LoggedRequest, answer: Grant | ReleaseResult | Renewal | CallFailed) -> None:
         match answer:
@@ -112,7 +119,10 @@ class Replay:
                 self._names[request.row] = allocation.name
                 placements = [(placement.instance, len(placement.blocks)) for placement in allocation.placements]
                 self._tally.granted(request, placements)
+            case ReleaseResult(outcome=ReleaseOutcome.CANCELLED_BEFORE_GRANT):
+                pass
             case ReleaseResult():
+                self._names.pop(request.row, None)
                 self._tally.released(request)
             case NoCapacity() | Unsatisfiable():
                 self._tally.refused(request, unsatisfiable=isinstance(answer, Unsatisfiable))
@@ -164,12 +174,14 @@ def _refuse_repetition(
 ) -> None:
     """Raises `CommandFailed` if the batch was sent twice, and that may have changed the log's order.
 
-    A batch whose answer was lost is sent again, which is harmless for what was granted and released: it is answered as
-    recorded. But what was refused is decided anew, perhaps after a release that comes behind it in the log.
+    A batch whose answer was lost is sent again, which is harmless for what was granted and is still held: it is answered
+    as recorded. But what was refused is decided anew, perhaps after a release that comes behind it in the log, and what
+    was granted and released in the batch is not told again.
     """
     repeated = any(
         (isinstance(answer, Grant) and answer.replayed)
-        or (isinstance(answer, ReleaseResult) and answer.outcome is not ReleaseOutcome.RELEASED)
+        or (isinstance(answer, ReleaseResult) and answer.outcome in _REPEATED_RELEASES)
+        or isinstance(answer, Ended)
         for answer in answers
     )
     refused = any(isinstance(answer, CallFailed) for answer in answers)
