@@ -74,7 +74,7 @@ def test_text_has_the_reason_and_the_next_step() -> None:
     text = render_failure(explain(NoCapacity("Only 1 block is idle", reason="NO_CAPACITY")), as_json=False)
 
     assert text.splitlines()[0] == "Error (NO_CAPACITY): Only 1 block is idle."
-    assert text.splitlines()[1].startswith("Next: Try again later")
+    assert text.splitlines()[1].startswith("Next: `blockyard describe FLEET`")
 
 
 def test_json_is_one_document_with_every_part() -> None:

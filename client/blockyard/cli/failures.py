@@ -97,8 +97,8 @@ class Explanation:
 NEXT_STEPS: Final[Mapping[Reason, str]] = MappingProxyType(
     {
         Reason.INVALID_REQUEST: "Mend what is named, and try again; --help shows the forms.",
-        Reason.UNSATISFIABLE: "Ask for less; `blockyard instance list FLEET` shows what there is.",
-        Reason.NO_CAPACITY: "Try again later; `blockyard describe FLEET` shows who holds what.",
+        Reason.UNSATISFIABLE: "`blockyard instance list FLEET` shows what there is.",
+        Reason.NO_CAPACITY: "`blockyard describe FLEET` shows who holds what; `blockyard run --wait 10m` waits.",
         Reason.TOKEN_MISMATCH: "Use a new token for a new request, or repeat the old request exactly.",
         Reason.TOKEN_CANCELLED: "Use a new token: this one was released before it was granted.",
         Reason.ALLOCATION_ENDED: "Acquire again with a new token.",
@@ -121,7 +121,7 @@ NEXT_STEPS: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.SHUTTING_DOWN: "Try again once the server is up again.",
         Reason.STORE_UNAVAILABLE: "Try again; if it goes on, look at the server's log and its disk.",
         Reason.INVARIANT_VIOLATED: "Run `blockyard verify FLEET`, and keep the data as it is: it is the evidence.",
-        Reason.INTERNAL_ERROR: "The server's log has the details under this incident; please report it.",
+        Reason.INTERNAL_ERROR: "Please report it, with what the server's log says.",
     }
 )
 """What to do about each reason."""
@@ -158,6 +158,8 @@ def explain(error: Exception) -> Explanation:
 
 def _explain_call(error: CallFailed) -> Explanation:
     message = str(error)
+    if "incident" in error.metadata:
+        message = f"{message} (incident {error.metadata['incident']})"
     if isinstance(error, InvalidRequest) and error.field_violations:
         message = "; ".join(f"{violation.field}: {violation.description}" for violation in error.field_violations)
     exit_code = ExitCode.REFUSED

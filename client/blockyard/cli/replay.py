@@ -13,14 +13,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from blockyard.cli.connection import connect
-from blockyard.cli.failures import ExitCode
+from blockyard.cli.failures import ExitCode, Recoded
 from blockyard.cli.options import Address, Output
 from blockyard.cli.output import Document, OutputFormat, document, print_document, print_line
 from blockyard.cli.replay_drive import MAX_OPERATIONS, Replay, create_fresh_fleet
 from blockyard.cli.replay_log import LogEvent, events_in_order, read_instances, read_requests
 from blockyard.cli.replay_tally import ReplayFigures, ReplayTally
 from blockyard.cli.verify import print_report
+from blockyard.client import Client
 from blockyard.enums import PlacementStrategy
+from blockyard.errors import BlockyardError
 from blockyard.types import VerifyReport
 
 DEFAULT_BATCH: Final = 200
@@ -43,8 +45,8 @@ class ReplayReport:
     """How many Batch calls it took."""
     elapsed_s: float
     """How long they took, without the registration of the instances and the final check."""
-    verify: VerifyReport
-    """The check at the end."""
+    verify: VerifyReport | None
+    """The check at the end; `None`: it could not be made."""
 
 
 def replay(
@@ -80,7 +82,7 @@ def replay(
     The events are ordered by time, releases before acquires, then by row, and carried out one after the other. A
     refused request is gone. The fleet stays as it is at the end, so that it can be looked at.
 
-    Exit code 1: Verify found that the records disagree.
+    Exit code 1: Verify found that the records disagree. 2: could not check.
     """
     instances = read_instances(instances_csv)
     requests = read_requests(requests_csv, limit=limit)
@@ -93,7 +95,7 @@ def replay(
         with _progress("Replaying", len(events)) as advance:
             run = Replay(client, name, tally, strategy=strategy, batch_size=batch, advance=advance)
             elapsed_s = _timed(run, events)
-        verdict = client.verify(name)
+        verdict, failure = _verify(client, name)
     report = ReplayReport(
         fleet=name,
         strategy=strategy,
@@ -107,8 +109,18 @@ def replay(
         print_document(_flat(report))
     else:
         _print_report(report)
-    if not verdict.clean:
+    if failure is not None:
+        raise Recoded(failure, ExitCode.USAGE)
+    if verdict is None or not verdict.clean:
         raise typer.Exit(ExitCode.REFUSED)
+
+
+def _verify(client: Client, fleet: str) -> tuple[VerifyReport | None, BlockyardError | None]:
+    """The verdict, or why there is none: the figures are worth printing all the same."""
+    try:
+        return client.verify(fleet), None
+    except BlockyardError as failure:
+        return None, failure
 
 
 def _timed(run: Replay, events: Sequence[LogEvent]) -> float:
@@ -169,4 +181,7 @@ def _print_report(report: ReplayReport) -> None:
         ("digest", figures.digest),
     ):
         print_line(f"{label:<42}{value}")
-    print_report(report.fleet, report.verify)
+    if report.verify is None:
+        print_line(f"Verify: {report.fleet} could not be checked.")
+    else:
+        print_report(report.fleet, report.verify)
