@@ -67,19 +67,23 @@ class Sweeper:
             due = await reader.fleets_with_due_leases(now_us, MAX_FLEETS_AT_ONCE)
             old = await reader.fleets_to_prune(ended_before_us, MAX_FLEETS_AT_ONCE)
         for fleet in due:
-            await self._unless_halted(self.sweep_fleet(fleet))
+            await self._for_one_fleet(fleet, self.sweep_fleet(fleet))
         for fleet in old:
-            await self._unless_halted(self._prune_fleet(fleet, ended_before_us))
+            await self._for_one_fleet(fleet, self._prune_fleet(fleet, ended_before_us))
 
     async def _prune_fleet(self, fleet: str, ended_before_us: int) -> None:
         while await self._writer.run_aside(lambda: self._transactor.prune(fleet, ended_before_us)):
             pass
 
-    async def _unless_halted(self, work: Awaitable[None]) -> None:
+    async def _for_one_fleet(self, fleet: str, work: Awaitable[None]) -> None:
         try:
             await work
         except InvariantViolated:
             _log.debug("a halted fleet is left as it is")
+        except (EngineFailure, StoreFailed):
+            raise
+        except Exception:  # noqa: BLE001 - a fault over one fleet must not keep the others from being swept
+            _log.exception("fleet %s could not be swept; the sweeper goes on with the others", fleet)
 
     async def _run(self) -> None:
         while True:
@@ -88,3 +92,5 @@ class Sweeper:
                 await self.round()
             except (EngineFailure, StoreFailed) as failure:
                 _log.warning("the sweeper will try again: %s", failure)
+            except Exception:  # noqa: BLE001 - without the sweeper, what nobody asks about would be held for ever
+                _log.exception("the sweeper failed unexpectedly and will try again")
