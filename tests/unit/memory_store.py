@@ -156,7 +156,7 @@ class MemoryTransaction:
 
 
 class MemoryStore:
-    """Fleets in memory. `before_write` and `before_commit` are where tests step in: to look, to wait, to raise."""
+    """Fleets in memory. The `before_x` are where tests step in: to look, to wait, to raise."""
 
     def __init__(self) -> None:
         self.rows: dict[str, Rows] = {}
@@ -166,6 +166,7 @@ class MemoryStore:
         """The fleet and the number of events of each commit that wrote."""
         self.loads: list[str] = []
         self.evidence: list[MemoryEvidence] = []
+        self.before_begin: Callable[[str], None] = lambda _fleet: None
         self.before_write: Callable[[Sequence[Event]], None] = lambda _events: None
         self.before_commit: Callable[[str], None] = lambda _fleet: None
         self.closed = False
@@ -182,6 +183,7 @@ class MemoryStore:
     def transaction(self, fleet: str) -> Iterator[MemoryTransaction]:
         """As in the protocol."""
         with self._lock:
+            self.before_begin(fleet)
             self.transactions.append(fleet)
             tx = MemoryTransaction(self, fleet)
             yield tx

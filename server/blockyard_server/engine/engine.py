@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from blockyard_server.domain.answers import (
@@ -63,15 +64,19 @@ class Engine:
         self._sweeper = Sweeper(store, self._writer, self._transactor, clock, settings.sweeper)
         self._auditor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="blockyard-verify")
         self._reads = 0
-        self._audits = 0
+        self._audits: set[asyncio.Task[VerifyReport]] = set()
 
     async def start(self) -> None:
-        """Opens the store, brings every fleet into memory and begins to work. Raises StoreRefused, EngineFailure."""
+        """Opens the store, brings every fleet into memory and begins to work. Raises StoreRefused, EngineFailure.
+
+        A fleet whose invariants do not hold is halted; the others are served, and Verify tells what is wrong with it.
+        """
         self._store.open()
         self._writer.start()
         grace_until_us = self._clock.now_us() + int(self._settings.restart_grace_s * 1_000_000)
         for fleet in self._store.fleet_names():
-            await self._writer.run_aside(lambda fleet=fleet: self._prepare(fleet, grace_until_us))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+            with suppress(InvariantViolated):
+                await self._writer.run_aside(partial(self._prepare, fleet, grace_until_us))
         self._sweeper.start()
 
     def _prepare(self, fleet: str, grace_until_us: int) -> None:
@@ -82,6 +87,7 @@ class Engine:
         """Carries out what was accepted, then closes the store."""
         await self._sweeper.stop()
         await self._writer.stop()
+        await asyncio.gather(*self._audits, return_exceptions=True)
         self._auditor.shutdown()
         await self._store.close()
 
@@ -97,7 +103,13 @@ class Engine:
                 futures.append(self._writer.submit(request))
             except EngineFailure as failure:
                 futures.append(failure)
-        return [await _settled(future) for future in futures]
+        try:
+            return [await _settled(future) for future in futures]
+        except asyncio.CancelledError:
+            for future in futures:
+                if isinstance(future, asyncio.Future):
+                    future.add_done_callback(_notice)
+            raise
 
     async def describe(self, fleet: str, *, full: bool, after: int, limit: int) -> FleetSnapshot:
         """One page of a snapshot."""
@@ -169,19 +181,25 @@ class Engine:
         return await self._read(read)
 
     async def verify(self, fleet: str) -> VerifyReport:
-        """Compares all records of a fleet at one revision; mends nothing."""
-        if self._audits >= MAX_WAITING_AUDITS:
+        """Compares all records of a fleet at one revision; mends nothing.
+
+        Whoever asked may go away meanwhile; the comparison goes on, because only it closes the snapshot.
+        """
+        if len(self._audits) >= MAX_WAITING_AUDITS:
             raise Overloaded(
                 f"{MAX_WAITING_AUDITS} Verifies are waiting, the most that this server accepts; try again later"
             )
-        self._audits += 1
+        task = asyncio.create_task(self._audit(fleet), name="blockyard-verify")
+        self._audits.add(task)
+        task.add_done_callback(self._audits.discard)
+        return await asyncio.shield(task)
+
+    async def _audit(self, fleet: str) -> VerifyReport:
         try:
             pinned = await self._writer.run_aside(lambda: self._transactor.pin(fleet))
             return await asyncio.get_running_loop().run_in_executor(self._auditor, audit, fleet, pinned)
         except StoreFailed as failure:
             raise _unreadable() from failure
-        finally:
-            self._audits -= 1
 
     async def _read_swept(self, fleet: str, read: Callable[[Reader, int], Awaitable[T]]) -> T:
         """Reads a snapshot in which no lease that has ended by now is still held."""
@@ -227,6 +245,12 @@ async def _settled(future: "asyncio.Future[Answer] | EngineFailure") -> Answer |
         return await future
     except (Refused, EngineFailure) as failure:
         return failure
+
+
+def _notice(future: "asyncio.Future[Answer]") -> None:
+    """Takes note of an outcome that nobody waits for any more, or asyncio would report its refusal as lost."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _unreadable() -> StoreUnavailable:

@@ -1,0 +1,208 @@
+"""One test for each fault that was found in the engine; the number never changes."""
+
+import asyncio
+import logging
+
+import pytest
+
+from blockyard_server.domain.answers import FleetRecord, Grant, ReleaseAnswer, ReleaseOutcome
+from blockyard_server.domain.events import InstanceCreated
+from blockyard_server.domain.requests import Acquire, Release, Renew
+from blockyard_server.engine import transactor as transactor_module
+from blockyard_server.engine.clock import ManualClock
+from blockyard_server.engine.failures import InvariantViolated
+from blockyard_server.engine.store_protocol import InvariantBroken
+from blockyard_server.engine.sweeper import Sweeper, SweeperSettings
+from blockyard_server.engine.transactor import Transactor
+from blockyard_server.engine.writer import WriterLimits
+from tests.unit.engine_stories import (
+    PATIENCE_S,
+    Gate,
+    acquire,
+    create,
+    engine_over,
+    filled_store,
+    once,
+    register,
+    writer_over,
+)
+from tests.unit.memory_store import MemoryStore
+
+
+def coarse_loop() -> asyncio.AbstractEventLoop:
+    """A loop with a coarse clock: its timers fire a little before their time, as uvloop's may."""
+    loop = asyncio.new_event_loop()
+    vars(loop)["_clock_resolution"] = 0.003
+    return loop
+
+
+def test_001_a_request_after_company_is_carried_out_though_the_linger_ended_early() -> None:
+    async def story() -> None:
+        writer = writer_over(MemoryStore())
+        await asyncio.gather(*(writer.submit(create(f"f{n}")) for n in range(5)))
+        loop = asyncio.get_running_loop()
+        until = loop.time() + 0.02
+        while loop.time() < until:  # a busy loop looks at its timers often: before their time, too
+            await asyncio.sleep(0.00001)
+
+        record = await asyncio.wait_for(writer.submit(create("alone")), PATIENCE_S)
+
+        assert isinstance(record, FleetRecord)
+        await writer.stop()
+
+    with asyncio.Runner(loop_factory=coarse_loop) as runner:
+        runner.run(story())
+
+
+async def test_002_a_fault_in_a_batch_that_nobody_waits_for_any_more_does_not_end_the_writer() -> None:
+    store = filled_store()
+    writer = writer_over(store)
+    store.before_begin = once(RuntimeError("a fault"))
+    writer.submit(acquire("gone", fleet="gone")).cancel()
+    asked = [writer.submit(acquire(token)) for token in ("a", "b")]
+
+    answers = await asyncio.wait_for(asyncio.gather(*asked), PATIENCE_S)
+
+    assert all(isinstance(answer, Grant) for answer in answers)
+    await writer.stop()
+
+
+async def test_003_what_waits_for_a_sweep_is_not_overtaken_by_what_came_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transactor_module, "MAX_EXPIRED_AT_ONCE", 2)
+    clock = ManualClock()
+    writer = writer_over(filled_store(8), clock=clock)
+    leases = [writer.submit(acquire(f"lease-{n}", ttl_us=1_000_000)) for n in range(8)]
+    await asyncio.gather(*leases)
+    clock.advance(1_000_000)
+
+    asked = [
+        writer.submit(acquire("wide", 8)),
+        writer.submit(Release("gpu", "slurm", token="wide")),
+        writer.submit(acquire("late", 8)),
+    ]
+    wide, released, late = await asyncio.wait_for(asyncio.gather(*asked), PATIENCE_S)
+
+    assert isinstance(wide, Grant)
+    assert isinstance(released, ReleaseAnswer)
+    assert released.outcome is ReleaseOutcome.RELEASED
+    assert isinstance(late, Grant)
+    await writer.stop()
+
+
+async def test_004_a_request_alone_does_not_linger_for_itself_while_leases_are_swept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transactor_module, "MAX_EXPIRED_AT_ONCE", 1)
+    clock = ManualClock()
+    writer = writer_over(filled_store(8), WriterLimits(max_linger_s=3600.0), clock)
+    for n in range(4):
+        await writer.submit(acquire(f"lease-{n}", 2, ttl_us=1_000_000))
+    clock.advance(1_000_000)
+
+    answer = await asyncio.wait_for(writer.submit(acquire("wide", 8)), PATIENCE_S)
+
+    assert isinstance(answer, Grant)
+    await writer.stop()
+
+
+async def test_005_a_verify_that_nobody_waits_for_any_more_gives_its_snapshot_back() -> None:
+    store = filled_store()
+    engine = engine_over(store)
+    await engine.start()
+    asked = [asyncio.ensure_future(engine.verify("gpu")) for _ in range(3)]
+    await asyncio.sleep(0)
+
+    for verify in asked:
+        verify.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+    await engine.stop()
+
+    assert len(store.evidence) == 3
+    assert all(evidence.closed for evidence in store.evidence)
+
+
+async def test_006_a_fleet_whose_invariants_do_not_hold_does_not_keep_the_server_from_starting() -> None:
+    clock = ManualClock()
+    store = filled_store(8, "broken", "sound")
+    for fleet in ("broken", "sound"):
+        Transactor(store, clock).carry_out(fleet, [acquire("lease", fleet=fleet, ttl_us=1)])
+    store.before_write = once(InvariantBroken("a row is not as it should be"))
+    engine = engine_over(store, clock, restart_grace_s=10.0)
+
+    await engine.start()
+
+    with pytest.raises(InvariantViolated):
+        await engine.submit(acquire("a", fleet="broken"))
+    assert isinstance(await engine.submit(acquire("a", fleet="sound")), Grant)
+    assert (await engine.verify("broken")).clean
+    await engine.stop()
+
+
+async def test_007_a_fault_over_one_fleet_does_not_keep_the_sweeper_from_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = ManualClock()
+    store = filled_store(8, "a", "b")
+    transactor = Transactor(store, clock)
+    for fleet in ("a", "b"):
+        transactor.carry_out(fleet, [acquire("lease", fleet=fleet, ttl_us=1_000_000)])
+    clock.advance(1_000_000)
+    writer = writer_over(store, clock=clock)
+    store.before_write = once(ValueError("a fault"))
+
+    await Sweeper(store, writer, Transactor(store, clock), clock, SweeperSettings()).round()
+
+    assert [fleet for fleet in ("a", "b") if store.rows[fleet].held] == ["a"]
+    assert "fleet a could not be swept" in caplog.text
+    await writer.stop()
+
+
+async def test_008_verify_of_a_fleet_whose_journal_does_not_follow_says_so_and_halts_it() -> None:
+    store = filled_store()
+    engine = engine_over(store)
+    await engine.start()
+    await engine.submit(acquire("a"))
+    other = Transactor(store, ManualClock())
+    other.carry_out("gpu", [register("n2")])
+    rows = store.rows["gpu"]
+    rows.journal[-1] = InstanceCreated(rows.revision + 1, 0, "n2", 2, rows.instances["n2"].fields)
+
+    with pytest.raises(InvariantViolated):
+        await engine.verify("gpu")
+
+    assert not (await engine.verify("gpu")).clean
+    with pytest.raises(InvariantViolated):
+        await engine.submit(acquire("b"))
+    await engine.stop()
+
+
+async def test_009_refusals_of_a_batch_that_nobody_waits_for_any_more_are_not_reported_as_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = filled_store()
+    engine = engine_over(store)
+    await engine.start()
+    gate = Gate()
+    store.before_commit = gate
+    operations: list[Acquire | Release | Renew] = [acquire("a"), acquire("too much", 9), Renew("gpu", 999)]
+    batch = asyncio.ensure_future(engine.submit_many(operations))
+    await gate.reached()
+
+    batch.cancel()
+    gate.open()
+    await asyncio.gather(batch, return_exceptions=True)
+    await engine.stop()
+    del batch
+
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_010_work_aside_alone_does_not_end_the_writer() -> None:
+    writer = writer_over(filled_store())
+    await writer.run_aside(lambda: None)
+    await asyncio.sleep(0.01)
+
+    answer = await asyncio.wait_for(writer.submit(acquire("next")), PATIENCE_S)
+
+    assert isinstance(answer, Grant)
+    await writer.stop()
