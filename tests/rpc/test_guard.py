@@ -156,7 +156,8 @@ async def test_health_knows_each_service_and_says_when_the_server_drains(edge: E
 
 def reflection_stream(blockyard: Blockyard) -> Any:
     channel: Any = blockyard.channel  # the stub's types know the blocking channel only
-    return reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+    return stub.ServerReflectionInfo()
 
 
 @pytest.mark.timeout(30)  # far less than the grace, which an open stream would make the server wait out
