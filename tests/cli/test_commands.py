@@ -1,6 +1,8 @@
 """The commands for people and programs, against a real server."""
 
 import json
+import signal
+import socket
 import subprocess
 
 import pytest
@@ -316,6 +318,21 @@ def test_a_reader_that_goes_away_is_no_traceback(blockyard: CommandLine, client:
         err = process.stderr.read()
         process.stderr.close()
         assert (process.wait(), err) == (141, "")
+
+
+def test_ctrl_c_ends_a_call_that_hangs_with_one_word() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        process = CommandLine(f"127.0.0.1:{silent.getsockname()[1]}").start("describe", "any")
+        probe, _ = silent.accept()
+        call, _ = silent.accept()
+        # The client greets first; then it waits for a server that never says a word.
+        call.recv(1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+        probe.close()
+        call.close()
+
+    assert (process.returncode, out, err) == (130, "", "Interrupted.\n")
 
 
 def test_the_address_and_the_output_can_come_from_the_environment(address: str, fleet: str) -> None:

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from blockyard.cli.failures import ExitCode, Explanation, OutputClosed, explain
+from blockyard.cli.failures import EndsWith, ExitCode, Explanation, OutputClosed, explain
 
 
 def run_command(arguments: Sequence[str] | None = None) -> int:
@@ -20,6 +20,8 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     except (OutputClosed, BrokenPipeError):
         _drop_output()
         return ExitCode.OUTPUT_CLOSED
+    except EndsWith as ending:
+        return ending.code
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
     except Exception as error:  # noqa: BLE001  # the last line of defence: whatever it is, the user gets a sentence

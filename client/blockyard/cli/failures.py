@@ -72,6 +72,15 @@ class Recoded(Exception):
         """What the process ends with."""
 
 
+class EndsWith(Exception):
+    """Ends the process with the exit code of a command that it ran, and without a word."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"exit code {code}")
+        self.code: Final = code
+        """The command's."""
+
+
 class OutputClosed(Exception):
     """Nobody reads the output any more: end quietly."""
 

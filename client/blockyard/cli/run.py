@@ -16,7 +16,7 @@ from blockyard.cli.acquire import read_demand
 from blockyard.cli.capacity_wait import polite_delays
 from blockyard.cli.child import ChildCommand, LeaseGone, Mailbox, Outcome, SignalledBeforeStart, Switchboard, supervise
 from blockyard.cli.connection import connect
-from blockyard.cli.failures import CommandFailed, ExitCode, Recoded
+from blockyard.cli.failures import CommandFailed, EndsWith, ExitCode, Recoded
 from blockyard.cli.option_values import read_pairs
 from blockyard.cli.options import (
     Address,
@@ -123,12 +123,12 @@ def run(
         with job.switchboard.listening(), connect(address, caller=caller) as client:
             code = _run_when_possible(job, client, fleet, wishes, wait_s=wait.total_seconds() if wait else 0.0)
     except SignalledBeforeStart as signalled:
-        raise typer.Exit(signalled.exit_code) from None
+        raise EndsWith(signalled.exit_code) from None
     except CannotStart:
         raise
     except (BlockyardError, CommandFailed) as error:
         raise Recoded(error, ExitCode.RUN_FAILED) from error
-    raise typer.Exit(code)
+    raise EndsWith(code)
 
 
 class CannotStart(CommandFailed):

@@ -1,0 +1,91 @@
+"""`blockyard serve`: its settings, its demo, its refusals."""
+
+import signal
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from blockyard import Client
+from blockyard_server.settings import Settings
+from tests.cli.conftest import CommandLine, serving
+
+
+def test_help_names_every_setting_with_its_variable_and_its_default() -> None:
+    page = " ".join(CommandLine("")("serve", "--help").out.split())
+
+    for setting in fields(Settings):
+        assert f"--{setting.name.replace('_', '-')} " in page
+        assert f"BLOCKYARD_{setting.name.upper()};" in page
+        if setting.name != "data":
+            assert f"BLOCKYARD_{setting.name.upper()}; default: {setting.default}]" in page
+
+
+def test_a_setting_out_of_its_limits_is_refused_before_anything_is_opened(tmp_path: Path) -> None:
+    data = tmp_path / "blockyard.db"
+
+    by_flag = CommandLine("")("serve", "--data", str(data), "--max-batch", "0")
+    by_environment = CommandLine("")("serve", "--data", str(data), environment={"BLOCKYARD_LISTEN": "here"})
+
+    assert (by_flag.code, by_flag.err.startswith("Error: max_batch is 0, and must be between ")) == (2, True)
+    assert (by_environment.code, by_environment.err.startswith("Error: listen is 'here', and must be ")) == (2, True)
+    assert not data.exists()
+
+
+def test_a_second_server_on_the_same_port_or_file_says_why_it_does_not_start(tmp_path: Path) -> None:
+    data = tmp_path / "blockyard.db"
+    with serving(data) as address:
+        port = finish("serve", "--listen", address, "--data", str(tmp_path / "other.db"))
+        file = finish("serve", "--listen", "127.0.0.1:0", "--data", str(data))
+
+    for refused in (port, file):
+        assert refused.returncode == 1
+        assert "Error: The service does not start: " in refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
+def test_the_demo_fleet_is_made_once(tmp_path: Path) -> None:
+    data = tmp_path / "blockyard.db"
+    for expected in ("is made", "is there already"):
+        server = serving(data, "--demo")
+        with server as address:
+            assert server.process.stdout is not None
+            assert expected in server.process.stdout.readline()
+            with Client(address) as client:
+                totals = client.describe("demo").totals
+                assert (totals.instances, totals.busy_blocks) == (4, 20)
+                assert client.verify("demo").clean
+            assert "node-4  ----               0 of 4 busy  CORDONED" in CommandLine(address)("describe", "demo").out
+
+
+def test_a_signal_stops_the_server_in_peace(tmp_path: Path) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        server = serving(tmp_path / "blockyard.db")
+        server.__enter__()
+        server.process.send_signal(number)
+        _, err = server.process.communicate()
+        assert (server.process.returncode, err) == (0, "")
+
+
+def test_without_the_servers_parts_serve_says_what_to_install_and_the_rest_works(tmp_path: Path) -> None:
+    # An empty module path entry that hides SQLAlchemy is what an installation without the extra looks like.
+    hidden = "import sys; sys.modules['sqlalchemy'] = None; from blockyard.cli import main; sys.exit(main())"
+
+    refused = subprocess.run(
+        [sys.executable, "-c", hidden, "serve", "--data", str(tmp_path / "x.db")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        "Error: The service needs a part that is not installed: sqlalchemy.\n"
+        "Next: Install it: pip install 'blockyard[server]'.\n"
+    )
+
+
+def finish(*arguments: str) -> subprocess.CompletedProcess[str]:
+    process = CommandLine("").start(*arguments)
+    out, err = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
