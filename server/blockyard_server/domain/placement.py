@@ -41,8 +41,8 @@ def blocks_needed(demand: Demand, fields: InstanceFields) -> int | None:
 def place(index: InstanceIndex, demands: tuple[Demand, ...], strategy: PlacementStrategy) -> Placements:
     """The blocks for all demands, by instance in the order chosen.
 
-    Raises Unsatisfiable or NoCapacity for the first demand that cannot be met, and LimitExceeded for a grant
-    that would be too large.
+    Raises Unsatisfiable for a demand that would not fit an idle fleet, else NoCapacity for the first that cannot be met
+    now, and LimitExceeded for a grant that would be too large.
     """
     taken: dict[str, int] = {}
     before: list[Choice] = []
@@ -53,6 +53,13 @@ def place(index: InstanceIndex, demands: tuple[Demand, ...], strategy: Placement
                 if len(demands) > 1:
                     before.append((instance, instance.busy))
                     index.set_busy(instance, instance.busy | blocks)
+    except NoCapacity:
+        # Whoever is told NO_CAPACITY waits. Nobody should wait for what can never be.
+        for number, demand in enumerate(demands[1:], start=1):
+            fitting = _count_fitting(index, demand)
+            if fitting < demand.instances:
+                raise _unsatisfiable(number, demand, fitting) from None
+        raise
     finally:
         for instance, busy in reversed(before):
             index.set_busy(instance, busy)
@@ -150,13 +157,7 @@ def _shortfall(
     index: InstanceIndex, number: int, demand: Demand, *, found: int, fitting: int
 ) -> Unsatisfiable | NoCapacity:
     if fitting < demand.instances:
-        return Unsatisfiable(
-            f"demand {number} needs {demand.instances} instance(s), and only {fitting} of this fleet would fit it "
-            "even if all were idle; ask for less, relax the selector, or add instances",
-            demand=number,
-            instances_needed=demand.instances,
-            instances_fitting=fitting,
-        )
+        return _unsatisfiable(number, demand, fitting)
     return NoCapacity(
         f"demand {number} needs {demand.instances} instance(s), and {found} have room now; try again later",
         demand=number,
@@ -164,3 +165,22 @@ def _shortfall(
         instances_found=found,
         idle_blocks=index.acquirable_blocks,
     )
+
+
+def _unsatisfiable(number: int, demand: Demand, fitting: int) -> Unsatisfiable:
+    return Unsatisfiable(
+        f"demand {number} needs {demand.instances} instance(s), and only {fitting} of this fleet would fit it "
+        "even if all were idle; ask for less, relax the selector, or add instances",
+        demand=number,
+        instances_needed=demand.instances,
+        instances_fitting=fitting,
+    )
+
+
+def _count_fitting(index: InstanceIndex, demand: Demand) -> int:
+    """How many instances, of any state, the demand would fit if they were idle."""
+    few = _few_candidates(index, demand)
+    if few is not None:
+        return sum(blocks_needed(demand, instance.fields) is not None for instance in few)
+    groups = index.view(demand.selector, by_resources=bool(demand.requirements)).groups.values()
+    return sum(group.members for group in groups if blocks_needed(demand, group.fields) is not None)
