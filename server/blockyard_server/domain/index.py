@@ -223,6 +223,7 @@ class InstanceIndex:
         for view in self._views.values():
             if view.matches(instance.labels):
                 view.add(instance)
+        self._drop_old_views()
 
     def remove(self, instance: Instance) -> None:
         """An instance goes out."""
