@@ -17,7 +17,11 @@ _FIELDS: Final = ("holder", "demands", "placement_strategy", "ttl", "annotations
 
 
 def fingerprint(request: Acquire) -> bytes:
-    """The fingerprint of a request. `repr` of tuples, strings and integers is exact and stable."""
+    """The fingerprint of a request.
+
+    `ascii` of tuples, strings and integers is exact and stable; `repr` is not, since what is printable depends on the
+    version of Unicode.
+    """
     demands = tuple(
         (
             demand.instances,
@@ -31,7 +35,7 @@ def fingerprint(request: Acquire) -> bytes:
     )
     strategy = None if request.strategy is None else request.strategy.value
     fields = (request.holder, demands, strategy, request.ttl_us, request.annotations)
-    return _VERSION + b"".join([_digest(repr(field)) for field in fields])
+    return _VERSION + b"".join([_digest(ascii(field)) for field in fields])
 
 
 @lru_cache(maxsize=1024)
