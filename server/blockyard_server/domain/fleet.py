@@ -157,18 +157,29 @@ class FleetState:
             raise Inconsistent(message)
         return instance
 
+    def _expect(self, condition: bool, problem: str) -> None:  # noqa: FBT001 - it is an assertion, called with one
+        if not condition:
+            message = f"fleet {self.fleet}: {problem}"
+            raise Inconsistent(message)
+
     def _apply_to_instance(self, event: InstanceCreated | InstanceUpdated | InstanceDeleted) -> None:
         match event:
             case InstanceCreated():
+                self._expect(event.instance not in self.index.by_name, f"instance {event.instance} is there already")
+                self._expect(event.order >= self.next_order, f"order {event.order} was given before")
                 self.index.add(Instance(event.instance, event.order, event.fields, 0, event.revision, event.time_us))
                 self.next_order = event.order + 1
             case InstanceUpdated():
                 instance = self._known(event.instance)
+                cut_off = instance.busy >> event.fields.total_blocks
+                self._expect(not cut_off, f"blocks of instance {event.instance} that go are held")
                 self.index.remove(instance)
                 instance.set_fields(event.fields, event.revision, event.time_us)
                 self.index.add(instance)
             case InstanceDeleted():
-                self.index.remove(self._known(event.instance))
+                instance = self._known(event.instance)
+                self._expect(not instance.busy, f"blocks of instance {event.instance} that goes are held")
+                self.index.remove(instance)
 
     def _apply_to_fleet(self, event: FleetCreated | FleetUpdated | FleetDeleted) -> None:
         match event:
@@ -186,6 +197,7 @@ class FleetState:
                     self.existing(), fields=event.fields, config_revision=event.revision, update_time_us=event.time_us
                 )
             case FleetDeleted():
+                self._expect(not self.held_blocks(), "blocks of it are held, and it goes")
                 self._record = None
                 self.index = InstanceIndex()
                 self.next_expire_time_us = None
