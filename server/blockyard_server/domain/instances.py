@@ -31,7 +31,7 @@ def decide_create_instance(
         return state.instance_record(there), None
     if len(state.index.by_name) >= limits.MAX_INSTANCES_PER_FLEET:
         most = limits.MAX_INSTANCES_PER_FLEET
-        message = f"fleet {state.fleet} has {most} instances, the most that a fleet keeps; use another fleet"
+        message = f"this fleet has {most} instances, the most that a fleet keeps; use another fleet"
         raise LimitExceeded(message, limit="instances_per_fleet", maximum=most)
     event = InstanceCreated(state.revision + 1, now_us, request.instance, state.next_order, request.fields)
     record = InstanceRecord(

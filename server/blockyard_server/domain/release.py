@@ -87,7 +87,7 @@ def check_guards(state: FleetState, allocation: Allocation, request: Release | R
     if request.holder is not None and request.holder != allocation.holder:
         raise NotHolder(f"{name} is held by another holder than the request says", allocation=name)
     if request.fencing_token is not None and request.fencing_token != allocation.allocation:
-        message = f"the fencing token of {name} is {allocation.allocation}, not {request.fencing_token}"
+        message = f"the fencing token of {name} is {allocation.allocation}, not what the request says"
         raise StaleFencingToken(message, allocation=name, fencing_token=allocation.allocation)
 
 

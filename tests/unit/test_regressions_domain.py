@@ -1,0 +1,76 @@
+"""One test for each fault that was found in the core; the number never changes."""
+
+from hashlib import blake2b
+
+import pytest
+
+from blockyard_server.domain import index as index_module
+from blockyard_server.domain.errors import NoCapacity, StaleFencingToken, Unsatisfiable
+from blockyard_server.domain.events import Event, FleetDeleted, InstanceCreated, InstanceDeleted, InstanceUpdated
+from blockyard_server.domain.fingerprint import fingerprint
+from blockyard_server.domain.fleet import Inconsistent
+from blockyard_server.domain.requests import Demand, Release
+from tests.unit.pure_fleet import START, PureFleet, shape, term
+
+
+def test_101_nobody_is_told_to_wait_for_what_can_never_be() -> None:
+    fleet = PureFleet(4)
+    fleet.take(Demand(blocks=4))
+
+    refusal = fleet.refusal(fleet.wish(Demand(blocks=1), Demand(blocks=5)), Unsatisfiable)
+
+    assert refusal.metadata == {"demand": "1", "instances_needed": "1", "instances_fitting": "0"}
+    assert fleet.refusal(fleet.wish(Demand(blocks=1), Demand(blocks=4)), NoCapacity).metadata["demand"] == "0"
+
+
+def test_102_views_stay_within_their_bound_when_the_fleet_grows_after_they_were_made() -> None:
+    fleet = PureFleet()
+    for n in range(index_module.MAX_VIEWS):
+        with pytest.raises(Unsatisfiable):
+            fleet.take(Demand(blocks=1, selector=(term(f"absent-{n}", "DOES_NOT_EXIST"),)))
+
+    for n in range(50):
+        fleet.add(f"n{n}")
+
+    views = fleet.state.index._views.values()
+    assert sum(len(view.members) for view in views) <= 50 * index_module.MAX_VIEW_SHARE
+    assert all(set(instance.views) <= set(views) for instance in fleet.state.index.by_order.values())
+
+
+def test_103_a_fingerprint_does_not_depend_on_the_version_of_unicode() -> None:
+    holder = "\xe9 \U0001fadf"  # Python 3.11 prints the first and escapes the second, which Python 3.14 prints, too
+
+    digest = fingerprint(PureFleet().wish(holder=holder, token="t"))[1:9]
+
+    assert digest == blake2b(rb"'\xe9 \U0001fadf'", digest_size=8).digest()
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        InstanceCreated(4, START, "n1", 2, shape()),
+        InstanceCreated(4, START, "n2", 1, shape()),
+        InstanceUpdated(4, START, "n1", shape(2)),
+        InstanceDeleted(4, START, "n1"),
+        FleetDeleted(4, START),
+    ],
+    ids=["registered twice", "an order given twice", "shrunk under a holder", "gone under a holder", "no fleet left"],
+)
+def test_104_an_event_that_would_lose_a_held_block_or_an_instance_is_refused_by_memory(event: Event) -> None:
+    fleet = PureFleet(4)
+    fleet.take(Demand(blocks=3))
+
+    with pytest.raises(Inconsistent):
+        fleet.state.apply(event)
+
+    assert fleet.busy == {"n1": 3}
+
+
+def test_105_what_varies_in_a_refusal_of_a_fencing_token_is_in_its_metadata() -> None:
+    fleet = PureFleet(4)
+    held = fleet.acquire().revision
+
+    refusal = fleet.refusal(Release("gpu", "slurm", held, fencing_token=777), StaleFencingToken)
+
+    assert "777" not in refusal.message
+    assert refusal.metadata == {"allocation": f"fleets/gpu/allocations/{held}", "fencing_token": str(held)}
