@@ -55,8 +55,9 @@ def print_report(fleet: str, report: VerifyReport) -> None:
     if report.clean:
         print_line(f"Verify: {fleet} is clean at revision {report.revision} ({checked}).")
         return
-    count = f"{len(report.discrepancies)}{' or more' if report.truncated else ''}"
-    print_line(f"Verify: {fleet} has DRIFTED, {count} differences at revision {report.revision} ({checked}):")
+    number = len(report.discrepancies)
+    count = f"{number}{' or more' if report.truncated else ''} difference{'' if number == 1 else 's'}"
+    print_line(f"Verify: {fleet} has DRIFTED, {count} at revision {report.revision} ({checked}):")
     for difference in report.discrepancies:
         where = difference.instance or difference.allocation or fleet
         print_line(f"  {difference.check}  {where}: expected {difference.expected}, found {difference.actual}")
