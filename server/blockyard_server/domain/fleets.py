@@ -76,9 +76,9 @@ def check_etag(resource: str, config_revision: int, etag: str | None) -> None:
 
 
 def differing_names(one: object, other: object) -> str:
-    """The names of the fields in which two values of one dataclass differ, comma-separated."""
+    """The names of the fields in which two values of one dataclass differ, comma-separated, as the API spells them."""
     return ", ".join(
-        field.name
+        field.name.removesuffix("_us")  # the unit is in our name; the API has a Duration
         for field in dataclass_fields(one)  # type: ignore[arg-type]  # any dataclass instance will do
         if getattr(one, field.name) != getattr(other, field.name)
     )

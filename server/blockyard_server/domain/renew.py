@@ -1,5 +1,8 @@
 """Decides Renew: extend a lease, never shorten, never revive."""
 
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
 from blockyard_server.domain.acquire import view_of
 from blockyard_server.domain.allocation import Allocation, AllocationState, lease_ended
 from blockyard_server.domain.answers import Renewal
@@ -9,6 +12,8 @@ from blockyard_server.domain.fleet import FleetState
 from blockyard_server.domain.records import Records, changed
 from blockyard_server.domain.release import check_guards, find
 from blockyard_server.domain.requests import Renew
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def decide_renew(state: FleetState, records: Records, request: Renew, now_us: int) -> tuple[Renewal, Renewed | None]:
@@ -40,4 +45,9 @@ def _check_held(state: FleetState, allocation: Allocation, now_us: int) -> None:
         message = (
             f"the lease of {name} has run out, and its blocks may be somebody else's; stop the work and acquire anew"
         )
-        raise LeaseExpired(message, allocation=name, expire_time_us=allocation.expire_time_us)
+        raise LeaseExpired(message, allocation=name, expire_time=_rfc3339(allocation.expire_time_us or 0))
+
+
+def _rfc3339(time_us: int) -> str:
+    """The form that protobuf's JSON gives a timestamp: metadata is for programs that know the API's types."""
+    return (_EPOCH + timedelta(microseconds=time_us)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
