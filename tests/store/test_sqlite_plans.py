@@ -1,0 +1,160 @@
+"""SQLite's planner finds every row by the index that was meant for it.
+
+The real statements are watched while everything is called once, on a file with enough rows to be wrong about, and the
+planner is asked about each of them.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from blockyard_server.domain.answers import AllocationFilter, EventFilter
+from blockyard_server.store import statements
+from blockyard_server.store.sqlite import SqliteStore
+from tests.store.story import Story
+
+
+@pytest.fixture
+def filled(sqlite: SqliteStore) -> Story:
+    story = Story(sqlite).begin(**{f"node_{index}": 8 for index in range(64)})
+    for index in range(256):
+        number = story.grant((f"node-{index // 4 % 64}", (index % 4,)), ttl_us=1_000_000 if index % 3 else None)
+        if index % 2:
+            story.release(number)
+        story.cancel(f"cancelled-{index}")
+    story.commit()
+    return story
+
+
+def plan(db: sqlite3.Connection, statement: str, parameters: Any) -> list[str]:
+    return [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+
+
+SMALL = {
+    "SCAN fleets",  # at most limits.MAX_FLEETS rows
+    "SCAN CONSTANT ROW",  # SELECT EXISTS (…)
+    "SCAN k VIRTUAL TABLE INDEX 1:",  # the keys that are looked up
+}
+
+
+@pytest.mark.parametrize("name", [name for name, text in vars(statements).items() if name.isupper() and "?" in text])
+def test_the_writer_scans_no_table(filled: Story, name: str) -> None:
+    assert isinstance(filled.store, SqliteStore)
+    statement: str = getattr(statements, name)
+    with closing(sqlite3.connect(filled.store.path)) as db:
+        steps = plan(db, statement, [None] * statement.count("?"))
+    assert [step for step in steps if "SCAN" in step and step not in SMALL] == []
+
+
+MEANT = {
+    "HEAD": "fleets USING PRIMARY KEY (fleet=?)",
+    "TOKENS": "t USING PRIMARY KEY (fleet=? AND caller=? AND token=?)",
+    "ALLOCATIONS": "a USING PRIMARY KEY (fleet=? AND allocation=?)",
+    "DUE_LEASES": "allocations USING INDEX ix_allocations_due (fleet=? AND live=? AND expire_time_us<?)",
+    "NEXT_EXPIRE_TIME": "allocations USING COVERING INDEX ix_allocations_due (fleet=? AND live=? AND expire_time_us>?)",
+    "EXTEND_LEASES": "allocations USING COVERING INDEX ix_allocations_due (fleet=? AND live=? AND expire_time_us<?)",
+    "LOAD_INSTANCES": "h USING PRIMARY KEY (fleet=? AND instance=?)",
+    "EVENTS_AFTER": "journal USING PRIMARY KEY (fleet=? AND revision>?)",
+    "DELETE_HELD": "held_blocks USING PRIMARY KEY (fleet=? AND instance=? AND block=?)",
+    "KEEP_ALLOCATION": "allocations USING PRIMARY KEY (fleet=? AND allocation=?)",
+    "END_ALLOCATION": "allocations USING PRIMARY KEY (fleet=? AND allocation=?)",
+    "ADVANCE_FLEET": "fleets USING PRIMARY KEY (fleet=?)",
+    "ENDED_BEFORE": "allocations USING INDEX ix_allocations_ended (fleet=? AND live=? AND end_time_us<?)",
+    "CANCELLED_BEFORE": "tokens USING INDEX ix_tokens_cancelled (fleet=? AND time_us<?)",
+    "FORGET_TOKEN": "tokens USING PRIMARY KEY (fleet=? AND caller=? AND token=?)",
+    "FORGET_ALLOCATION": "allocations USING PRIMARY KEY (fleet=? AND allocation=?)",
+}
+
+
+@pytest.mark.parametrize("name", MEANT)
+def test_the_writers_hot_statements_use_the_index_that_is_meant(filled: Story, name: str) -> None:
+    assert isinstance(filled.store, SqliteStore)
+    statement: str = getattr(statements, name)
+    with closing(sqlite3.connect(filled.store.path)) as db:
+        steps = plan(db, statement, [None] * statement.count("?"))
+    assert f"SEARCH {MEANT[name]}" in steps
+    assert [step for step in steps if "TEMP B-TREE FOR ORDER BY" in step and name != "DUE_LEASES"] == []
+
+
+@contextmanager
+def watched(store: SqliteStore) -> Iterator[list[list[str]]]:
+    """The plan of every statement that readers execute inside of the block."""
+    plans: list[list[str]] = []
+    assert store._reading is not None
+    engine = store._reading.sync_engine
+    with closing(sqlite3.connect(store.path)) as db:
+
+        def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+            if statement.startswith("SELECT"):
+                plans.append(plan(db, statement, parameters))
+
+        event.listen(engine, "before_cursor_execute", note)
+        yield plans
+        event.remove(engine, "before_cursor_execute", note)
+
+
+LIVE = "allocations USING COVERING INDEX ix_allocations_live (fleet=? AND live=? AND allocation>?)"
+OF_HOLDER = "allocations USING COVERING INDEX ix_allocations_holder (fleet=? AND holder=? AND allocation>?)"
+ON_INSTANCE = "held_blocks USING PRIMARY KEY (fleet=? AND instance=?)"
+
+
+@pytest.mark.parametrize(
+    ("where", "meant"),
+    [
+        (AllocationFilter(), "allocations USING PRIMARY KEY (fleet=? AND allocation>?)"),
+        (AllocationFilter(state="HELD"), LIVE),
+        (AllocationFilter(state="EXPIRED"), LIVE),
+        (AllocationFilter(holder="job"), OF_HOLDER),
+        (AllocationFilter(holder="job", state="EXPIRED"), OF_HOLDER),
+        (AllocationFilter(instance="node-7"), ON_INSTANCE),
+        (AllocationFilter(instance="node-7"), LIVE),
+        (AllocationFilter(instance="node-7", holder="job"), ON_INSTANCE),
+        (AllocationFilter(instance="node-7", state="RELEASED"), LIVE),
+    ],
+)
+async def test_lists_of_allocations_walk_the_index_that_is_meant(
+    filled: Story, where: AllocationFilter, meant: str
+) -> None:
+    assert isinstance(filled.store, SqliteStore)
+    with watched(filled.store) as plans:
+        async with filled.store.reader() as reader:
+            await reader.allocations("gpu", where, after=100, limit=100)
+    steps = [step for found in plans for step in found]
+    assert f"SEARCH {meant}" in steps
+    walked = [s for s in steps if s.startswith("SEARCH allocations USING PRIMARY KEY (fleet=? AND allocation>?)")]
+    assert bool(walked) == (where == AllocationFilter())
+    assert [step for step in steps if "SCAN" in step or "TEMP B-TREE" in step] == []
+
+
+async def test_no_reader_scans_a_table_or_sorts_what_it_pages_through(filled: Story) -> None:
+    assert isinstance(filled.store, SqliteStore)
+    with watched(filled.store) as plans:
+        async with filled.store.reader() as reader:
+            await reader.has_due_leases("gpu", 1)
+            await reader.fleets_with_due_leases(1, 10)
+            await reader.fleets_to_prune(1, 10)
+            await reader.revision("gpu")
+            await reader.fleet("gpu")
+            await reader.fleets(after="a", limit=10)
+            await reader.instance("gpu", "node-1")
+            await reader.instances("gpu", after=3, limit=10)
+            await reader.snapshot("gpu", full=True, after=3, limit=10, now_us=1)
+            await reader.allocation("gpu", filled.revision)
+            await reader.events("gpu", EventFilter(("GRANTED",), "job", "node-7"), after=9, limit=10)
+    steps = [step for found in plans for step in found]
+    assert len(plans) >= 14
+    assert [step for step in steps if "SCAN" in step and step not in SMALL] == []
+    # The holds of one page, which has a bounded number of held blocks.
+    assert {step for step in steps if "TEMP B-TREE" in step} == {"USE TEMP B-TREE FOR RIGHT PART OF ORDER BY"}
+    for meant in (
+        "allocations USING INDEX ix_allocations_due (fleet=? AND live=? AND expire_time_us<?)",
+        "allocations USING INDEX ix_allocations_ended (fleet=? AND live=? AND end_time_us<?)",
+        "tokens USING INDEX ix_tokens_cancelled (fleet=? AND time_us<?)",
+        "held_blocks USING PRIMARY KEY (fleet=? AND instance=?)",
+        "journal USING PRIMARY KEY (fleet=? AND revision>?)",
+    ):
+        assert f"SEARCH {meant}" in steps
