@@ -1,0 +1,77 @@
+"""Blockyard without the SDK: grpc, and the code that protoc generates from protos/.
+
+Run it with `python examples/generated_client.py FLEET`.
+
+What every client has to do by itself, in any language: choose a token before the first attempt, send the same request
+again when no answer came, close the door by token when giving up, and branch on the reason of an error.
+"""
+
+import os
+import sys
+import time
+import uuid
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from blockyard.v1 import allocator_pb2 as pb
+from blockyard.v1 import allocator_pb2_grpc
+
+TIMEOUT_S = 5
+ATTEMPTS = 4
+PAUSE_S = 0.5
+NO_ANSWER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+"""For a change these mean: unknown."""
+
+
+def acquire(allocator: allocator_pb2_grpc.AllocatorStub, request: pb.AcquireRequest) -> pb.AcquireResponse:
+    """Asks until there is an answer. Raises grpc.RpcError; if no answer came, nothing is held and nothing will be."""
+    for attempt in range(ATTEMPTS):
+        time.sleep(PAUSE_S * attempt)
+        try:
+            return allocator.Acquire(request, timeout=TIMEOUT_S)
+        except grpc.RpcError as error:
+            if error.code() not in NO_ANSWER:
+                raise
+    release = pb.ReleaseRequest(fleet=request.fleet, idempotency_token=request.idempotency_token)
+    allocator.Release(release, timeout=TIMEOUT_S)
+    raise TimeoutError("no answer; the token is released, so that a late grant is impossible")
+
+
+def reason_of(error: grpc.RpcError) -> str:
+    """The reason in the ErrorInfo of an error; the status of one that has none, such as a proxy's."""
+    for entry in error.trailing_metadata() or ():
+        if entry.key == "grpc-status-details-bin":
+            for detail in Status.FromString(entry.value).details:
+                info = ErrorInfo()
+                if detail.Unpack(info):
+                    return str(info.reason)
+    return error.code().name
+
+
+def main(fleet: str) -> int:
+    """Holds two blocks for a moment. Returns the exit code."""
+    request = pb.AcquireRequest(
+        fleet=f"fleets/{fleet}",
+        idempotency_token=str(uuid.uuid4()),
+        holder="job-1",
+        demands=[pb.Demand(blocks=2)],
+        ttl=Duration(seconds=30),
+    )
+    with grpc.insecure_channel(os.environ.get("BLOCKYARD_ADDRESS", "127.0.0.1:7350")) as channel:
+        allocator = allocator_pb2_grpc.AllocatorStub(channel)
+        try:
+            allocation = acquire(allocator, request).allocation
+        except grpc.RpcError as error:
+            print(f"refused: {reason_of(error)}")
+            return 1
+        print(f"{allocation.holder} holds {[list(placement.blocks) for placement in allocation.placements]}")
+        released = allocator.Release(pb.ReleaseRequest(name=allocation.name), timeout=TIMEOUT_S)
+        print(pb.ReleaseResponse.Outcome.Name(released.outcome))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
