@@ -11,7 +11,16 @@ from blockyard_server.domain import limits
 from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.answers import FleetRecord, InstanceRecord
 from blockyard_server.domain.blocks import Placements
-from blockyard_server.domain.events import Event, Expired, Granted, Released
+from blockyard_server.domain.events import (
+    Event,
+    Expired,
+    FleetCreated,
+    FleetUpdated,
+    Granted,
+    InstanceCreated,
+    InstanceUpdated,
+    Released,
+)
 from blockyard_server.store.codec import Row
 
 CHUNK_ROWS: Final = 128
@@ -80,9 +89,8 @@ def weigh_event(event: Event) -> int:
             return _FIXED + len(event.holder.encode()) + _weigh_placements(event.placements)
         case Released() | Expired():
             return _FIXED + len(event.holder.encode()) + _weigh_placements(event.freed)
-        case _ if hasattr(event, "fields"):
-            fields = event.fields
-            return 2 * _FIXED + _weigh_pairs(fields.labels) + 80 * limits.MAX_RESOURCES
+        case InstanceCreated() | InstanceUpdated() | FleetCreated() | FleetUpdated():
+            return 2 * _FIXED + _weigh_pairs(event.fields.labels) + 80 * limits.MAX_RESOURCES
         case _:
             return 2 * _FIXED
 

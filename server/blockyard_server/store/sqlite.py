@@ -138,6 +138,11 @@ class SqliteStore:
         db = pooled.driver_connection
         assert isinstance(db, sqlite3.Connection)
         pooled.detach()  # from now on it is ours to close
+        try:
+            _set_up_writer(db, self.path)
+        except BaseException:
+            db.close()
+            raise
         self._db = db
 
     def _connected(self) -> sqlite3.Connection:
@@ -146,7 +151,7 @@ class SqliteStore:
         if self._db is None:
             try:
                 self._connect_writer()
-            except (SQLAlchemyError, sqlite3.Error) as failure:
+            except (SQLAlchemyError, sqlite3.Error, StoreRefused) as failure:
                 raise StoreFailed(f"the database cannot be opened again: {failure}") from failure
         assert self._db is not None
         return self._db
@@ -194,21 +199,20 @@ def _writing_engine(path: Path) -> Engine:
         },
     )
 
-    def set_up(db: sqlite3.Connection, _record: object) -> None:
-        mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-        if mode != "wal":
-            raise StoreRefused(
-                f"{path} is on a file system where SQLite cannot keep a write-ahead log ({mode} instead)."
-            )
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA foreign_keys = ON")
-        db.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")
-        db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-        db.execute(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
-
-    event.listen(engine, "connect", set_up)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return engine
+
+
+def _set_up_writer(db: sqlite3.Connection, path: Path) -> None:
+    """Makes a connection the writer: durable, checked, in WAL mode. A file is changed to WAL only once it is ours."""
+    mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise StoreRefused(f"{path} is on a file system where SQLite cannot keep a write-ahead log ({mode} instead).")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA foreign_keys = ON")
+    db.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")
+    db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    db.execute(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
 
 
 def _reading_engine(path: Path, readers: int) -> AsyncEngine:
