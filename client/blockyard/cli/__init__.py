@@ -11,8 +11,7 @@ from collections.abc import Sequence
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code (`failures.ExitCode`); without arguments, those of the process."""
     try:
-        # Imported late, so that a Ctrl-C while Python still loads the parts ends in a sentence too.
-        from blockyard.cli.entry import run_command  # noqa: PLC0415
+        from blockyard.cli.entry import run_command  # noqa: PLC0415  # a Ctrl-C while it loads is no traceback
     except KeyboardInterrupt:
         return 130
     return run_command(arguments)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from datetime import timedelta
 from queue import SimpleQueue
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 
 import typer
 
@@ -44,6 +44,37 @@ LONGEST_GRACE_S: Final = 10.0
 _GRACE_SHARE: Final = 1 / 4
 """The lease is held for lost at two thirds, so a quarter of it later the blocks are still not anybody else's."""
 
+_Ttl: TypeAlias = Annotated[
+    timedelta | None,
+    typer.Option(
+        "--ttl",
+        metavar="DURATION",
+        parser=parse_duration,
+        help="How long the blocks stay held if this process dies.",
+        show_default="30s",
+    ),
+]
+_Wait: TypeAlias = Annotated[
+    timedelta | None,
+    typer.Option(
+        "--wait",
+        metavar="DURATION",
+        parser=parse_duration,
+        help="If there is no capacity now, go on asking for so long.",
+        show_default="do not wait",
+    ),
+]
+_Grace: TypeAlias = Annotated[
+    timedelta | None,
+    typer.Option(
+        "--grace",
+        metavar="DURATION",
+        parser=parse_duration,
+        help="If the lease is lost: from SIGTERM to SIGKILL.",
+        show_default="a quarter of the lease, at most 10s",
+    ),
+]
+
 
 def run(
     *,
@@ -56,41 +87,14 @@ def run(
     where: Where = None,
     on: On = None,
     holder: Holder = None,
-    ttl: Annotated[
-        timedelta | None,
-        typer.Option(
-            "--ttl",
-            metavar="DURATION",
-            parser=parse_duration,
-            help="How long the blocks stay held if this process dies.",
-            show_default="30s",
-        ),
-    ] = None,
+    ttl: _Ttl = None,
     strategy: Strategy = None,
     annotate: Annotate = None,
     cuda: Annotated[
         bool, typer.Option("--cuda", help="Also set CUDA_VISIBLE_DEVICES to the numbers of the blocks.")
     ] = False,
-    wait: Annotated[
-        timedelta | None,
-        typer.Option(
-            "--wait",
-            metavar="DURATION",
-            parser=parse_duration,
-            help="If there is no capacity now, go on asking for so long.",
-            show_default="do not wait",
-        ),
-    ] = None,
-    grace: Annotated[
-        timedelta | None,
-        typer.Option(
-            "--grace",
-            metavar="DURATION",
-            parser=parse_duration,
-            help="If the lease is lost: from SIGTERM to SIGKILL.",
-            show_default="a quarter of the lease, at most 10s",
-        ),
-    ] = None,
+    wait: _Wait = None,
+    grace: _Grace = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what is held.")] = False,
     caller: Caller = None,
     address: Address = None,

@@ -46,8 +46,7 @@ def _serve(values: dict[str, Any], *, demo: bool) -> None:
             f"{refused}.", next_step="`blockyard serve --help` shows the settings.", exit_code=ExitCode.USAGE
         ) from refused
     try:
-        # Here and not above: a client without the server's parts has all the other commands.
-        from blockyard_server.app import StartRefused, serve_forever  # noqa: PLC0415
+        from blockyard_server.app import StartRefused, serve_forever  # noqa: PLC0415  # clients may lack its parts
     except ModuleNotFoundError as missing:
         raise CommandFailed(
             f"The service needs a part that is not installed: {missing.name}.",
