@@ -14,7 +14,7 @@ import grpc
 import uvloop
 
 from blockyard.v1 import allocator_pb2
-from blockyard_server.app import running_server
+from blockyard_server.app import running_server, spare_the_collector
 from blockyard_server.settings import Settings
 
 
@@ -59,6 +59,7 @@ async def main(data: Path) -> None:
     """Serves both until the input ends."""
     began = time.perf_counter()
     async with running_server(Settings(listen="127.0.0.1:0", data=data, restart_grace_s=0)) as running:
+        spare_the_collector()
         start_s = time.perf_counter() - began
         echo = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         echo.add_generic_rpc_handlers((_echo_handler(),))
