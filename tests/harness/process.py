@@ -1,61 +1,120 @@
-"""A real server in a process of its own, started as a user starts it: `blockyard serve`."""
+"""The real server as a process of its own, started with the real command, that can be stopped, killed and restarted."""
 
 import os
-import re
+import random
 import signal
+import socket
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import sysconfig
+import time
 from pathlib import Path
-from typing import Final, TextIO
+from types import TracebackType
+from typing import Any, Final, Self
 
-EXIT_PATIENCE_S: Final = 60
-"""A server that has not ended so long after SIGTERM never will."""
-
-
-@dataclass(frozen=True)
-class ServerProcess:
-    """A server that is serving."""
-
-    address: str
-    data: Path
-    """Its SQLite file."""
-    process: "subprocess.Popen[str]"
-    log: Path
-    """What it writes to stderr."""
-
-    def terminate(self) -> None:
-        """Asks it to drain."""
-        self.process.send_signal(signal.SIGTERM)
+BOUND_S: Final = 60.0
+"""No start and no stop takes longer than this."""
+POLL_S: Final = 0.01
+_PORTS: Final = range(20_000, 30_000)
+"""Below the range out of which systems choose the ports of outgoing connections, so that a restart finds it free."""
 
 
-@contextmanager
-def server_process(folder: Path, *options: str) -> Iterator[ServerProcess]:
-    """Serves from `folder` on a free port while the block runs, then drains. `options` are those of the command."""
-    data, log = folder / "blockyard.db", folder / "server.log"
-    script = "import sys; from blockyard.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", script, "serve", "--listen", "127.0.0.1:0", "--data", str(data), *options]
-    with log.open("a", encoding="utf-8") as errors, _started(command, errors) as server:
-        assert server.stdout is not None
-        line = server.stdout.readline()
-        found = re.match(r"Serving on (\S+), data in ", line)
-        assert found, f"the server did not start: {line}{log.read_text(encoding='utf-8')}"
-        try:
-            yield ServerProcess(found[1], data, server, log)
-        finally:
-            server.send_signal(signal.SIGTERM)
+class StartFailed(Exception):
+    """The process ended instead of serving. `code` is its exit code, `errors` what it wrote to stderr."""
+
+    def __init__(self, code: int, errors: str) -> None:
+        super().__init__(f"exit code {code}: {errors}")
+        self.code = code
+        self.errors = errors
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
+    dice = random.SystemRandom()
+    while True:
+        port = dice.choice(_PORTS)
+        with socket.socket() as attempt:
             try:
-                server.wait(EXIT_PATIENCE_S)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                raise
+                attempt.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
-def _started(command: list[str], errors: TextIO) -> "subprocess.Popen[str]":
-    # Nothing of the developer's own settings.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("BLOCKYARD_")}
-    return subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True
-    )
+class ServerProcess:
+    """`blockyard serve` on the data in `folder`, always on the same port. A context manager: leaving it kills it.
+
+    `settings` are the server's, by field name.
+    """
+
+    def __init__(self, folder: Path, *, port: int | None = None, **settings: Any) -> None:
+        self.data = folder / "blockyard.db"
+        self.port = free_port() if port is None else port
+        self.address = f"127.0.0.1:{self.port}"
+        self._settings = {"listen": self.address, "data": self.data, "log_level": "WARNING", **settings}
+        self._stdout = folder / "stdout.txt"
+        self._stderr = folder / "stderr.txt"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def launch(self) -> None:
+        """Starts the process and does not wait until it serves."""
+        assert self._process is None, "it runs already"
+        command = [str(Path(sysconfig.get_path("scripts")) / "blockyard"), "serve"]
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in self._settings.items()]
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("BLOCKYARD_")}
+        environment["PYTHONUNBUFFERED"] = "1"
+        with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
+            self._process = subprocess.Popen([*command, *flags], stdout=stdout, stderr=stderr, env=environment)
+
+    def start(self) -> None:
+        """Starts the process and waits until it serves. Raises StartFailed."""
+        self.launch()
+        self.wait_until_serving()
+
+    def wait_until_serving(self) -> None:
+        """Raises StartFailed."""
+        assert self._process is not None, "it was never launched"
+        deadline = time.monotonic() + BOUND_S
+        while b"Serving on" not in self._stdout.read_bytes():
+            code = self._process.poll()
+            if code is not None:
+                self._process = None
+                raise StartFailed(code, self.errors())
+            assert time.monotonic() < deadline, f"it neither serves nor ends: {self.errors()}"
+            time.sleep(POLL_S)
+
+    def kill(self) -> None:
+        """SIGKILL: the process has no say in it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(BOUND_S)
+            self._process = None
+
+    def terminate(self) -> int:
+        """SIGTERM, and waits for the end; the exit code."""
+        assert self._process is not None, "it does not run"
+        self._process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Waits for the end; the exit code."""
+        assert self._process is not None, "it does not run"
+        code = self._process.wait(BOUND_S)
+        self._process = None
+        return code
+
+    @property
+    def runs(self) -> bool:
+        """Whether the process is alive."""
+        return self._process is not None and self._process.poll() is None
+
+    def errors(self) -> str:
+        """What it has written to stderr since its last start."""
+        return self._stderr.read_text()
