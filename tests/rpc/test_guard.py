@@ -178,12 +178,22 @@ async def test_a_stream_that_stays_open_does_not_hold_the_server_up(edge: Edge, 
     assert await stream.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_reflection_describes_every_message(blockyard: Blockyard) -> None:
+async def test_reflection_describes_services_methods_messages_and_fields(blockyard: Blockyard) -> None:
     stream = reflection_stream(blockyard)
 
-    for symbol in ("blockyard.v1.Allocator", "blockyard.v1.Instance", "google.rpc.Status"):
+    for symbol in (
+        "blockyard.v1.Allocator",
+        "blockyard.v1.Allocator.Acquire",
+        "blockyard.v1.Instance",
+        "blockyard.v1.Instance.State",
+        "blockyard.v1.Instance.total_blocks",
+        "google.rpc.Status",
+    ):
         await stream.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol))
         assert (await stream.read()).file_descriptor_response.file_descriptor_proto, symbol
+    for symbol in ("", "Nope", "blockyard.v1.Nope.Nope", "a.b.c.d"):
+        await stream.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol))
+        assert (await stream.read()).error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0], symbol
 
     await stream.done_writing()
 

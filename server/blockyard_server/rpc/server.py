@@ -10,7 +10,6 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from grpc_reflection.v1alpha.reflection import aio as reflection_aio
 
 from blockyard.v1 import allocator_pb2, fleet_admin_pb2, ledger_pb2
 from blockyard_server.engine.service import Service
@@ -19,6 +18,7 @@ from blockyard_server.rpc.fleet_admin import FleetAdminServicer
 from blockyard_server.rpc.guard import GuardedMethods
 from blockyard_server.rpc.health import Health
 from blockyard_server.rpc.ledger import LedgerServicer
+from blockyard_server.rpc.reflection import reflection_servicer
 
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
 """What gRPC clients and servers accept by default; the limits of every request keep below it."""
@@ -55,7 +55,7 @@ class Edge:
         services.append((_service(health_pb2, "Health"), self.health))
         reflected = [descriptor.full_name for descriptor, _ in services]
         reflection = _service(reflection_pb2, "ServerReflection")
-        services.append((reflection, reflection_aio.ReflectionServicer([*reflected, reflection.full_name])))
+        services.append((reflection, reflection_servicer([*reflected, reflection.full_name])))
         for descriptor, servicer in services:
             self.methods.add(descriptor, servicer)
         self.server = grpc.aio.server(options=_options(settings))
