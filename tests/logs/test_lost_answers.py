@@ -12,7 +12,7 @@ from blockyard.cli.failures import CommandFailed
 from blockyard.cli.replay_drive import Replay, create_fresh_fleet
 from blockyard.cli.replay_log import LoggedInstance, LoggedRequest, events_in_order
 from blockyard.cli.replay_tally import ReplayFigures, ReplayTally
-from tests.harness.process import server_process
+from tests.harness.process import ServerProcess
 
 INSTANCES: Final = [LoggedInstance("a", 4, ""), LoggedInstance("b", 4, "")]
 
@@ -28,7 +28,8 @@ class DeafClient(Client):
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with server_process(tmp_path_factory.mktemp("data")) as server:
+    with ServerProcess(tmp_path_factory.mktemp("data")) as server:
+        server.start()
         yield server.address
 
 

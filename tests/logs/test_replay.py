@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import pytest
 
 from blockyard import Client
-from tests.harness.process import server_process
+from tests.harness.process import ServerProcess
 
 TRACES: Final = Path(__file__).parents[2].parent / "shared" / "traces"
 BOUND_S: Final = 300
@@ -62,7 +62,8 @@ RUNS: Final = (
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
 def test_a_real_log_gets_exactly_the_instances_that_are_known_and_verify_is_clean(run: Run, tmp_path: Path) -> None:
-    with server_process(tmp_path, "--log-level", "WARNING") as server, Client(server.address) as client:
+    with ServerProcess(tmp_path) as server, Client(server.address) as client:
+        server.start()
         report = replay(server.address, run)
         totals = client.describe(report["fleet"]).totals
 
@@ -80,7 +81,8 @@ def test_a_real_log_gets_exactly_the_instances_that_are_known_and_verify_is_clea
 
 def test_the_digest_does_not_depend_on_how_many_operations_share_a_call(tmp_path: Path) -> None:
     run, limit = RUNS[0], 300
-    with server_process(tmp_path, "--log-level", "WARNING") as server:
+    with ServerProcess(tmp_path) as server:
+        server.start()
         one_by_one, small, large = (
             replay(server.address, run, "--limit", str(limit), "--batch", size) for size in ("1", "7", "1000")
         )
