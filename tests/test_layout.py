@@ -104,7 +104,9 @@ def test_the_sdk_exports_exactly_what_it_imports() -> None:
     public = {name for name, value in vars(blockyard).items() if not name.startswith("_") and not ismodule(value)}
 
     assert public
-    assert public == {name for name in blockyard.__all__ if not name.startswith("__")}
+    # Modules are left out: every submodule is an attribute, exported or not (tests/sdk/test_exported_members.py).
+    exported = {name for name in blockyard.__all__ if not name.startswith("__")}
+    assert public == {name for name in exported if not ismodule(getattr(blockyard, name))}
 
 
 def test_no_generated_type_is_in_the_users_hands() -> None:

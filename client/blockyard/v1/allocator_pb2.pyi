@@ -860,7 +860,9 @@ Global___BatchOperation: _TypeAlias = BatchOperation  # noqa: Y015
 
 @_typing.final
 class BatchResponse(_message.Message):
-    """The outcomes of a batch."""
+    """The outcomes of a batch. With hundreds of grants on many instances, or with long annotations, it can be larger than the 4 MiB
+    that gRPC clients accept by default: raise that limit, or ask for less at a time. (The Python SDK accepts 64 MiB.)
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
