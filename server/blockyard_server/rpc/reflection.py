@@ -1,11 +1,17 @@
 """Server reflection, so that tools such as grpcurl list, describe and call everything without our protos."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
+from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha.reflection import aio
+
+from blockyard.v1 import errors_pb2
+
+ERROR_FILES: Final = (errors_pb2.DESCRIPTOR, error_details_pb2.DESCRIPTOR)
+"""What no method names, but every error is made of. Being imported, they are in the pool like all the rest."""
 
 
 class _SymbolPool:
