@@ -1,0 +1,104 @@
+"""How a client comes by each failure of the server's own: what is done to a real server process from outside.
+
+Nothing in the server is replaced: somebody else locks its file, writes into it, asks too much of it, or stops it.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import as_completed
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final
+
+from blockyard.reasons import Reason
+from tests.clients.real_client import PATIENCE_S, Refusal
+from tests.clients.refusals import Seen, Story
+from tests.clients.stage import BLOCKS, Stage
+
+SETTINGS: Final[dict[Reason, dict[str, int]]] = {Reason.OVERLOADED: {"max_waiting": 1}}
+"""What the server of a story is started with."""
+COMPANY: Final = 4
+"""One request that the writer has taken, one that may wait, and more."""
+
+
+def more_requests_than_may_wait(stage: Stage) -> Seen:
+    while True:
+        with locked(stage.server.data):
+            company = [
+                stage.client.submit("Allocator/Acquire", stage.acquiring(1, validate_only=True)) for _ in range(COMPANY)
+            ]
+            first = next(as_completed(company, PATIENCE_S)).exception(0)
+        for late in as_completed(company, PATIENCE_S):
+            late.exception(0)
+        assert isinstance(first, Refusal), f"with the file locked, an Acquire came to {first!r}"
+        # The lock is given up on after a while: on a very slow machine, before the queue was full.
+        if first.reason != Reason.STORE_UNAVAILABLE:
+            return Seen(first, {"maximum": "1"}, "google.rpc.RetryInfo")
+
+
+def a_stop_while_a_stream_is_open(stage: Stage) -> Seen:
+    watch = stage.client.watch_health()
+    assert watch.first_state() == "SERVING"
+    assert stage.server.terminate() == 0
+    ended = watch.ended()
+    assert ended.states == ["SERVING", "NOT_SERVING"]
+    return Seen(ended.refusal, {}, "google.rpc.RetryInfo")
+
+
+def a_file_that_somebody_else_has_locked(stage: Stage) -> Seen:
+    request = stage.acquiring(1)
+    with locked(stage.server.data):
+        refusal = stage.client.refusal("Allocator/Acquire", request)
+    assert "replayed" not in stage.client.call("Allocator/Acquire", request), "it was granted though it was refused"
+    return Seen(refusal, {}, "google.rpc.RetryInfo")
+
+
+def a_block_that_is_held_by_nobody_the_server_knows(stage: Stage) -> Seen:
+    with database(stage.server.data) as db:
+        db.execute(
+            "INSERT INTO held_blocks (fleet, instance, block, allocation) VALUES (?, 'node-1', 0, 999)",
+            (stage.fleet_id,),
+        )
+    refusal = stage.client.refusal("Allocator/Acquire", stage.acquiring(1))
+    # From now on the fleet refuses every write, also one that the database would take.
+    again = stage.client.refusal("Allocator/Acquire", stage.acquiring(BLOCKS - 1))
+    assert (again.status, again.reason) == (refusal.status, refusal.reason)
+    return Seen(refusal, {"fleet": stage.fleet})
+
+
+def a_record_that_cannot_be_read(stage: Stage) -> Seen:
+    secret = "neither this nor its cause reaches a client"
+    with database(stage.server.data) as db:
+        db.execute("UPDATE fleets SET labels = ? WHERE fleet = ?", (secret, stage.fleet_id))
+    refusal = stage.client.refusal("FleetAdmin/GetFleet", {"name": stage.fleet})
+    shown = str(refusal)
+    assert not [word for word in (secret, "JSON", "Error(", "Traceback", "sqlite", "fleets SET") if word in shown]
+    incident = refusal.error_info["metadata"]["incident"]
+    assert f"incident {incident}" in stage.server.errors()
+    return Seen(refusal, {"incident": incident})
+
+
+@contextmanager
+def database(data: Path) -> Iterator[sqlite3.Connection]:
+    """The server's file, open for somebody who is not the server. Committed at the end."""
+    with closing(sqlite3.connect(data, isolation_level=None, timeout=PATIENCE_S)) as db:
+        yield db
+
+
+@contextmanager
+def locked(data: Path) -> Iterator[None]:
+    """Nobody else can write to the file while the block runs."""
+    with database(data) as db:
+        db.execute("BEGIN IMMEDIATE")
+        yield
+        db.execute("ROLLBACK")
+
+
+FAULTS: Final[dict[Reason, Story]] = {
+    Reason.OVERLOADED: more_requests_than_may_wait,
+    Reason.SHUTTING_DOWN: a_stop_while_a_stream_is_open,
+    Reason.STORE_UNAVAILABLE: a_file_that_somebody_else_has_locked,
+    Reason.INVARIANT_VIOLATED: a_block_that_is_held_by_nobody_the_server_knows,
+    Reason.INTERNAL_ERROR: a_record_that_cannot_be_read,
+}
+"""Reasons that are the server's own trouble. Each story spoils its server: it needs one of its own."""

@@ -1,0 +1,90 @@
+"""The real grpcurl, as a person runs it: one process for each call, all that it knows of the API by reflection."""
+
+import json
+import re
+import subprocess
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, Self
+
+from tests.clients.real_client import PATIENCE_S, EndedWatch, HealthWatch, Json, RealClient, Refusal
+
+GRPCURL: Final = Path(sys.executable).with_name("grpcurl")
+FAILED_CALL_EXIT_CODE: Final = 64
+"""Added to the number of the status."""
+
+_DETAIL = re.compile(r"^\s+\d+\)\t(\{.*\})$", re.MULTILINE)
+
+
+class Grpcurl(RealClient):
+    """Runs grpcurl against one server. A context manager."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._threads = ThreadPoolExecutor(thread_name_prefix="grpcurl")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown()
+
+    def run(self, *arguments: str, options: tuple[str, ...] = ()) -> "subprocess.CompletedProcess[str]":
+        """Runs `grpcurl -plaintext OPTIONS ADDRESS ARGUMENTS` to its end."""
+        return subprocess.run(
+            self._command(options, arguments), capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
+
+    def invoke(self, method: str, request: Json, *, options: tuple[str, ...] = ()) -> Json:
+        """Calls a method by its full name. Raises Refusal."""
+        done = self.run(method, options=("-d", json.dumps(request), *options))
+        if done.returncode:
+            raise _refusal(done.stderr)
+        answer: Json = json.loads(done.stdout)
+        return answer
+
+    def submit(self, method: str, request: Json) -> "Future[Json]":
+        return self._threads.submit(self.invoke, f"blockyard.v1.{method}", request)
+
+    def watch_health(self) -> HealthWatch:
+        return _GrpcurlWatch(self._command((), ("grpc.health.v1.Health/Watch",)))
+
+    def duration(self, milliseconds: int) -> object:
+        return f"{milliseconds / 1000}s"
+
+    def _command(self, options: tuple[str, ...], arguments: tuple[str, ...]) -> list[str]:
+        return [str(GRPCURL), "-plaintext", *options, self.address, *arguments]
+
+
+class _GrpcurlWatch(HealthWatch):
+    def __init__(self, command: list[str]) -> None:
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self._first = ""
+
+    def first_state(self) -> str:
+        assert self._process.stdout is not None
+        while not self._first.endswith("}\n"):
+            line = self._process.stdout.readline()
+            assert line, "the watch ended before its first state"
+            self._first += line
+        return _states(self._first)[0]
+
+    def ended(self) -> EndedWatch:
+        out, err = self._process.communicate(timeout=PATIENCE_S)
+        assert self._process.returncode > FAILED_CALL_EXIT_CODE
+        return EndedWatch(_states(self._first + out), _refusal(err))
+
+
+def _states(documents: str) -> list[str]:
+    return re.findall(r'"status": "(\w+)"', documents)
+
+
+def _refusal(text: str) -> Refusal:
+    """Reads what grpcurl prints for people: the code in its Go spelling, the message, the numbered details."""
+    code = re.search(r"^  Code: (\w+)$", text, re.MULTILINE)
+    message = re.search(r"^  Message: (.*)$", text, re.MULTILINE)
+    assert code is not None, f"grpcurl failed without a status: {text}"
+    assert message is not None, f"grpcurl shows no message: {text}"
+    status = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", code[1]).upper()
+    return Refusal(status, message[1], [json.loads(detail) for detail in _DETAIL.findall(text)])
