@@ -213,14 +213,13 @@ def test_what_would_not_fit_an_idle_fleet_is_unsatisfiable_and_what_would_is_a_l
     zone = (term("zone", "IN", "a"),)
     fleet.take(Demand(instances=count, blocks=4, selector=zone))
 
-    def refused(**fields: int) -> dict[str, str]:
-        kind = Unsatisfiable if fields.get("blocks", 1) > 4 or fields.get("instances", 1) > count else NoCapacity
-        return fleet.refusal(fleet.wish(Demand(**{"blocks": 1, **fields}, selector=zone)), kind).metadata
+    def refused(instances: int, blocks: int, kind: type[Unsatisfiable | NoCapacity]) -> dict[str, str]:
+        return fleet.refusal(fleet.wish(Demand(instances, blocks, selector=zone)), kind).metadata
 
-    assert refused(blocks=5)["instances_fitting"] == "0"
-    assert refused(instances=count + 1)["instances_fitting"] == str(count)
-    assert refused(blocks=4)["instances_found"] == "0"
-    assert refused(instances=count)["instances_needed"] == str(count)
+    assert refused(1, 5, Unsatisfiable)["instances_fitting"] == "0"
+    assert refused(count + 1, 1, Unsatisfiable)["instances_fitting"] == str(count)
+    assert refused(1, 4, NoCapacity)["instances_found"] == "0"
+    assert refused(count, 1, NoCapacity)["instances_needed"] == str(count)
 
 
 def test_an_empty_fleet_can_satisfy_nothing() -> None:
