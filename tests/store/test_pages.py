@@ -93,6 +93,18 @@ async def test_a_filter_finds_exactly_its_allocations_in_order(
         assert [names[number] for number in await listed(story, where, limit)] == expected
 
 
+async def test_only_held_allocations_are_flagged_with_their_offline_instances(story: Story) -> None:
+    ended = story.grant(("node-1", (0,)))
+    story.release(ended)
+    held = story.grant(("node-2", (0,)), ("node-1", (0,)))
+    story.change("node-1", 8, InstanceState.OFFLINE)
+    story.commit()
+    async with story.store.reader() as reader:
+        page = await reader.allocations("gpu", AllocationFilter(), after=0, limit=10)
+    flags = {view.allocation.allocation: view.offline_instances for view in page.views}
+    assert flags == {ended: (), held: ("node-1",)}
+
+
 @pytest.mark.parametrize(
     "where",
     [
@@ -110,12 +122,14 @@ async def test_a_filter_that_finds_little_looks_at_a_bounded_number_of_rows_for_
         story.release(story.grant(("node-1", (0,))))
     wanted = story.grant(("node-2", (0,)), ttl_us=1_000)
     story.expire(wanted)
+    held = story.grant(("node-2", (1,)), holder="other")
     story.commit()
     async with story.store.reader() as reader:
         page = await reader.allocations("gpu", where, after=0, limit=100)
     assert page.views == ()
     assert page.next_after is not None
-    assert await listed(story, where, 100) == [wanted]
+    of_any_state = where == AllocationFilter(instance="node-2")
+    assert await listed(story, where, 100) == [wanted, *([held] if of_any_state else [])]
 
 
 @pytest.mark.parametrize(

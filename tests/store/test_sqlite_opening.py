@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from blockyard_server.engine.store_protocol import StoreFailed, StoreRefused
+from blockyard_server.engine.store_protocol import InvariantBroken, StoreFailed, StoreRefused
 from blockyard_server.store.sqlite import SqliteStore
 from tests.store.story import Story
 
@@ -185,8 +185,10 @@ def full_disk() -> Iterator[None]:
 def test_a_commit_that_fails_is_a_failed_store_and_the_next_transaction_starts_clean(sqlite: SqliteStore) -> None:
     story = Story(sqlite).begin(node_1=8)
     story.grant(("node-1", (0,)))
+    before = sqlite._connected()
     with pytest.raises(StoreFailed, match="disk I/O error"), full_disk():
         story.commit()
+    assert sqlite._connected() is not before
     again = Story(sqlite)
     again.revision, again.order = 2, 1
     again.grant(("node-1", (0, 1)), token="another")
@@ -196,6 +198,22 @@ def test_a_commit_that_fails_is_a_failed_store_and_the_next_transaction_starts_c
         assert transaction.head.revision == 3
         assert [row.busy for row in transaction.load_instances()] == [0b11]
         assert transaction.tokens([("default", "token-3")]) == {}
+
+
+def test_a_fleet_that_somebody_else_moved_on_is_not_written(sqlite: SqliteStore) -> None:
+    story = Story(sqlite).begin(node_1=8)
+    story.cancel("late")
+
+    def overtaken() -> None:
+        with sqlite.transaction("gpu") as ours:
+            sqlite._connected().execute("UPDATE fleets SET revision = revision + 1")
+            ours.write(story.pending, {})
+
+    with pytest.raises(InvariantBroken, match="not at the revision that was read"):
+        overtaken()
+    with sqlite.transaction("gpu") as transaction:
+        assert transaction.head is not None
+        assert transaction.head.revision == 2
 
 
 def test_a_transaction_that_another_program_keeps_out_is_a_failed_store(sqlite: SqliteStore) -> None:
