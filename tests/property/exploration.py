@@ -1,0 +1,48 @@
+"""Runs the state machine for a number of steps. The same seed gives the same steps."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import seed as seeded
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.property.machine import ModelCheck
+from tests.property.world import Template
+
+STEPS_OF_AN_EXAMPLE: Final = 100
+"""From an empty data file on. Long enough for leases to end, tokens to be forgotten and servers to restart."""
+MAX_ATTEMPTS: Final = 10
+
+
+def explore(
+    template: Template, *, seed: int, steps: int, phases: Sequence[Phase] = (Phase.generate, Phase.shrink)
+) -> int:
+    """Executes at least so many steps, and answers how many. Raises the smallest failure that it finds."""
+    executed = 0
+    # Hypothesis ends some examples early: what is missing then is made up for with another seed.
+    for attempt in range(MAX_ATTEMPTS):
+        if executed < steps:
+            executed += _explore_once(template, seed * MAX_ATTEMPTS + attempt, steps - executed, phases)
+    return executed
+
+
+def _explore_once(template: Template, seed: int, steps: int, phases: Sequence[Phase]) -> int:
+    @seeded(seed)
+    class Check(ModelCheck):
+        pass
+
+    Check.template = template
+    bounds = settings(
+        max_examples=-(-steps // STEPS_OF_AN_EXAMPLE),
+        stateful_step_count=STEPS_OF_AN_EXAMPLE,
+        phases=phases,
+        deadline=None,
+        database=None,
+        print_blob=True,
+        report_multiple_bugs=False,
+        # They are about slow or large examples; these are, on purpose.
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(Check, settings=bounds)
+    return Check.steps

@@ -1,0 +1,86 @@
+"""The model check: the real service against plain Python, step by step, answer by answer.
+
+A failure prints its steps, and a blob: `@reproduce_failure(…)` with it above `class Check` in `exploration.py` runs
+just that failure again. The shard's number runs the same steps up to it again.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+from hypothesis import Phase
+
+from blockyard_server.store.statements import DUE_LEASES
+from tests.property.exploration import explore
+from tests.property.world import Template
+
+STEPS_IN_CI: Final = 10_000
+STEPS_OF_A_SOAK: Final = 1_000_000
+SHARDS: Final = 4
+"""The steps are run as so many tests, for as many processes."""
+STEPS_OF_A_ROUND: Final = 10_000
+"""How many steps of a soak are planned, run and forgotten together: Hypothesis remembers every example of a round."""
+
+
+@pytest.fixture
+def template(tmp_path: Path) -> Iterator[Template]:
+    made = Template(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.mark.timeout(900)  # far more than it needs: a failure is made small before it is shown
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_the_service_answers_every_request_as_the_model_does(shard: int, template: Template) -> None:
+    wanted = STEPS_IN_CI // SHARDS
+    steps = explore(template, seed=shard, steps=wanted)
+    assert steps >= wanted, "fewer steps were executed than planned"
+
+
+@pytest.mark.soak
+@pytest.mark.skipif("BLOCKYARD_SOAK" not in os.environ, reason="`make soak` sets it")
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_a_million_steps_agree(shard: int, template: Template, capfd: pytest.CaptureFixture[str]) -> None:
+    wanted, done, rounds = STEPS_OF_A_SOAK // SHARDS, 0, 0
+    begin = time.monotonic()
+    while done < wanted:
+        rounds += 1
+        done += explore(template, seed=1_000_000 * (shard + 1) + rounds, steps=STEPS_OF_A_ROUND)
+        with capfd.disabled():
+            spent_s = time.monotonic() - begin
+            print(f"model check {shard + 1}/{SHARDS}: {done:,} of {wanted:,} steps, {spent_s:,.0f} s", flush=True)  # noqa: T201 - whoever waits for hours wants to see it move
+    assert done >= wanted
+
+
+_FAULTS: Final = {
+    "blocks are chosen without looking for neighbours": (
+        "blockyard_server.domain.placement.choose_blocks",
+        lambda idle, count: sum(1 << block for block in [b for b in range(4096) if idle >> b & 1][:count]),
+    ),
+    "a token is answered whatever the request says": (
+        "blockyard_server.domain.acquire.differing_fields",
+        lambda _one, _other: (),
+    ),
+    "a longer lease is granted than the fleet allows": (
+        "blockyard_server.domain.acquire.granted_ttl_us",
+        lambda fields, asked_us: fields.default_ttl_us if asked_us is None else asked_us,
+    ),
+    "a release forgets to look at the holder": (
+        "blockyard_server.domain.release.check_guards",
+        lambda _state, _allocation, _request: None,
+    ),
+    "a lease lives on at the instant when it ends": (
+        "blockyard_server.store.statements.DUE_LEASES",
+        DUE_LEASES.replace("<=", "<"),
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", list(_FAULTS))
+def test_a_planted_fault_is_found(fault: str, template: Template, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(*_FAULTS[fault])
+    with pytest.raises(AssertionError):
+        explore(template, seed=1, steps=STEPS_IN_CI // SHARDS, phases=(Phase.generate,))
