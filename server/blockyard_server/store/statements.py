@@ -7,6 +7,7 @@ from turning the join around.
 # The columns' names are constants of this package, and nothing else is put into a text; values are always parameters.
 # ruff: noqa: S608
 
+from functools import lru_cache
 from typing import Final
 
 from blockyard_server.store.codec import ALLOCATION_COLUMNS, EVENT_COLUMNS, FLEET_COLUMNS, INSTANCE_COLUMNS
@@ -18,6 +19,13 @@ def _columns(names: tuple[str, ...], alias: str = "") -> str:
 
 def _insert(table: str, names: tuple[str, ...]) -> str:
     return f"INSERT INTO {table} ({_columns(names)}) VALUES ({', '.join('?' * len(names))})"
+
+
+@lru_cache(maxsize=256)
+def of_rows(insert: str, rows: int) -> str:
+    """The same INSERT for so many rows at once."""
+    head, _, row = insert.rpartition(" VALUES ")
+    return f"{head} VALUES {', '.join([row] * rows)}"
 
 
 HEAD: Final = f"SELECT next_order, deleted, {_columns(FLEET_COLUMNS)} FROM fleets WHERE fleet = ?"
