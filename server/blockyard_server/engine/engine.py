@@ -98,9 +98,9 @@ class Engine:
     async def submit_many(self, requests: list[Acquire | Release | Renew]) -> list[Answer | Exception]:
         """Carries out many changes, each by itself; refusals and failures are returned in place."""
         futures: list[asyncio.Future[Answer] | EngineFailure] = []
-        for request in requests:
+        for number, request in enumerate(requests):
             try:
-                futures.append(self._writer.submit(request))
+                futures.append(self._writer.submit(request, begins_call=number == 0))
             except EngineFailure as failure:
                 futures.append(failure)
         try:

@@ -41,6 +41,7 @@ class WriterLimits:
 class _Ticket:
     request: Request
     outcome: "asyncio.Future[Answer]"
+    begins_call: bool
 
 
 @dataclass(slots=True)
@@ -60,10 +61,12 @@ class Writer:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="blockyard-writer")
         self._waiting: deque[_Ticket] = deque()
         self._asides: deque[_Aside] = deque()
+        self._calls_waiting = 0
+        """How many calls the waiting requests came in: those of a Batch came in one."""
         self._company = 1
-        """How many requests came together last time."""
+        """How many calls came together last time; 0 if some had to be left waiting."""
         self._wanted = 1
-        """How many waiting requests end the loop's present wait."""
+        """How many waiting calls end the loop's present wait."""
         self._wake = asyncio.Event()
         self._stopping = False
         self._loop_task: asyncio.Task[None] | None = None
@@ -80,9 +83,10 @@ class Writer:
             await self._loop_task
         self._thread.shutdown()
 
-    def submit(self, request: Request) -> "asyncio.Future[Answer]":
+    def submit(self, request: Request, *, begins_call: bool = True) -> "asyncio.Future[Answer]":
         """Queues a request: the future has its answer, or raises Refused or EngineFailure.
 
+        `begins_call` is False for what came in the same call as the request before: it is no company to wait for.
         Raises Overloaded, ShuttingDown.
         """
         if self._stopping:
@@ -92,9 +96,10 @@ class Writer:
                 f"{self._limits.max_waiting} requests are waiting, the most that this server accepts; try again later"
             )
             raise Overloaded(message, maximum=self._limits.max_waiting)
-        ticket = _Ticket(request, asyncio.get_running_loop().create_future())
+        ticket = _Ticket(request, asyncio.get_running_loop().create_future(), begins_call)
         self._waiting.append(ticket)
-        if len(self._waiting) >= self._wanted:
+        self._calls_waiting += begins_call
+        if self._calls_waiting >= self._wanted:
             self._wake.set()
         return ticket.outcome
 
@@ -116,24 +121,28 @@ class Writer:
             while self._asides:
                 await self._carry_out_aside(self._asides.popleft())
             taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._limits.max_batch))]
+            calls = _calls(taken)
+            self._calls_waiting -= calls
+            left_waiting = bool(self._waiting)
             again: list[_Ticket] = []
             for fleet, tickets in _by_fleet(taken).items():
                 again += await self._carry_out(fleet, tickets)
-            self._company = max(1, len(taken) + len(self._waiting))
+            self._company = 0 if left_waiting or again else max(1, calls + self._calls_waiting)
             self._waiting.extendleft(reversed(again))
+            self._calls_waiting += _calls(again)
 
     async def _gather(self) -> None:
-        """Waits for work: for the company that requests came in last time, but no longer than the linger."""
-        self._wanted = min(self._company, self._limits.max_batch)
+        """Waits for work: for the company that calls came in last time, but no longer than the linger."""
+        self._wanted = self._company
         timer = asyncio.get_running_loop().call_later(self._limits.max_linger_s, self._end_linger)
-        while len(self._waiting) < self._wanted and not self._interrupted:
+        while not (self._waiting and self._calls_waiting >= self._wanted) and not self._interrupted:
             self._wake.clear()
             await self._wake.wait()
         timer.cancel()
 
     def _end_linger(self) -> None:
-        """From now on one request is enough. The timer says so, not the clock: a timer may fire before its time."""
-        self._wanted = 1
+        """From now on any request is enough. The timer says so, not the clock: a timer may fire before its time."""
+        self._wanted = 0
         self._wake.set()
 
     @property
@@ -184,6 +193,10 @@ class Writer:
             if await self._carry_out(fleet, [ticket]):
                 return tickets[number:]
         return []
+
+
+def _calls(tickets: list[_Ticket]) -> int:
+    return sum(ticket.begins_call for ticket in tickets)
 
 
 def _by_fleet(tickets: list[_Ticket]) -> dict[str, list[_Ticket]]:
