@@ -113,7 +113,7 @@ allocations: Final = _table(
     Index("ix_allocations_live", "fleet", "live", "allocation", unique=True),
     Index("ix_allocations_holder", "fleet", "holder", "allocation"),
 )
-# `live` is among the columns so that nothing beats these indexes in the planner's eyes (docs/adr/0003).
+# `live` is among the columns so that nothing beats these indexes in the planner's eyes (docs/adr/0004).
 Index(
     "ix_allocations_due",
     allocations.c.fleet,

@@ -2,7 +2,7 @@
 
 One connection owns all writes and checkpoints (two can corrupt a WAL in SQLite before 3.51.3); it belongs to the
 engine's writer thread. Readers are `query_only` connections, each transaction one snapshot. Why the writer speaks to
-the driver itself, with measurements: docs/adr/0003-sqlite-store.md.
+the driver itself, with measurements: docs/adr/0004-sqlite-store.md.
 """
 
 import sqlite3
