@@ -3,14 +3,22 @@
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from blockyard_server.domain import index as index_module
 from blockyard_server.domain.allocation import AllocationState
 from blockyard_server.domain.answers import Grant, ReleaseAnswer
 from blockyard_server.domain.audit import Findings, Replay
+from blockyard_server.domain.blocks import to_blocks
 from blockyard_server.domain.decide import decide
 from blockyard_server.domain.errors import Refused
 from blockyard_server.domain.requests import (
@@ -42,7 +50,7 @@ terms = st.one_of(
     st.builds(Term, keys, st.sampled_from(["IN", "NOT_IN"]), values),
     st.builds(Term, keys, st.sampled_from(["EXISTS", "DOES_NOT_EXIST"])),
 )
-selectors: st.SearchStrategy[Selector] = st.lists(terms, max_size=2).map(tuple)
+selectors: st.SearchStrategy[Selector] = st.just(()) | st.lists(terms, min_size=1, max_size=2).map(tuple)
 pairs = st.dictionaries(keys, st.sampled_from(VALUES)).map(lambda found: tuple(sorted(found.items())))
 resources = st.dictionaries(st.sampled_from(["gpu", "mem"]), st.integers(0, 9)).map(
     lambda found: tuple(sorted(found.items()))
@@ -57,10 +65,12 @@ def demands(draw: st.DrawFn) -> Demand:
     """One of the three forms, as the edge would decode it."""
     instances = draw(st.sampled_from([1, 1, 1, 2, 3]))
     selector = draw(selectors)
-    named = tuple(draw(st.lists(names, max_size=4))) if draw(st.integers(0, 3)) == 0 else ()
+    named = tuple(draw(st.sets(names, min_size=3))) if draw(st.integers(0, 3)) == 0 else ()
     match draw(st.sampled_from(["blocks", "blocks", "requirements", "exclusive"])):
         case "blocks":
-            return Demand(instances, draw(st.integers(1, 9)), selector=selector, instance_names=named)
+            return Demand(
+                instances, draw(st.sampled_from([1, 1, 2, 2, 3, 4, 6, 8, 9])), selector=selector, instance_names=named
+            )
         case "requirements":
             wanted = draw(st.dictionaries(st.sampled_from(["gpu", "mem"]), st.integers(1, 6), min_size=1))
             return Demand(instances, 0, tuple(sorted(wanted.items())), selector=selector, instance_names=named)
@@ -97,33 +107,53 @@ class History(RuleBasedStateMachine):
             self.replay.apply(event)
         return answer
 
+    @initialize(fields=st.lists(shapes, min_size=4, max_size=len(NAMES)))
+    def fill(self, fields: list[InstanceFields]) -> None:
+        for name, each in zip(NAMES, fields, strict=False):
+            self.register(name, each)
+
     @rule(name=names, fields=shapes)
     def register(self, name: str, fields: InstanceFields) -> None:
         if not isinstance(self.do(CreateInstance("gpu", name, fields)), Refused) and name not in self.model:
             self.model[name] = NaiveInstance(self.fleet.state.index.by_name[name].order, fields)
 
-    @rule(name=names, fields=shapes, only=st.sets(st.sampled_from(["total_blocks", "labels", "resources", "state"])))
-    def update(self, name: str, fields: InstanceFields, only: set[str]) -> None:
+    @precondition(lambda self: self.model)
+    @rule(
+        data=st.data(),
+        fields=shapes,
+        only=st.sets(st.sampled_from(["total_blocks", "labels", "resources", "state"]), min_size=1),
+    )
+    def update(self, data: st.DataObject, fields: InstanceFields, only: set[str]) -> None:
+        name = data.draw(st.sampled_from(sorted(self.model)))
         changes = {key: getattr(fields, key) for key in only}
         if not isinstance(self.do(UpdateInstance("gpu", name, changes)), Refused):
             self.model[name].fields = self.fleet.state.index.by_name[name].fields
             assert all(getattr(self.model[name].fields, key) == value for key, value in changes.items())
 
-    @rule(name=names)
-    def delete(self, name: str) -> None:
-        there = name in self.model
-        in_use = there and bool(self.model[name].held)
+    @precondition(lambda self: len(self.model) > 3)
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.model)))
         refused = isinstance(self.do(DeleteInstance("gpu", name)), Refused)
-        assert refused is (in_use or not there)
+        assert refused is bool(self.model[name].held)
         if not refused:
             del self.model[name]
 
+    @rule(wanted=demands(), strategy=st.sampled_from(PlacementStrategy), ttl_us=st.none() | st.integers(1, 5))
+    def acquire_one(self, wanted: Demand, strategy: PlacementStrategy, ttl_us: int | None) -> None:
+        self.acquire([wanted], strategy, ttl_us, validate_only=False)
+
     @rule(
-        wanted=st.lists(demands(), min_size=1, max_size=3),
+        wanted=st.lists(demands(), min_size=2, max_size=3),
         strategy=st.sampled_from(PlacementStrategy),
         ttl_us=st.none() | st.integers(1, 5),
         validate_only=st.booleans(),
     )
+    def acquire_many(
+        self, wanted: list[Demand], strategy: PlacementStrategy, ttl_us: int | None, *, validate_only: bool
+    ) -> None:
+        self.acquire(wanted, strategy, ttl_us, validate_only=validate_only)
+
     def acquire(
         self, wanted: list[Demand], strategy: PlacementStrategy, ttl_us: int | None, *, validate_only: bool
     ) -> None:
@@ -175,13 +205,14 @@ class History(RuleBasedStateMachine):
     def time_passes(self, by_us: int) -> None:
         self.fleet.now_us += by_us
 
-    @precondition(lambda self: not any(instance.held for instance in self.model.values()))
-    @rule()
-    def begin_anew(self) -> None:
+    @precondition(lambda self: len(self.grants) > 3 and not any(i.held for i in self.model.values()))
+    @rule(fields=st.lists(shapes, min_size=2, max_size=4))
+    def begin_anew(self, fields: list[InstanceFields]) -> None:
         revision = self.fleet.state.revision
         self.do(DeleteFleet("gpu", force=True))
         self.model.clear()
         assert self.do(CreateFleet("gpu", FleetFields())).revision == revision + 2
+        self.fill(fields)
 
     @invariant()
     def busy_and_idle_come_to_the_total(self) -> None:
@@ -207,20 +238,48 @@ class History(RuleBasedStateMachine):
         assert recorded == {(n, b): holder for n, i in self.model.items() for b, holder in i.held.items()}
 
 
-@pytest.mark.parametrize(
+BOUNDS = pytest.mark.parametrize(
     ("scanned", "share", "views"),
     [(0, 8, 256), (0, 2, 2), (2, 8, 256), (64, 8, 256)],
     ids=["views alone", "views that come and go", "views and scans", "as served"],
 )
-def test_every_history_of_a_fleet_agrees_with_the_design(
-    monkeypatch: pytest.MonkeyPatch, scanned: int, share: int, views: int
-) -> None:
+
+
+@pytest.fixture
+def bounds(monkeypatch: pytest.MonkeyPatch, scanned: int, share: int, views: int) -> None:
     monkeypatch.setattr(index_module, "MAX_SCANNED", scanned)
     monkeypatch.setattr(index_module, "MAX_VIEW_SHARE", share)
     monkeypatch.setattr(index_module, "MAX_VIEWS", views)
-    health = [HealthCheck.too_slow, HealthCheck.filter_too_much]
 
+
+HEALTH = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture]
+
+
+@BOUNDS
+@pytest.mark.usefixtures("bounds")
+def test_every_history_of_a_fleet_agrees_with_the_design() -> None:
     run_state_machine_as_test(
         History,
-        settings=settings(max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=health),
+        settings=settings(max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=HEALTH),
     )
+
+
+@BOUNDS
+@pytest.mark.usefixtures("bounds")
+@settings(max_examples=100, deadline=None, suppress_health_check=HEALTH)
+@given(
+    stock=st.lists(st.tuples(shapes, st.integers(0, 2**13 - 1)), min_size=3, max_size=len(NAMES)),
+    asked=st.lists(
+        st.tuples(st.lists(demands(), min_size=1, max_size=2), st.sampled_from(PlacementStrategy)), min_size=3
+    ),
+)
+def test_every_placement_agrees_with_the_design(
+    stock: list[tuple[InstanceFields, int]], asked: list[tuple[list[Demand], PlacementStrategy]]
+) -> None:
+    history = History()
+    history.fill([fields for fields, _ in stock])
+    for instance, (_, busy) in zip(history.fleet.state.index.by_order.values(), stock, strict=True):
+        history.fleet.state.index.set_busy(instance, busy & instance.full)
+        history.model[instance.name].held = dict.fromkeys(to_blocks(instance.busy), 0)
+    for wanted, strategy in asked:
+        history.acquire(wanted, strategy, None, validate_only=False)
