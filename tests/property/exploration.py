@@ -12,7 +12,9 @@ from tests.property.world import Template
 
 STEPS_OF_AN_EXAMPLE: Final = 100
 """From an empty data file on. Long enough for leases to end, tokens to be forgotten and servers to restart."""
-MAX_ATTEMPTS: Final = 10
+EXAMPLES_AT_ONCE: Final = 10
+"""From then on Hypothesis prefers variations of what it has run, which differ in a step or two of a hundred."""
+MAX_ROUNDS: Final = 1000
 
 
 def explore(
@@ -20,21 +22,22 @@ def explore(
 ) -> int:
     """Executes at least so many steps, and answers how many. Raises the smallest failure that it finds."""
     executed = 0
-    # Hypothesis ends some examples early: what is missing then is made up for with another seed.
-    for attempt in range(MAX_ATTEMPTS):
-        if executed < steps:
-            executed += _explore_once(template, seed * MAX_ATTEMPTS + attempt, steps - executed, phases)
+    for number in range(MAX_ROUNDS):
+        if executed >= steps:
+            break
+        examples = min(-(-(steps - executed) // STEPS_OF_AN_EXAMPLE), EXAMPLES_AT_ONCE)
+        executed += _explore_once(template, seed * MAX_ROUNDS + number, examples, phases)
     return executed
 
 
-def _explore_once(template: Template, seed: int, steps: int, phases: Sequence[Phase]) -> int:
+def _explore_once(template: Template, seed: int, examples: int, phases: Sequence[Phase]) -> int:
     @seeded(seed)
     class Check(ModelCheck):
         pass
 
-    Check.template = template
+    Check.template, Check.run = template, seed
     bounds = settings(
-        max_examples=-(-steps // STEPS_OF_AN_EXAMPLE),
+        max_examples=examples,
         stateful_step_count=STEPS_OF_AN_EXAMPLE,
         phases=phases,
         deadline=None,
