@@ -98,6 +98,7 @@ class ModelCheck(RuleBasedStateMachine):
     @initialize(r=Choices)
     def begin(self, r: Random) -> None:
         """A fleet with some instances."""
+        note(f"run {self.run}")
         fleet = requests.fleet_fields(r) if r.randrange(2) else resources_pb2.Fleet()
         self.check("CreateFleet", admin_pb.CreateFleetRequest(fleet_id="gpu", fleet=fleet))
         for instance in r.sample(requests.INSTANCES, k=4):

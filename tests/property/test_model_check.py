@@ -1,7 +1,8 @@
 """The model check: the real service against plain Python, step by step, answer by answer.
 
-A failure prints its steps, and a blob: `@reproduce_failure(…)` with it above `class Check` in `exploration.py` runs
-just that failure again. The shard's number runs the same steps up to it again.
+A failure prints its steps, made few, with what both sides say. The same test fails again in the same way; to run only
+the failure, put the printed `@reproduce_failure(…)` above `class Check` in `exploration.py`, and have `explore` begin
+with the printed run instead of its first.
 """
 
 import os
