@@ -191,11 +191,14 @@ def test_names_and_a_selector_must_both_agree() -> None:
 
 
 @pytest.mark.parametrize("state", [CORDONED, OFFLINE])
-@pytest.mark.parametrize("exclusive", [False, True])
-def test_an_instance_that_is_not_active_would_fit_but_not_now(state: InstanceState, *, exclusive: bool) -> None:
+@pytest.mark.parametrize(
+    "demand",
+    [Demand(blocks=1), Demand(blocks=1, exclusive=True), Demand(blocks=1, instance_names=("n1",))],
+    ids=["any", "exclusive", "named"],
+)
+def test_an_instance_that_is_not_active_would_fit_but_not_now(state: InstanceState, demand: Demand) -> None:
     fleet = PureFleet(8)
     fleet.change("n1", state=state)
-    demand = Demand(blocks=1, exclusive=exclusive)
 
     refusal = fleet.refusal(fleet.wish(demand), NoCapacity)
 
