@@ -79,6 +79,19 @@ def test_a_fleet_that_another_server_deleted_and_made_anew_is_caught_up_with(
     assert grant.view.allocation.placements == (("n9", (0, 1)),)
 
 
+def test_memory_of_a_failed_commit_is_gone_even_if_another_server_made_as_many_revisions(
+    server: Server, clock: ManualClock
+) -> None:
+    server.store.before_commit = once(StoreFailed("the disk is full"))
+    with pytest.raises(StoreUnavailable):
+        server.ask(acquire("a"))
+    Server(server.store, clock).ask(acquire("x", 8))
+
+    (refused,) = server.ask(acquire("b"))
+
+    assert isinstance(refused, NoCapacity)
+
+
 def test_whoever_is_too_far_behind_loads_the_fleet_anew(
     server: Server, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
