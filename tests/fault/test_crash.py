@@ -6,6 +6,7 @@ Set BLOCKYARD_SEED to repeat a run's choices; the timing of the processes is not
 import asyncio
 import os
 import sys
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -197,3 +198,31 @@ async def test_a_grant_answered_the_instant_before_the_kill_is_there(tmp_path: P
                 assert (again.replayed, again.allocation) == (True, grant.allocation)
                 journal = await check_fleet(client, FLEET)
                 assert len(journal.granted) == turn + 1
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_first_start_that_is_killed_at_any_moment_is_made_good_by_the_next(tmp_path: Path, seed: int) -> None:
+    """The file may be empty, without tables, or whole: nobody has to look."""
+    dice = Random(seed)
+    with ServerProcess(tmp_path) as server:
+        for _ in range(3):
+            server.launch()
+            time.sleep(dice.uniform(0.2, 1.2))
+            server.kill()
+        server.start()
+        assert server.terminate() == 0
+
+
+async def test_a_drain_that_is_killed_is_a_crash_like_any_other(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, drain_grace_s=3600) as server:
+        await asyncio.to_thread(server.start)
+        async with AsyncClient(server.address, retry=QUICK) as client:
+            await client.create_fleet(FLEET)
+            await client.create_instance(FLEET, "node-1", total_blocks=8)
+            grant = await client.acquire(FLEET, blocks=8, holder="job", token="intent")
+            server.ask_to_stop()
+            server.kill()
+            await asyncio.to_thread(server.start)
+            again = await client.acquire(FLEET, blocks=8, holder="job", token="intent")
+            assert (again.replayed, again.allocation) == (True, grant.allocation)
+            await check_fleet(client, FLEET)

@@ -97,10 +97,14 @@ class ServerProcess:
             self._process.wait(BOUND_S)
             self._process = None
 
-    def terminate(self) -> int:
-        """SIGTERM, and waits for the end; the exit code."""
+    def ask_to_stop(self) -> None:
+        """SIGTERM, without waiting."""
         assert self._process is not None, "it does not run"
         self._process.send_signal(signal.SIGTERM)
+
+    def terminate(self) -> int:
+        """SIGTERM, and waits for the end; the exit code."""
+        self.ask_to_stop()
         return self.wait()
 
     def wait(self) -> int:

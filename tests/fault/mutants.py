@@ -1,0 +1,294 @@
+"""The table of mutants: for each guard a change of the server that takes it away, and the tests that must see it.
+
+A mutation is textual: each `old` is found exactly once in its file, or the table is out of date and says so.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+MIGRATION: Final = "store/migrations/versions/0001_foundation.py"
+GUARDS: Final = "tests/store/test_sqlite_guards.py"
+LOST: Final = "tests/race/test_lost_answers.py"
+STORY: Final = "tests/race/test_seed_story.py"
+LEASES: Final = "tests/race/test_leases.py"
+TOKENS: Final = "tests/race/test_tokens.py"
+WRITERS: Final = "tests/race/test_two_writers.py"
+SERVERS: Final = "tests/race/test_two_servers.py"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One replacement in a file of the server."""
+
+    file: str
+    """Below `server/blockyard_server/`."""
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A server with one guard less."""
+
+    guard: str
+    """What is broken."""
+    edits: tuple[Edit, ...]
+    red: tuple[str, ...]
+    """The tests that must go red: files or single tests, as pytest takes them."""
+
+
+MUTANTS: Final[dict[str, Mutant]] = {
+    # What the database makes impossible.
+    "drops the trigger": Mutant(
+        "held_blocks_counted: the counter moves with the rows, in SQL",
+        (Edit(MIGRATION, "for trigger in _SQLITE_TRIGGERS:", "for trigger in _SQLITE_TRIGGERS[1:]:"),),
+        (f"{STORY}::test_six_replicas_leave_two_idle_and_their_doubled_releases_leave_eight",),
+    ),
+    "drops the CHECK": Mutant(
+        "busy_blocks is between 0 and total_blocks",
+        (
+            Edit(
+                MIGRATION,
+                'sa.CheckConstraint("busy_blocks BETWEEN 0 AND total_blocks", name=op.f("ck_instances_busy_blocks")),',
+                "",
+            ),
+        ),
+        (GUARDS,),
+    ),
+    "drops the primary key": Mutant(
+        "two holders of one block cannot be written down",
+        (
+            Edit(
+                MIGRATION,
+                'sa.PrimaryKeyConstraint("fleet", "instance", "block", name=op.f("pk_held_blocks")),',
+                'sa.PrimaryKeyConstraint("fleet", "instance", "block", "allocation", name=op.f("pk_held_blocks")),',
+            ),
+        ),
+        ("tests/fault/test_last_line.py::test_a_block_that_memory_takes_for_idle_is_not_given_to_a_second_holder",),
+    ),
+    "drops the key to live allocations": Mutant(
+        "an allocation does not end while it has blocks",
+        (
+            Edit(
+                MIGRATION,
+                """        sa.ForeignKeyConstraint(
+            ["fleet", "live", "allocation"],
+            ["allocations.fleet", "allocations.live", "allocations.allocation"],
+            name="fk_held_blocks_live_allocation",
+        ),
+""",
+                "",
+            ),
+        ),
+        (GUARDS,),
+    ),
+    "leaves foreign keys off": Mutant(
+        "the writer's connection checks foreign keys",
+        (Edit("store/sqlite.py", 'db.execute("PRAGMA foreign_keys = ON")', "pass"),),
+        ("tests/store/test_sqlite_opening.py::test_the_writer_is_durable_and_checked",),
+    ),
+    "does not wait for the disk": Mutant(
+        "a commit that is answered survives a power cut",
+        (Edit("store/sqlite.py", "PRAGMA synchronous = FULL", "PRAGMA synchronous = NORMAL"),),
+        ("tests/store/test_sqlite_opening.py::test_the_writer_is_durable_and_checked",),
+    ),
+    # One transaction, and the answer after it.
+    "answers before the commit": Mutant(
+        "the answer comes after the commit, which here waits for the next transaction",
+        (
+            Edit(
+                "store/sqlite.py",
+                'db.execute("BEGIN IMMEDIATE")\n            transaction',
+                'self._end(db)\n            db.execute("BEGIN IMMEDIATE")\n            transaction',
+            ),
+            Edit("store/sqlite.py", 'db.execute("COMMIT")\n        except', "pass\n        except"),
+            Edit("store/sqlite.py", "        finally:\n            self._end(db)\n", ""),
+            Edit("store/sqlite.py", 'db.execute("ROLLBACK")', 'db.execute("COMMIT")'),
+        ),
+        ("tests/fault/test_crash.py::test_a_grant_answered_the_instant_before_the_kill_is_there",),
+    ),
+    "says done though the commit failed": Mutant(
+        "a commit that fails is answered UNAVAILABLE",
+        (
+            Edit(
+                "engine/transactor.py",
+                """_log.error("fleet %s: the store failed: %s", fleet, failure)
+            raise _unavailable(failure) from failure""",
+                "return result",
+            ),
+        ),
+        (f"{LOST}::test_a_commit_that_fails_is_answered_unavailable_and_leaves_no_trace",),
+    ),
+    "begins without the lock": Mutant(
+        "BEGIN IMMEDIATE: what is read is still true when it is written, also with two connections",
+        (Edit("store/sqlite.py", 'db.execute("BEGIN IMMEDIATE")', 'db.execute("BEGIN")'),),
+        (WRITERS,),
+    ),
+    "writes tokens after the commit": Mutant(
+        "the token and the grant commit together",
+        (
+            Edit(
+                "store/transaction.py",
+                "self._insert(statements.INSERT_TOKEN, changes.tokens)",
+                "self.late = changes.tokens",
+            ),
+            Edit(
+                "store/sqlite.py",
+                "self._commit(db)\n",
+                "self._commit(db)\n"
+                "                db.executemany(statements.INSERT_TOKEN, getattr(transaction, 'late', ()))\n",
+            ),
+        ),
+        (f"{LOST}::test_a_commit_whose_answer_is_lost_is_found_again_by_its_token",),
+    ),
+    "looks tokens up once for each batch": Mutant(
+        "a request sees the tokens of those before it in the same transaction",
+        (
+            Edit(
+                "engine/transactor.py",
+                "                records.apply(event)\n                events.append(event)",
+                "                events.append(event)",
+            ),
+        ),
+        (f"{TOKENS}::test_the_answers_of_one_batch_are_equal_but_for_replayed",),
+    ),
+    "keeps its memory after a failed commit": Mutant(
+        "memory is forgotten when its transaction did not commit",
+        (
+            Edit(
+                "engine/transactor.py",
+                'self._memory.forget(fleet)\n            _log.error("fleet %s: the store failed',
+                '_log.error("fleet %s: the store failed',
+            ),
+        ),
+        (WRITERS,),
+    ),
+    "does not catch up": Mutant(
+        "memory is as new as the fleet's row before anything is decided",
+        (Edit("engine/memory.py", "if state is None or not _catch_up(state, tx.head, tx):", "if state is None:"),),
+        (WRITERS,),
+    ),
+    # Tokens.
+    "grants a replay anew": Mutant(
+        "a token is granted once, whatever has become of its allocation",
+        (Edit("domain/acquire.py", "if known is not None:", "if known is not None and known.allocation is None:"),),
+        (f"{TOKENS}::test_fifty_copies_of_one_acquire_in_flight_are_one_grant_and_fifty_equal_answers",),
+    ),
+    "answers a replay of what has ended": Mutant(
+        "a replay that is answered OK means held",
+        (
+            Edit(
+                "domain/acquire.py",
+                "if allocation is None or not allocation.is_held(now_us):",
+                "if allocation is None:",
+            ),
+        ),
+        (f"{TOKENS}::test_an_acquire_that_arrives_after_its_release_is_refused_for_ever",),
+    ),
+    "takes any request with a known token for a replay": Mutant(
+        "a token belongs to one request",
+        (Edit("domain/acquire.py", "if differing:", "if False:"),),
+        (f"{TOKENS}::test_one_token_for_two_requests_is_granted_to_one_of_them",),
+    ),
+    "forgets a cancellation": Mutant(
+        "a release by an unknown token closes the door",
+        (
+            Edit(
+                "domain/release.py",
+                "return _cancelled(event.revision, now_us), event",
+                "return _cancelled(event.revision, now_us), None",
+            ),
+        ),
+        (f"{TOKENS}::test_an_acquire_that_arrives_after_its_release_is_refused_for_ever",),
+    ),
+    # Leases.
+    "holds a lease at its very end": Mutant(
+        "`expire_time <= now` has ended: the predicate",
+        (Edit("domain/allocation.py", "expire_time_us <= now_us", "expire_time_us < now_us"),),
+        ("tests/unit/test_leases.py",),
+    ),
+    "sweeps a microsecond late": Mutant(
+        "`expire_time <= now` has ended: the sweep inside the transaction",
+        (Edit("store/statements.py", "live = 1 AND expire_time_us <= ?", "live = 1 AND expire_time_us < ?"),),
+        (f"{LEASES}::test_at_its_expire_time_a_leases_blocks_are_anothers_though_nobody_swept",),
+    ),
+    "shows a lease a microsecond too long": Mutant(
+        "`expire_time <= now` has ended: the readers",
+        (
+            Edit(
+                "store/reader.py",
+                "due = exists().where(allocations.c.fleet == fleet, _LIVE, allocations.c.expire_time_us <= now_us)",
+                "due = exists().where(allocations.c.fleet == fleet, _LIVE, allocations.c.expire_time_us < now_us)",
+            ),
+        ),
+        (f"{LEASES}::test_at_its_expire_time_a_lease_is_not_shown_as_held_though_nobody_swept",),
+    ),
+    "lets the sweeper decide": Mutant(
+        "a lease ends by the clock, swept or not",
+        (
+            Edit(
+                "engine/transactor.py",
+                "        events, more_due = _expire_due(tx, state, records, now_us)\n",
+                "        events, more_due = [], False\n",
+            ),
+            Edit(
+                "domain/allocation.py", "return expire_time_us is not None and expire_time_us <= now_us", "return False"
+            ),
+        ),
+        (f"{LEASES}::test_at_its_expire_time_a_lease_is_not_renewable",),
+    ),
+    "revives a lease": Mutant(
+        "a renewal never revives",
+        (Edit("domain/renew.py", "    _check_held(state, allocation, now_us)\n", ""),),
+        (f"{LEASES}::test_at_its_expire_time_a_lease_is_not_renewable",),
+    ),
+    "ends leases early after a restart": Mutant(
+        "after a start, leases get their grace",
+        (Edit("engine/transactor.py", "next_us < until_us:", "False:"),),
+        (f"{LEASES}::test_after_a_restart_no_lease_that_was_alive_ends_before_the_grace_has_passed",),
+    ),
+    # Releases and placement.
+    "frees what the caller says": Mutant(
+        "a release frees what is held of what was granted",
+        (
+            Edit(
+                "domain/release.py",
+                "freed = within(allocation.placements, wanted) if wanted else allocation.placements",
+                "freed = wanted or allocation.placements",
+            ),
+        ),
+        (f"{STORY}::test_a_release_with_a_wrong_idea_of_the_size_frees_what_was_granted",),
+    ),
+    "releases a second time": Mutant(
+        "an allocation that has ended is not freed again",
+        (
+            Edit(
+                "domain/release.py",
+                "if allocation.state is AllocationState.RELEASED:\n        outcome",
+                "if False:\n        outcome",
+            ),
+        ),
+        (f"{STORY}::test_six_replicas_leave_two_idle_and_their_doubled_releases_leave_eight",),
+    ),
+    "keeps half a gang": Mutant(
+        "a demand that fails takes nothing, also in memory",
+        (Edit("domain/placement.py", "            index.set_busy(instance, busy)\n", "            pass\n"),),
+        (f"{STORY}::test_two_demands_that_only_together_exceed_an_instance_take_nothing",),
+    ),
+    # The process.
+    "shares its port": Mutant(
+        "so_reuseport is off",
+        (Edit("rpc/server.py", '("grpc.so_reuseport", 0)', '("grpc.so_reuseport", 1)'),),
+        (f"{SERVERS}::test_a_second_server_on_the_same_port_refuses_to_start",),
+    ),
+    "shares its file": Mutant(
+        "the lock file is locked",
+        (Edit("store/sqlite.py", "        self._lock.acquire()\n", ""),),
+        (f"{SERVERS}::test_a_second_server_on_the_same_file_refuses_to_start",),
+    ),
+    "stops without a word": Mutant(
+        "a server that drains says NOT_SERVING",
+        (Edit("rpc/server.py", "        self.health.drain()\n", ""),),
+        ("tests/race/test_shutdown.py::test_a_call_under_way_is_answered_though_the_server_stops",),
+    ),
+}
