@@ -6,6 +6,7 @@ with the printed run instead of its first.
 """
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,8 +52,10 @@ def test_a_million_steps_agree(shard: int, template: Template, capfd: pytest.Cap
         rounds += 1
         done += explore(template, seed=1_000_000 * (shard + 1) + rounds, steps=STEPS_OF_A_ROUND)
         with capfd.disabled():
+            # To stderr: pytest's parallel processes have no stdout of their own.
             spent_s = time.monotonic() - begin
-            print(f"model check {shard + 1}/{SHARDS}: {done:,} of {wanted:,} steps, {spent_s:,.0f} s", flush=True)  # noqa: T201 - whoever waits for hours wants to see it move
+            sys.stderr.write(f"model check {shard + 1}/{SHARDS}: {done:,} of {wanted:,} steps, {spent_s:,.0f} s\n")
+            sys.stderr.flush()
     assert done >= wanted
 
 
