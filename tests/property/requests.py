@@ -209,8 +209,11 @@ def _some_blocks(r: Random, fleet: Fleet, allocation: str, name: str) -> list[re
 
 
 def renew(r: Random, fleet: Fleet | None, name: str) -> pb.RenewRequest:
-    """A Renew, with guards right or wrong."""
+    """A Renew, mostly of a lease, with guards right or wrong."""
     fields: dict[str, Any] = {"name": allocation_name(r, fleet, name)}
+    leased = [] if fleet is None else [a.name for a in fleet.live() if a.expire_time is not None]
+    if leased and r.randrange(3):
+        fields["name"] = r.choice(leased)
     if r.randrange(2):
         fields["ttl"] = duration(r.choice(TTLS))
     if r.randrange(6) == 0:
