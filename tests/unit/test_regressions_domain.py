@@ -4,6 +4,7 @@ from hashlib import blake2b
 
 import pytest
 
+from blockyard_server.domain import fingerprint as fingerprint_module
 from blockyard_server.domain import index as index_module
 from blockyard_server.domain.errors import NoCapacity, StaleFencingToken, Unsatisfiable
 from blockyard_server.domain.events import Event, FleetDeleted, InstanceCreated, InstanceDeleted, InstanceUpdated
@@ -74,3 +75,15 @@ def test_105_what_varies_in_a_refusal_of_a_fencing_token_is_in_its_metadata() ->
 
     assert "777" not in refusal.message
     assert refusal.metadata == {"allocation": f"fleets/gpu/allocations/{held}", "fencing_token": str(held)}
+
+
+def test_106_long_requests_are_not_kept_in_memory_for_their_fingerprints() -> None:
+    fleet = PureFleet(4)
+    names = tuple(f"node-{n}" for n in range(1000))
+    fingerprint(fleet.wish(Demand(blocks=1)))  # what is remembered of a request that names no instance
+    before = fingerprint_module._remembered.cache_info().currsize
+
+    one, other = (fingerprint(fleet.wish(Demand(blocks=1, instance_names=names[n:]))) for n in range(2))
+
+    assert fingerprint_module._remembered.cache_info().currsize == before
+    assert fingerprint_module.differing_fields(one, other) == ("demands",)
