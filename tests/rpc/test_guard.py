@@ -154,6 +154,28 @@ async def test_health_knows_each_service_and_says_when_the_server_drains(edge: E
     await stopping
 
 
+async def test_a_draining_server_refuses_new_calls_politely_until_none_comes_and_tells_its_health() -> None:
+    edge = build_server(FakeService(), EdgeSettings(quiet_s=0.5, farewell_s=60))
+    address = f"127.0.0.1:{edge.bind('127.0.0.1:0')}"
+    await edge.start()
+    async with grpc.aio.insecure_channel(address) as channel:
+        blockyard = Blockyard(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        watch = health.Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        stopping = asyncio.create_task(edge.stop(grace_s=60))
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        await refusal_of(watch.read())
+        # The streams have ended: from here on new calls are refused.
+        for _ in range(10):
+            refusal = await refusal_of(blockyard.allocator.Acquire(acquire_request()))
+            assert refusal.reason == "SHUTTING_DOWN"
+            assert refusal.details["RetryInfo"].retry_delay.ToMilliseconds() > 0
+        state = await health.Check(health_pb2.HealthCheckRequest())
+        assert state.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        await stopping
+
+
 def reflection_stream(blockyard: Blockyard) -> Any:
     channel: Any = blockyard.channel  # the stub's types know the blocking channel only
     stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)

@@ -36,19 +36,22 @@ class GuardedMethods(grpc.GenericRpcHandler):
 
     def __init__(self, max_concurrent: int) -> None:
         self._handlers: dict[str, _Handler] = {}
-        self._free = max_concurrent
+        self._max_concurrent = self._free = max_concurrent
         self._streams: set[asyncio.Task[Any]] = set()
         self._ending = asyncio.Event()
+        self._refusing = False
+        self._refused = 0
 
     def service(self, handler_call_details: Any) -> "_Handler | None":
         """The method's handler, or None if there is no such method (grpc answers UNIMPLEMENTED)."""
         return self._handlers.get(handler_call_details.method)
 
-    def add(self, service: ServiceDescriptor, servicer: object) -> None:
+    def add(self, service: ServiceDescriptor, servicer: object, *, to_the_last: bool = False) -> None:
         """Registers all of a service's methods.
 
         The servicer has a coroutine for each method with one answer, and an async generator for each
-        method with a stream of them.
+        method with a stream of them. `to_the_last`: calls with one answer are carried out even while others are
+        refused.
         """
         for method in service.methods:
             handle = getattr(servicer, method.name)
@@ -57,7 +60,7 @@ class GuardedMethods(grpc.GenericRpcHandler):
                 handler = self._stream(handle, parse, client_streaming=method.client_streaming)
             else:
                 assert not method.client_streaming, f"{method.full_name} streams to the server only: not supported"
-                handler = grpc.unary_unary_rpc_method_handler(self._unary(handle, parse))
+                handler = grpc.unary_unary_rpc_method_handler(self._unary(handle, parse, to_the_last=to_the_last))
             self._handlers[f"/{service.full_name}/{method.name}"] = handler
 
     async def end_streams(self, patience_s: float) -> None:
@@ -71,10 +74,29 @@ class GuardedMethods(grpc.GenericRpcHandler):
         for stream in self._streams:
             stream.cancel()
 
-    def _unary(self, handle: _Unary, parse: _Parse) -> Callable[[bytes, _Context], Awaitable[bytes]]:
+    async def refuse_until_quiet(self, quiet_s: float, most_s: float) -> None:
+        """Refuses new calls with SHUTTING_DOWN from now on; returns once none came for `quiet_s`, or after `most_s`.
+
+        What still waits in grpc's own queue when it stops is cancelled without a word, and its client could not tell
+        that from a call that was carried out.
+        """
+        self._refusing = True
+        loop = asyncio.get_running_loop()
+        until = loop.time() + most_s
+        before = -1
+        while self._refused != before and loop.time() < until:
+            before = self._refused
+            await asyncio.sleep(quiet_s)
+
+    def _unary(
+        self, handle: _Unary, parse: _Parse, *, to_the_last: bool
+    ) -> Callable[[bytes, _Context], Awaitable[bytes]]:
         async def guarded(data: bytes, context: _Context) -> bytes:
+            if self._refusing and not to_the_last:
+                self._refused += 1
+                await context.abort(*_stopping())
             if self._free <= 0:
-                await context.abort(*_too_many())
+                await context.abort(*_too_many(self._max_concurrent))
             self._free -= 1
             try:
                 answer = await handle(parse(data), context)
@@ -93,7 +115,7 @@ class GuardedMethods(grpc.GenericRpcHandler):
             if self._ending.is_set():
                 await context.abort(*_stopping())
             if self._free <= 0:
-                await context.abort(*_too_many())
+                await context.abort(*_too_many(self._max_concurrent))
             self._free -= 1
             task = cast("asyncio.Task[Any]", asyncio.current_task())
             self._streams.add(task)
@@ -139,8 +161,9 @@ async def _parsed(incoming: AsyncIterator[bytes], parse: _Parse) -> AsyncIterato
         yield parse(data)
 
 
-def _too_many() -> Abort:
-    return encode_abort(Overloaded("too many calls are under way; nothing was done, try again"))
+def _too_many(most: int) -> Abort:
+    message = f"{most} calls are under way, the most that this server accepts; nothing was done, try again"
+    return encode_abort(Overloaded(message, maximum=most))
 
 
 def _stopping() -> Abort:

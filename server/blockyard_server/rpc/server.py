@@ -38,6 +38,10 @@ class EdgeSettings:
     """Clients that ping an idle connection more often are disconnected."""
     stream_patience_s: float = 0.5
     """How long streams may take to end by themselves when the server drains."""
+    quiet_s: float = 0.05
+    """A draining server has refused new calls politely for long enough once none came for so long."""
+    farewell_s: float = 2.0
+    """It does not wait longer than this for that, nor longer than its grace."""
 
 
 class Edge:
@@ -57,7 +61,8 @@ class Edge:
         reflection = _service(reflection_pb2, "ServerReflection")
         services.append((reflection, reflection_servicer([*reflected, reflection.full_name])))
         for descriptor, servicer in services:
-            self.methods.add(descriptor, servicer)
+            # Whoever asks a draining server for its health is to hear NOT_SERVING.
+            self.methods.add(descriptor, servicer, to_the_last=servicer is self.health)
         self.server = grpc.aio.server(options=_options(settings))
         self.server.add_generic_rpc_handlers((self.methods,))
 
@@ -73,9 +78,10 @@ class Edge:
         await self.server.start()
 
     async def stop(self, grace_s: float) -> None:
-        """Drains: NOT_SERVING, streams end, no new calls; calls under way have `grace_s` to finish."""
+        """Drains: NOT_SERVING, streams end, new calls are refused; calls under way have `grace_s` to finish."""
         self.health.drain()
         await self.methods.end_streams(self._settings.stream_patience_s)
+        await self.methods.refuse_until_quiet(self._settings.quiet_s, min(self._settings.farewell_s, grace_s))
         await self.server.stop(grace_s)
 
 
