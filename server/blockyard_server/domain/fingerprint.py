@@ -13,6 +13,8 @@ from blockyard_server.domain.requests import Acquire
 
 _VERSION: Final = b"\x01"
 _DIGEST_BYTES: Final = 8
+_REMEMBERED_LENGTH: Final = 1024
+"""The longest text whose digest is remembered: the texts that are kept stay below a megabyte in all."""
 _FIELDS: Final = ("holder", "demands", "placement_strategy", "ttl", "annotations")
 
 
@@ -38,10 +40,17 @@ def fingerprint(request: Acquire) -> bytes:
     return _VERSION + b"".join([_digest(ascii(field)) for field in fields])
 
 
-@lru_cache(maxsize=1024)
 def _digest(text: str) -> bytes:
-    """Remembered, because most of a scheduler's requests differ in the holder alone."""
+    # Digests are remembered by their texts, and a request of 4 MiB has texts of megabytes.
+    return _remembered(text) if len(text) <= _REMEMBERED_LENGTH else _computed(text)
+
+
+def _computed(text: str) -> bytes:
     return blake2b(text.encode(), digest_size=_DIGEST_BYTES).digest()
+
+
+_remembered: Final = lru_cache(maxsize=1024)(_computed)
+"""Remembered, because most of a scheduler's requests differ in the holder alone."""
 
 
 def differing_fields(one: bytes, other: bytes) -> tuple[str, ...]:
