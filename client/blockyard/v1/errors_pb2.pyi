@@ -36,12 +36,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     instances, less what the request's earlier demands would have taken).
     """
     TOKEN_MISMATCH: _ErrorReason.ValueType  # 4
-    """ALREADY_EXISTS. The token was used for a request with other fields. Metadata: `fields` (comma-separated), `allocation`."""
+    """ALREADY_EXISTS. The token was used for a request with other fields. Metadata: `idempotency_token`, `fields`
+    (comma-separated), `allocation`.
+    """
     TOKEN_CANCELLED: _ErrorReason.ValueType  # 5
-    """FAILED_PRECONDITION. A Release by this token came before the Acquire. Use a new token for a new intent."""
+    """FAILED_PRECONDITION. A Release by this token came before the Acquire. Use a new token for a new intent.
+    Metadata: `idempotency_token`.
+    """
     ALLOCATION_ENDED: _ErrorReason.ValueType  # 6
     """FAILED_PRECONDITION. The allocation has ended: to Renew, it was released; to an Acquire with its token, it was released
-    or its lease ran out. Metadata: `allocation`.
+    or its lease ran out. Metadata: `allocation`; to an Acquire also `idempotency_token`.
     """
     LEASE_EXPIRED: _ErrorReason.ValueType  # 7
     """FAILED_PRECONDITION. The allocation's lease has run out. Metadata: `allocation`, `expire_time`."""
@@ -72,7 +76,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     LIMIT_EXCEEDED: _ErrorReason.ValueType  # 19
     """RESOURCE_EXHAUSTED. A limit of the service. Metadata: `limit` (its name), `maximum`; also a QuotaFailure detail."""
     OVERLOADED: _ErrorReason.ValueType  # 20
-    """UNAVAILABLE. More work is waiting than the server accepts. Try again after RetryInfo."""
+    """UNAVAILABLE. More work is waiting than the server accepts. Nothing was done; try again after RetryInfo. Metadata:
+    `maximum` (how much may wait).
+    """
     SHUTTING_DOWN: _ErrorReason.ValueType  # 21
     """UNAVAILABLE. The server is stopping. Try again after RetryInfo."""
     STORE_UNAVAILABLE: _ErrorReason.ValueType  # 22
@@ -103,12 +109,16 @@ NO_CAPACITY: ErrorReason.ValueType  # 3
 instances, less what the request's earlier demands would have taken).
 """
 TOKEN_MISMATCH: ErrorReason.ValueType  # 4
-"""ALREADY_EXISTS. The token was used for a request with other fields. Metadata: `fields` (comma-separated), `allocation`."""
+"""ALREADY_EXISTS. The token was used for a request with other fields. Metadata: `idempotency_token`, `fields`
+(comma-separated), `allocation`.
+"""
 TOKEN_CANCELLED: ErrorReason.ValueType  # 5
-"""FAILED_PRECONDITION. A Release by this token came before the Acquire. Use a new token for a new intent."""
+"""FAILED_PRECONDITION. A Release by this token came before the Acquire. Use a new token for a new intent.
+Metadata: `idempotency_token`.
+"""
 ALLOCATION_ENDED: ErrorReason.ValueType  # 6
 """FAILED_PRECONDITION. The allocation has ended: to Renew, it was released; to an Acquire with its token, it was released
-or its lease ran out. Metadata: `allocation`.
+or its lease ran out. Metadata: `allocation`; to an Acquire also `idempotency_token`.
 """
 LEASE_EXPIRED: ErrorReason.ValueType  # 7
 """FAILED_PRECONDITION. The allocation's lease has run out. Metadata: `allocation`, `expire_time`."""
@@ -139,7 +149,9 @@ BLOCK_NOT_GRANTED: ErrorReason.ValueType  # 18
 LIMIT_EXCEEDED: ErrorReason.ValueType  # 19
 """RESOURCE_EXHAUSTED. A limit of the service. Metadata: `limit` (its name), `maximum`; also a QuotaFailure detail."""
 OVERLOADED: ErrorReason.ValueType  # 20
-"""UNAVAILABLE. More work is waiting than the server accepts. Try again after RetryInfo."""
+"""UNAVAILABLE. More work is waiting than the server accepts. Nothing was done; try again after RetryInfo. Metadata:
+`maximum` (how much may wait).
+"""
 SHUTTING_DOWN: ErrorReason.ValueType  # 21
 """UNAVAILABLE. The server is stopping. Try again after RetryInfo."""
 STORE_UNAVAILABLE: ErrorReason.ValueType  # 22

@@ -187,7 +187,8 @@ class Engine:
         """
         if len(self._audits) >= MAX_WAITING_AUDITS:
             raise Overloaded(
-                f"{MAX_WAITING_AUDITS} Verifies are waiting, the most that this server accepts; try again later"
+                f"{MAX_WAITING_AUDITS} Verifies are waiting, the most that this server accepts; try again later",
+                maximum=MAX_WAITING_AUDITS,
             )
         task = asyncio.create_task(self._audit(fleet), name="blockyard-verify")
         self._audits.add(task)
@@ -219,7 +220,8 @@ class Engine:
     async def _read(self, read: Callable[[Reader], Awaitable[T]]) -> T:
         if self._reads >= MAX_WAITING_READS:
             raise Overloaded(
-                f"{MAX_WAITING_READS} reads are waiting, the most that this server accepts; try again later"
+                f"{MAX_WAITING_READS} reads are waiting, the most that this server accepts; try again later",
+                maximum=MAX_WAITING_READS,
             )
         self._reads += 1
         try:
