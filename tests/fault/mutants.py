@@ -286,6 +286,21 @@ MUTANTS: Final[dict[str, Mutant]] = {
         (Edit("store/sqlite.py", "        self._lock.acquire()\n", ""),),
         (f"{SERVERS}::test_a_second_server_on_the_same_file_refuses_to_start",),
     ),
+    "hangs up on who waits in the transport": Mutant(
+        "a server that drains refuses new calls with a reason before it stops",
+        (
+            Edit(
+                "rpc/server.py",
+                "        await self.methods.refuse_until_quiet("
+                "self._settings.quiet_s, min(self._settings.farewell_s, grace_s))\n",
+                "",
+            ),
+        ),
+        (
+            "tests/rpc/test_guard.py::"
+            "test_a_draining_server_refuses_new_calls_politely_until_none_comes_and_tells_its_health",
+        ),
+    ),
     "stops without a word": Mutant(
         "a server that drains says NOT_SERVING",
         (Edit("rpc/server.py", "        self.health.drain()\n", ""),),

@@ -17,9 +17,11 @@ from tests.fault.mutants import MUTANTS, Edit, Mutant
 
 ROOT: Final = Path(__file__).parents[2]
 PACKAGE: Final = "blockyard_server"
-BOUND_S: Final = 100
+BOUND_S: Final = 240
 GREEN, RED = 0, 1
 """Pytest's exit codes. A test run that cannot even begin has another one."""
+
+pytestmark = pytest.mark.timeout(300)
 
 
 def copy_server(folder: Path, edits: tuple[Edit, ...]) -> Path:

@@ -32,7 +32,7 @@ from tests.harness.journal import check_fleet
 from tests.harness.one_shot import OneShotClient
 
 FLEET = "gpu"
-SHORT_S = 1.0
+SHORT_S = 2.0
 """A deadline that passes while the test holds the commit up, and is long enough to reach the server before."""
 
 Where = Literal["before COMMIT", "after COMMIT"]
