@@ -13,6 +13,7 @@ STORY: Final = "tests/race/test_seed_story.py"
 LEASES: Final = "tests/race/test_leases.py"
 TOKENS: Final = "tests/race/test_tokens.py"
 WRITERS: Final = "tests/race/test_two_writers.py"
+EDGE: Final = "tests/rpc/test_guard.py"
 SERVERS: Final = "tests/race/test_two_servers.py"
 
 
@@ -296,10 +297,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
                 "",
             ),
         ),
-        (
-            "tests/rpc/test_guard.py::"
-            "test_a_draining_server_refuses_new_calls_politely_until_none_comes_and_tells_its_health",
-        ),
+        (f"{EDGE}::test_a_draining_server_refuses_new_calls_politely_until_none_comes_and_tells_its_health",),
     ),
     "stops without a word": Mutant(
         "a server that drains says NOT_SERVING",
