@@ -6,10 +6,19 @@ import pytest
 
 from blockyard_server.domain import fingerprint as fingerprint_module
 from blockyard_server.domain import index as index_module
+from blockyard_server.domain.answers import Check
+from blockyard_server.domain.audit import Findings, Replay
 from blockyard_server.domain.errors import NoCapacity, StaleFencingToken, Unsatisfiable
-from blockyard_server.domain.events import Event, FleetDeleted, InstanceCreated, InstanceDeleted, InstanceUpdated
+from blockyard_server.domain.events import (
+    Event,
+    FleetDeleted,
+    Granted,
+    InstanceCreated,
+    InstanceDeleted,
+    InstanceUpdated,
+)
 from blockyard_server.domain.fingerprint import fingerprint
-from blockyard_server.domain.fleet import Inconsistent
+from blockyard_server.domain.fleet import FleetState, Inconsistent
 from blockyard_server.domain.requests import Demand, Release
 from tests.unit.pure_fleet import START, PureFleet, shape, term
 
@@ -87,3 +96,23 @@ def test_106_long_requests_are_not_kept_in_memory_for_their_fingerprints() -> No
 
     assert fingerprint_module._remembered.cache_info().currsize == before
     assert fingerprint_module.differing_fields(one, other) == ("demands",)
+
+
+def test_107_blocks_that_are_held_beyond_their_instance_keep_the_fleet_out_of_memory() -> None:
+    record = PureFleet(4).state.instance_record(PureFleet(4).state.index.by_name["n1"])
+
+    with pytest.raises(Inconsistent, match="beyond the 4"):
+        FleetState("gpu").restore(record, busy=0b1_0000)
+
+
+def test_108_a_grant_beyond_an_instance_is_a_fault_of_the_journal() -> None:
+    findings = Findings()
+    replay = Replay(findings)
+    fields = ("job", "default", "a", b"", (("n1", (0, 4)),), None, None, ())
+    replay.apply(InstanceCreated(1, START, "n1", 1, shape(4)))
+
+    replay.apply(Granted(2, START, *fields))
+
+    assert [(found.check, found.instance, found.actual) for found in findings.discrepancies] == [
+        (Check.JOURNAL, "n1", "block 4 granted")
+    ]

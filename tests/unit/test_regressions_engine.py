@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 
 import pytest
 
@@ -9,8 +10,9 @@ from blockyard_server.domain.answers import FleetRecord, Grant, ReleaseAnswer, R
 from blockyard_server.domain.events import InstanceCreated
 from blockyard_server.domain.requests import Acquire, Release, Renew
 from blockyard_server.engine import transactor as transactor_module
+from blockyard_server.engine import writer as writer_module
 from blockyard_server.engine.clock import ManualClock
-from blockyard_server.engine.failures import InvariantViolated
+from blockyard_server.engine.failures import InvariantViolated, Overloaded
 from blockyard_server.engine.store_protocol import InvariantBroken
 from blockyard_server.engine.sweeper import Sweeper, SweeperSettings
 from blockyard_server.engine.transactor import Transactor
@@ -207,4 +209,21 @@ async def test_010_work_aside_alone_does_not_end_the_writer() -> None:
     answer = await asyncio.wait_for(writer.submit(acquire("next")), PATIENCE_S)
 
     assert isinstance(answer, Grant)
+    await writer.stop()
+
+
+async def test_011_work_aside_is_bounded_like_all_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "MAX_WAITING_ASIDES", 1)
+    writer = writer_over(filled_store())
+    gate = threading.Event()
+    under_way = asyncio.ensure_future(writer.run_aside(gate.wait))
+    await asyncio.sleep(0.01)
+    waiting = asyncio.ensure_future(writer.run_aside(lambda: "done"))
+    await asyncio.sleep(0)
+
+    with pytest.raises(Overloaded):
+        await writer.run_aside(lambda: "too much")
+
+    gate.set()
+    assert list(await asyncio.gather(under_way, waiting)) == [True, "done"]
     await writer.stop()

@@ -175,6 +175,9 @@ class Replay:
 
     def _take(self, placements: Placements, allocation: int) -> None:
         for instance, block in _each(placements):
+            if block >= self.totals.get(instance, 0):
+                expected, found = f"blocks 0..{self.totals.get(instance, 0) - 1}", f"block {block} granted"
+                self._findings.add(Check.JOURNAL, expected, found, instance=instance, allocation=allocation)
             owner = self.held.setdefault(instance, {}).setdefault(block, allocation)
             if owner != allocation:
                 expected = f"block {block} idle at its grant"

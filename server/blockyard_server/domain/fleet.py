@@ -98,7 +98,12 @@ class FleetState:
         return sum(instance.busy.bit_count() for instance in self.index.by_order.values())
 
     def restore(self, record: InstanceRecord, busy: int) -> None:
-        """Puts in an instance as the store has it, when memory is made."""
+        """Puts in an instance as the store has it, when memory is made. Raises Inconsistent."""
+        if busy >> record.fields.total_blocks:
+            message = (
+                f"fleet {self.fleet}: blocks are held beyond the {record.fields.total_blocks} of {record.instance}"
+            )
+            raise Inconsistent(message)
         instance = Instance(
             record.instance, record.order, record.fields, busy, record.config_revision, record.create_time_us
         )

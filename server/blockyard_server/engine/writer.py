@@ -11,13 +11,16 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from blockyard_server.domain.answers import Answer
 from blockyard_server.domain.errors import Refused
 from blockyard_server.domain.requests import Request
 from blockyard_server.engine.failures import EngineFailure, InternalError, Overloaded, ShuttingDown
 from blockyard_server.engine.transactor import Again, Outcome, Transactor
+
+MAX_WAITING_ASIDES: Final = 1000
+"""Sweeps and snapshots that may wait for the writer thread; one more is refused with OVERLOADED."""
 
 _log = logging.getLogger(__name__)
 
@@ -107,6 +110,9 @@ class Writer:
         """Runs `work` in the writer thread between two batches: no transaction is open. Raises EngineFailure."""
         if self._stopping:
             raise ShuttingDown("the server is stopping; try again at another one or later")
+        if len(self._asides) >= MAX_WAITING_ASIDES:
+            message = f"{MAX_WAITING_ASIDES} reads wait for a sweep, the most that this server accepts; try again later"
+            raise Overloaded(message, maximum=MAX_WAITING_ASIDES)
         outcome: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self._asides.append(_Aside(work, outcome))
         self._wake.set()
