@@ -3,7 +3,7 @@
 from typing import Final
 
 from blockyard_server.domain.fleet import FleetState
-from blockyard_server.engine.store_protocol import FleetHead, Transaction
+from blockyard_server.engine.store_protocol import FleetHead, InvariantBroken, Transaction
 
 MAX_CATCH_UP: Final = 10_000
 """A fleet that is further behind its journal than this many events is loaded anew."""
@@ -43,6 +43,9 @@ def _load(fleet: str, head: FleetHead, tx: Transaction) -> FleetState:
     state = FleetState(fleet, head.revision, head.next_order, head.record)
     if head.record is not None:
         for row in tx.load_instances():
+            if row.busy.bit_count() != row.record.busy_blocks or row.busy >> row.record.fields.total_blocks:
+                name = row.record.instance
+                raise InvariantBroken(f"fleet {fleet}: the counter of instance {name} is not what its held blocks are")
             state.restore(row.record, row.busy)
         state.next_expire_time_us = tx.next_expire_time_us(after_us=-1)
     return state

@@ -123,7 +123,7 @@ class Evidence(Protocol):
         ...
 
     def live_allocations(self) -> Iterator[Allocation]:
-        """Every HELD allocation."""
+        """Every HELD allocation. Raises InvariantBroken for a row that cannot be read, and goes on after it."""
         ...
 
     def tokens_of_live_allocations(self) -> Iterator[tuple[int, int | None]]:
@@ -131,7 +131,7 @@ class Evidence(Protocol):
         ...
 
     def events(self) -> Iterator[Event]:
-        """The journal from the beginning on, ascending."""
+        """The journal from the beginning on, ascending. An unreadable row as in `live_allocations`."""
         ...
 
     def close(self) -> None:

@@ -28,6 +28,9 @@ MAX_EXPIRED_AT_ONCE: Final = 1000
 MAX_PRUNED_AT_ONCE: Final = 1000
 """How many ended allocations one transaction forgets."""
 
+_NO_MEMORY: Final = -1
+"""No fleet is ever at this revision."""
+
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -55,6 +58,8 @@ class PinnedFleet:
     evidence: Evidence
     memory_revision: int
     memory: dict[str, tuple[int, int]]
+    unloadable: str | None = None
+    """Why the fleet cannot be brought into memory."""
 
 
 class Transactor:
@@ -98,7 +103,10 @@ class Transactor:
         )
 
     def pin(self, fleet: str) -> PinnedFleet:
-        """Takes a snapshot of a fleet's records and of its memory, for Verify; also of a halted fleet."""
+        """Takes a snapshot of a fleet's records and of its memory, for Verify; also of a halted fleet.
+
+        Raises InvariantViolated if it is halted by this; from then on what keeps it from memory is in the snapshot.
+        """
         try:
             with self._store.transaction(fleet) as tx:
                 state = self._memory.current(fleet, tx)
@@ -106,6 +114,8 @@ class Transactor:
             memory = {i.name: (i.total_blocks, i.busy) for i in state.index.by_order.values()}
             return PinnedFleet(self._store.pin_evidence(fleet), state.revision, memory)
         except (InvariantBroken, Inconsistent) as broken:
+            if fleet in self._halted:
+                return PinnedFleet(self._store.pin_evidence(fleet), _NO_MEMORY, {}, str(broken))
             self._halt(fleet, broken)
             raise _violated(fleet) from broken
         except StoreFailed as failure:

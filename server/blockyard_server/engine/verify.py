@@ -1,6 +1,9 @@
 """Verify: gathers a fleet's records at one revision and has the core compare them."""
 
-from blockyard_server.domain.answers import VerifyReport
+from collections.abc import Iterator
+from typing import TypeVar
+
+from blockyard_server.domain.answers import Check, VerifyReport
 from blockyard_server.domain.audit import (
     Findings,
     check_allocations,
@@ -11,7 +14,10 @@ from blockyard_server.domain.audit import (
     gather_held,
 )
 from blockyard_server.domain.fleet import fleet_not_found
+from blockyard_server.engine.store_protocol import InvariantBroken
 from blockyard_server.engine.transactor import PinnedFleet
+
+T = TypeVar("T")
 
 
 def audit(fleet: str, pinned: PinnedFleet) -> VerifyReport:
@@ -27,11 +33,15 @@ def audit(fleet: str, pinned: PinnedFleet) -> VerifyReport:
         instances = {instance: (total, busy) for instance, total, busy in evidence.instances()}
         held = gather_held(evidence.held_blocks())
         check_counters(instances, held, findings)
-        allocations = check_allocations(evidence.live_allocations(), held, findings)
+        live = _readable(evidence.live_allocations(), Check.HELD_BLOCKS, findings)
+        allocations = check_allocations(live, held, findings)
         check_tokens(evidence.tokens_of_live_allocations(), findings)
+        if pinned.unloadable is not None:
+            findings.add(Check.MEMORY, "a fleet that can be loaded", pinned.unloadable)
         if pinned.memory_revision == evidence.revision:
             check_memory(pinned.memory, instances, held, findings)
-        events = check_journal(evidence.events(), evidence.revision, instances, held, findings)
+        journal = _readable(evidence.events(), Check.JOURNAL, findings)
+        events = check_journal(journal, evidence.revision, instances, held, findings)
         return VerifyReport(
             revision=evidence.revision,
             discrepancies=tuple(findings.discrepancies),
@@ -43,3 +53,16 @@ def audit(fleet: str, pinned: PinnedFleet) -> VerifyReport:
         )
     finally:
         evidence.close()
+
+
+def _readable(rows: Iterator[T], check: Check, findings: Findings) -> Iterator[T]:
+    """The rows that can be read; each other one is a difference."""
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except InvariantBroken as broken:
+            findings.add(check, "a row that can be read", str(broken))
+        else:
+            yield row

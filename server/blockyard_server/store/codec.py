@@ -17,6 +17,9 @@ from blockyard_server.engine.store_protocol import InvariantBroken
 Row = Sequence[Any]
 """One row as a driver gives it, in the order of the columns named below."""
 
+_UNREADABLE: Final = (ValueError, KeyError, TypeError, AttributeError)
+"""What decoding raises over text that is not what was written."""
+
 _encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 FLEET_COLUMNS: Final = (
@@ -93,16 +96,22 @@ def encode_keys(keys: Sequence[tuple[str, str]] | Sequence[int]) -> str:
 
 
 def decode_fleet(row: Row) -> FleetRecord:
-    """A fleet out of FLEET_COLUMNS."""
+    """A fleet out of FLEET_COLUMNS. Raises InvariantBroken for a row that cannot be read."""
     fleet, revision, labels, strategy, default_ttl_us, max_ttl_us, config_revision, created_us, updated_us = row
-    fields = FleetFields(decode_map(labels), PlacementStrategy(strategy), default_ttl_us, max_ttl_us)
+    try:
+        fields = FleetFields(decode_map(labels), PlacementStrategy(strategy), default_ttl_us, max_ttl_us)
+    except _UNREADABLE as unreadable:
+        raise InvariantBroken(f"the row of fleet {fleet} cannot be read") from unreadable
     return FleetRecord(fleet, fields, revision, config_revision, created_us, updated_us)
 
 
 def decode_instance(row: Row) -> InstanceRecord:
-    """An instance out of INSTANCE_COLUMNS."""
+    """An instance out of INSTANCE_COLUMNS. Raises InvariantBroken for a row that cannot be read."""
     fleet, instance, order, total, busy, labels, resources, state, config_revision, created_us, updated_us = row
-    fields = InstanceFields(total, decode_map(labels), decode_map(resources), InstanceState(state))
+    try:
+        fields = InstanceFields(total, decode_map(labels), decode_map(resources), InstanceState(state))
+    except _UNREADABLE as unreadable:
+        raise InvariantBroken(f"the row of instance {instance} cannot be read") from unreadable
     return InstanceRecord(fleet, instance, order, fields, busy, config_revision, created_us, updated_us)
 
 
@@ -135,7 +144,14 @@ def encode_remaining(allocation: Allocation) -> str | None:
 
 
 def decode_allocation(row: Row) -> Allocation:
-    """An allocation out of ALLOCATION_COLUMNS."""
+    """An allocation out of ALLOCATION_COLUMNS. Raises InvariantBroken for a row that cannot be read."""
+    try:
+        return _decode_allocation(row)
+    except _UNREADABLE as unreadable:
+        raise InvariantBroken(f"the row of allocation {row[0]} cannot be read") from unreadable
+
+
+def _decode_allocation(row: Row) -> Allocation:
     (allocation, _, state, holder, caller, token, granted_text, remaining_text, ttl_us, granted_us, expire_us, ended_us,
      annotations, revision) = row  # fmt: skip
     granted = decode_placements(json.loads(granted_text))
@@ -160,5 +176,5 @@ def decode_journal(row: Row) -> Event:
     """An event out of EVENT_COLUMNS. Raises InvariantBroken for a row that cannot be read."""
     try:
         return decode_event(JournalRow(*row))
-    except (ValueError, KeyError, TypeError) as unreadable:
-        raise InvariantBroken(f"journal row {row[0]} cannot be read: {unreadable}") from unreadable
+    except _UNREADABLE as unreadable:
+        raise InvariantBroken(f"event {row[0]} cannot be read") from unreadable
