@@ -56,7 +56,7 @@ def _serve(values: dict[str, Any], *, demo: bool) -> None:
     try:
         serve_forever(settings, on_ready=lambda running: _welcome(running, settings, demo=demo))
     except StartRefused as refused:
-        raise CommandFailed(f"The service does not start: {refused}.") from refused
+        raise CommandFailed(f"The service does not start: {str(refused).rstrip('.')}.") from refused
 
 
 def _welcome(running: "RunningServer", settings: Settings, *, demo: bool) -> None:

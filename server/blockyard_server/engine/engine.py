@@ -28,7 +28,7 @@ from blockyard_server.domain.release import allocation_not_found
 from blockyard_server.domain.requests import Acquire, Release, Renew, Request
 from blockyard_server.engine.clock import Clock
 from blockyard_server.engine.failures import EngineFailure, InvariantViolated, Overloaded, StoreUnavailable
-from blockyard_server.engine.store_protocol import Reader, Store, StoreFailed
+from blockyard_server.engine.store_protocol import InvariantBroken, Reader, Store, StoreFailed, StoreRefused
 from blockyard_server.engine.sweeper import Sweeper, SweeperSettings
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.verify import audit
@@ -73,15 +73,23 @@ class Engine:
         """
         self._store.open()
         self._writer.start()
-        grace_until_us = self._clock.now_us() + int(self._settings.restart_grace_s * 1_000_000)
-        for fleet in self._store.fleet_names():
-            with suppress(InvariantViolated):
-                await self._writer.run_aside(partial(self._prepare, fleet, grace_until_us))
+        try:
+            fleets = self._store.fleet_names()
+            await self._for_each(fleets, self._transactor.load)
+            # Only now: no lease can be renewed before all fleets are loaded, which may take longer than the grace.
+            until_us = self._clock.now_us() + int(self._settings.restart_grace_s * 1_000_000)
+            await self._for_each(fleets, lambda fleet: self._transactor.extend_leases(fleet, until_us))
+        except BaseException as failure:
+            await self.stop()
+            if isinstance(failure, StoreUnavailable | StoreFailed):
+                raise StoreRefused(f"the data cannot be loaded: {failure.__cause__ or failure}") from failure
+            raise
         self._sweeper.start()
 
-    def _prepare(self, fleet: str, grace_until_us: int) -> None:
-        self._transactor.load(fleet)
-        self._transactor.extend_leases(fleet, grace_until_us)
+    async def _for_each(self, fleets: list[str], work: Callable[[str], None]) -> None:
+        for fleet in fleets:
+            with suppress(InvariantViolated):
+                await self._writer.run_aside(partial(work, fleet))
 
     async def stop(self) -> None:
         """Carries out what was accepted, then closes the store."""
@@ -227,6 +235,8 @@ class Engine:
         try:
             async with self._store.reader() as reader:
                 return await read(reader)
+        except InvariantBroken as broken:
+            raise InvariantViolated("a record cannot be read; run Verify") from broken
         except StoreFailed as failure:
             raise _unreadable() from failure
         finally:
