@@ -11,15 +11,25 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2
 
-from blockyard import AsyncClient, CallFailed, Grant, NoCapacity, ReleaseOutcome, ReleaseResult, Unavailable, operations
+from blockyard import (
+    AsyncClient,
+    CallFailed,
+    Grant,
+    NoCapacity,
+    ReleaseOutcome,
+    ReleaseResult,
+    RetryPolicy,
+    Unavailable,
+    operations,
+)
 from blockyard._fleet_admin import get_fleet
+from tests.fault.load import FLEET, persist
 from tests.harness.disturbed_store import DisturbedStore
-from tests.harness.in_process import client_of, serving
+from tests.harness.in_process import PATIENCE_S, client_of, serving
 from tests.harness.journal import check_fleet
 from tests.harness.one_shot import OneShotClient
 from tests.harness.process import ServerProcess
 
-FLEET = "gpu"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -109,6 +119,32 @@ def watch_health(channel: grpc.aio.Channel) -> AsyncIterator[health_pb2.HealthCh
         health_pb2.HealthCheckResponse.FromString,
     )
     return aiter(method(health_pb2.HealthCheckRequest()))
+
+
+async def test_sdk_clients_ride_through_restarts_without_an_error(tmp_path: Path) -> None:
+    """Their calls meet the drain at every stage: accepted, refused, in the transport, without a server."""
+    over = asyncio.Event()
+    quick = RetryPolicy(initial_s=0.02, max_s=0.2)
+    with ServerProcess(tmp_path) as server:
+        await asyncio.to_thread(server.start)
+        async with AsyncExitStack() as stack:
+            several = [
+                await stack.enter_async_context(AsyncClient(server.address, retry=quick, timeout_s=PATIENCE_S))
+                for _ in range(4)
+            ]
+            await several[0].create_fleet(FLEET)
+            await several[0].create_instance(FLEET, "node-1", total_blocks=24)
+            load = [asyncio.create_task(persist(f"scheduler-{n}", several[n % 4], over.is_set)) for n in range(32)]
+            for _ in range(3):
+                await asyncio.wait(load, timeout=0.5)
+                assert await asyncio.to_thread(server.terminate) == 0
+                await asyncio.to_thread(server.start)
+            over.set()
+            had = await asyncio.gather(*load)
+            assert sum(had) > 0
+            journal = await check_fleet(several[0], FLEET)
+            assert len(journal.granted) == sum(had), "each allocation was had once"
+            assert journal.live == set()
 
 
 @pytest.fixture
