@@ -5,7 +5,7 @@ request see what earlier ones took. Whatever happens, the fleet's memory is afte
 """
 
 from collections.abc import Callable
-from heapq import nsmallest
+from heapq import heapify, heappop, heappush, nsmallest
 
 from blockyard_server.domain import limits
 from blockyard_server.domain.blocks import Placements, choose_blocks, to_blocks
@@ -15,6 +15,13 @@ from blockyard_server.domain.requests import Demand, InstanceFields, PlacementSt
 
 Choice = tuple[Instance, int]
 """An instance and the set of blocks to take there."""
+
+Offer = tuple[tuple[int, int], int, Group, int]
+"""A group's best instance: its rank, which no other has, its order; the group, and the blocks needed there.
+
+Kept in a heap, so that a gang asks each group once, and then only the one it took from: where each instance has
+resources of its own, there are as many groups as instances.
+"""
 
 
 def blocks_needed(demand: Demand, fields: InstanceFields) -> int | None:
@@ -119,18 +126,22 @@ def _choose_in_view(
     groups = [
         (group, need) for group in view.groups.values() if (need := blocks_needed(demand, group.fields)) is not None
     ]
+    offers = [offer for group, need in groups if (offer := _offer(group, need, strategy)) is not None]
+    heapify(offers)
     choices: list[Choice] = []
     try:
         while len(choices) < demand.instances:
-            found = _best_of(groups, strategy)
-            if found is None:
+            if not offers:
                 fitting = sum(group.members for group, _ in groups)
                 raise _shortfall(index, number, demand, found=len(choices), fitting=fitting)
-            order, need = found
+            _, order, group, need = heappop(offers)
             instance = index.by_order[order]
             choices.append((instance, choose_blocks(instance.idle, need)))
             if len(choices) < demand.instances:
                 view.hide(instance)
+                offer = _offer(group, need, strategy)
+                if offer is not None:
+                    heappush(offers, offer)
     finally:
         if demand.instances > 1:
             for instance, _ in choices:
@@ -138,19 +149,10 @@ def _choose_in_view(
     return choices
 
 
-def _best_of(groups: list[tuple[Group, int]], strategy: PlacementStrategy) -> tuple[int, int] | None:
-    """(order, blocks needed) of the strategy's choice among these groups."""
-    key = _KEYS[strategy]
-    best_key: tuple[int, int] | None = None
-    best: tuple[int, int] | None = None
-    for group, need in groups:
-        found = group.best(need, strategy)
-        if found is None:
-            continue
-        rank = key(*found)
-        if best_key is None or rank < best_key:
-            best_key, best = rank, (found[1], need)
-    return best
+def _offer(group: Group, need: int, strategy: PlacementStrategy) -> Offer | None:
+    """What a group has for a demand that needs `need` blocks there."""
+    found = group.best(need, strategy)
+    return None if found is None else (_KEYS[strategy](*found), found[1], group, need)
 
 
 def _shortfall(

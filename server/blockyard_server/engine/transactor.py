@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from blockyard_server.domain.answers import Answer
+from blockyard_server.domain.blocks import block_count
 from blockyard_server.domain.decide import decide
 from blockyard_server.domain.errors import AllocationEnded, FleetInUse, InstanceInUse, LeaseExpired, NoCapacity, Refused
 from blockyard_server.domain.events import Event, LeasesExtended
@@ -25,6 +26,8 @@ from blockyard_server.engine.store_protocol import Evidence, InvariantBroken, St
 
 MAX_EXPIRED_AT_ONCE: Final = 1000
 """How many ended leases one transaction sweeps."""
+MAX_FREED_AT_ONCE: Final = 65_536
+"""With so many blocks freed it sweeps no further lease: whoever waits for the writer waits a fraction of a second."""
 MAX_PRUNED_AT_ONCE: Final = 1000
 """How many ended allocations one transaction forgets."""
 
@@ -195,7 +198,11 @@ def _expire_due(tx: Transaction, state: FleetState, records: Records, now_us: in
     if state.next_expire_time_us is None or state.next_expire_time_us > now_us:
         return events, False
     due = tx.due_leases(now_us, MAX_EXPIRED_AT_ONCE)
+    freed = 0
     for allocation in due:
+        if freed >= MAX_FREED_AT_ONCE:
+            return events, True
+        freed += block_count(allocation.placements)
         records.allocations[allocation.allocation] = allocation
         event = expire(state, allocation, now_us)
         state.apply(event)

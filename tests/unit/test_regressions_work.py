@@ -1,0 +1,48 @@
+"""One test for each fault that was found in how much work is done at once; the number never changes."""
+
+import pytest
+
+from blockyard_server.domain.answers import Grant
+from blockyard_server.domain.placement import Group
+from blockyard_server.domain.requests import Demand, InstanceFields, PlacementStrategy
+from blockyard_server.engine import transactor as transactor_module
+from blockyard_server.engine.clock import ManualClock
+from blockyard_server.engine.transactor import AGAIN, Transactor
+from tests.unit.engine_stories import acquire, filled_store
+from tests.unit.pure_fleet import PureFleet
+
+
+def test_301_a_sweep_ends_by_the_blocks_it_frees_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transactor_module, "MAX_FREED_AT_ONCE", 4)
+    clock = ManualClock()
+    store = filled_store(8)
+    transactor = Transactor(store, clock)
+    transactor.carry_out("gpu", [acquire(f"lease-{n}", 2, ttl_us=1_000_000) for n in range(4)])
+    clock.advance(1_000_000)
+
+    assert transactor.carry_out("gpu", [acquire("wide", 8)]) == [AGAIN]
+    assert len(store.rows["gpu"].held) == 4
+    [answer] = transactor.carry_out("gpu", [acquire("wide", 8)])
+    assert isinstance(answer, Grant)
+
+
+@pytest.mark.parametrize("strategy", PlacementStrategy)
+def test_302_a_gang_asks_each_group_of_instances_once_and_then_only_those_it_takes_from(
+    monkeypatch: pytest.MonkeyPatch, strategy: PlacementStrategy
+) -> None:
+    fleet = PureFleet()
+    for n in range(50):
+        fleet.add(f"n{n}", InstanceFields(2, resources=(("gpu", 2), ("memory_mib", 1000 + n))))
+    asked: list[int] = []
+    best = Group.best
+
+    def counted(group: Group, need: int, by: PlacementStrategy) -> tuple[int, int] | None:
+        asked.append(need)
+        return best(group, need, by)
+
+    monkeypatch.setattr(Group, "best", counted)
+
+    placements = fleet.take(Demand(instances=40, requirements=(("gpu", 1),)), strategy=strategy)
+
+    assert [instance for instance, _ in placements] == [f"n{n}" for n in range(40)]
+    assert len(asked) < 50 + 40
