@@ -287,6 +287,16 @@ def test_wrong_usage_is_a_sentence_and_the_exit_code_2(
     assert sentence in refused.err
 
 
+@pytest.mark.parametrize("arguments", [(), ("fleet",), ("instance",)])
+def test_a_command_that_only_has_subcommands_shows_its_help_when_it_is_called_alone(
+    blockyard: CommandLine, arguments: tuple[str, ...]
+) -> None:
+    alone = blockyard(*arguments)
+
+    assert (alone.code, alone.out) == (2, "")
+    assert alone.err.splitlines() == blockyard(*arguments, "--help").out.splitlines()
+
+
 def test_what_the_server_finds_malformed_is_named_by_its_field(blockyard: CommandLine) -> None:
     refused = blockyard("fleet", "create", "Not An Id")
 

@@ -7,6 +7,7 @@ from blockyard.cli.allocations import get_allocation, list_allocations
 from blockyard.cli.describe import describe
 from blockyard.cli.events import list_events
 from blockyard.cli.fleet import fleet_app
+from blockyard.cli.help_page import show_help
 from blockyard.cli.instance import instance_app
 from blockyard.cli.release import release, renew
 from blockyard.cli.replay import replay
@@ -24,7 +25,8 @@ app = typer.Typer(
     name="blockyard",
     help="Allocates blocks of fleet instances to schedulers: atomically, durably, once.",
     epilog=" ".join(_EPILOG.split()),
-    no_args_is_help=True,
+    callback=show_help,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -79,9 +79,9 @@ def _wants_json(words: Sequence[str]) -> bool:
     """Whether the arguments ask for JSON, even where they are too wrong to be parsed."""
     own = words[: words.index("--")] if "--" in words else words
     chosen = os.environ.get("BLOCKYARD_OUTPUT", "")
-    for word, following in zip(own, [*own[1:], ""], strict=True):
+    for place, word in enumerate(own):
         if word in ("--output", "-o"):
-            chosen = following
+            chosen = own[place + 1] if place + 1 < len(own) else ""
         elif word.startswith("--output="):
             chosen = word.partition("=")[2]
     return chosen.lower() == "json"

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from blockyard.cli.connection import connect
+from blockyard.cli.help_page import show_help
 from blockyard.cli.option_values import MalformedValue, read_duration, read_pairs
 from blockyard.cli.options import Address, Etag, FleetArgument, Labels, Output, Strategy
 from blockyard.cli.output import (
@@ -19,7 +20,7 @@ from blockyard.cli.output import (
 )
 from blockyard.types import Fleet
 
-fleet_app = typer.Typer(no_args_is_help=True, help="Create, show, change and delete fleets.")
+fleet_app = typer.Typer(callback=show_help, invoke_without_command=True, help="Create, show, change and delete fleets.")
 
 _NONE = "none"
 _DefaultTtl = Annotated[

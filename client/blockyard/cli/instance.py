@@ -5,13 +5,16 @@ from typing import Annotated, Any
 import typer
 
 from blockyard.cli.connection import connect
+from blockyard.cli.help_page import show_help
 from blockyard.cli.option_values import MalformedValue, read_amounts, read_pairs
 from blockyard.cli.options import Address, Etag, FleetArgument, InstanceArgument, Labels, Output
 from blockyard.cli.output import OutputFormat, print_document, print_line, print_table, write_pairs, write_time
 from blockyard.enums import InstanceState
 from blockyard.types import Instance
 
-instance_app = typer.Typer(no_args_is_help=True, help="Register, show, change, cordon and remove instances.")
+instance_app = typer.Typer(
+    callback=show_help, invoke_without_command=True, help="Register, show, change, cordon and remove instances."
+)
 
 _Resources = Annotated[
     list[str] | None,
