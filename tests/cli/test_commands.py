@@ -37,6 +37,12 @@ def test_a_fleet_is_created_shown_changed_and_deleted(blockyard: CommandLine) ->
     assert "Next: `blockyard fleet list`" in gone.err
 
 
+def test_a_fleet_says_what_an_acquire_without_a_lease_gets(blockyard: CommandLine) -> None:
+    assert "default ttl  none: held until released\n" in blockyard("fleet", "create", "leases").out
+    assert "default ttl  none: the max ttl\n" in blockyard("fleet", "update", "leases", "--max-ttl", "1h").out
+    assert "default ttl  10m\n" in blockyard("fleet", "update", "leases", "--default-ttl", "10m").out
+
+
 def test_an_instance_is_registered_changed_cordoned_and_deleted(blockyard: CommandLine, fleet: str) -> None:
     made = blockyard(
         *("instance", "create", fleet, "node-2", "--blocks", "4", "--label", "gpu=h100", "--resource", "gpu=4"),

@@ -8,7 +8,7 @@ import typer
 from blockyard.cli.connection import connect
 from blockyard.cli.help_page import show_help
 from blockyard.cli.option_values import MalformedValue, read_duration, read_pairs
-from blockyard.cli.options import Address, Etag, FleetArgument, Labels, Output, Strategy
+from blockyard.cli.options import Address, Etag, FleetArgument, FleetStrategy, Labels, Output
 from blockyard.cli.output import (
     OutputFormat,
     print_document,
@@ -28,7 +28,8 @@ _DefaultTtl = Annotated[
     typer.Option(
         "--default-ttl",
         metavar="DURATION",
-        help="The lease of an acquire that asks for none, such as 30s; 'none': held until released.",
+        help="The lease of an acquire that asks for none, such as 30s; 'none': the max ttl, or held until "
+        "released where that is 'none' too.",
     ),
 ]
 _MaxTtl = Annotated[
@@ -41,13 +42,13 @@ _MaxTtl = Annotated[
 def create_fleet(
     fleet: FleetArgument,
     label: Labels = None,
-    strategy: Strategy = None,
+    strategy: FleetStrategy = None,
     default_ttl: _DefaultTtl = None,
     max_ttl: _MaxTtl = None,
     address: Address = None,
     output: Output = OutputFormat.TEXT,
 ) -> None:
-    """Makes a fleet. Making it again with the same fields changes nothing."""
+    """Makes a fleet. Making it again with the same fields changes nothing. Without --strategy: best_fit."""
     labels = read_pairs(label or (), option="--label")
     with connect(address) as client:
         made = client.create_fleet(
@@ -97,7 +98,7 @@ def update_fleet(
     *,
     label: Labels = None,
     no_labels: Annotated[bool, typer.Option("--no-labels", help="Take all labels away.")] = False,
-    strategy: Strategy = None,
+    strategy: FleetStrategy = None,
     default_ttl: _DefaultTtl = None,
     max_ttl: _MaxTtl = None,
     etag: Etag = None,
@@ -147,11 +148,18 @@ def _print_fleet(fleet: Fleet, output: OutputFormat) -> None:
         return
     print_line(f"{fleet.name} at revision {fleet.revision}")
     print_line(f"  strategy     {fleet.default_placement_strategy}")
-    print_line(f"  default ttl  {write_duration(fleet.default_ttl, if_none='none: held until released')}")
+    print_line(f"  default ttl  {_write_default_ttl(fleet)}")
     print_line(f"  max ttl      {write_duration(fleet.max_ttl, if_none='366d')}")
     print_line(f"  labels       {write_pairs(fleet.labels)}")
     print_line(f"  created      {write_time(fleet.create_time)}")
     print_line(f"  etag         {fleet.etag}")
+
+
+def _write_default_ttl(fleet: Fleet) -> str:
+    """What an acquire that asks for no lease gets."""
+    if fleet.default_ttl is not None:
+        return write_duration(fleet.default_ttl)
+    return "none: held until released" if fleet.max_ttl is None else "none: the max ttl"
 
 
 def _read_ttl(text: str | None) -> timedelta | None:

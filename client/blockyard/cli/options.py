@@ -80,6 +80,15 @@ Strategy: TypeAlias = Annotated[
         show_default="the fleet's",
     ),
 ]
+FleetStrategy: TypeAlias = Annotated[
+    PlacementStrategy | None,
+    typer.Option(
+        "--strategy",
+        case_sensitive=False,
+        help="How an instance is chosen for an acquire that names no strategy.",
+        show_default=False,
+    ),
+]
 Ttl: TypeAlias = Annotated[
     timedelta | None,
     typer.Option("--ttl", metavar="DURATION", parser=parse_duration, help="The lease, such as 30s, 10m, 1h30m."),
