@@ -1,8 +1,9 @@
 """The rules of keeping a lease, without threads, tasks, clocks or network; `lease` and `aio_lease` carry them out.
 
-A client counts its lease from before it sent the request, on its monotonic clock: the server cannot have begun to
-count earlier. It renews at a third of the time, and at two thirds unrenewed it holds the lease for lost, while the
-server still honours it: so no two holders ever work at once, however late an answer comes.
+A client counts its lease from before it sent the request, on a clock that goes on while the machine is suspended
+(`_clock`): the server cannot have begun to count earlier. It renews at a third of the time, and at two thirds unrenewed
+it holds the lease for lost, while the server still honours it: so no two holders ever work at once, however late an
+answer comes.
 """
 
 from collections.abc import Iterable, Mapping
@@ -35,6 +36,9 @@ LOST_AT: Final = 2 / 3
 """The part of the lease after which it is lost, unless it was renewed."""
 PAUSE: Final = 1 / 12
 """The part of the lease between a renewal that failed and the next."""
+LONGEST_SLEEP_S: Final = 1.0
+"""How long a lease's thread or task sleeps at most: a sleep does not count the time that the machine is suspended, so
+that a long one would notice a lost lease long after the machine is awake again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,25 @@
 """A lease for the time of an `async with` block, kept alive by a task."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from blockyard import operations
 from blockyard._call import Operation, T
-from blockyard._leasing import Keeper, Lost, Renew, Step, Wait, close_door, door_open, may_be_held, release_failed
+from blockyard._clock import lease_now
+from blockyard._leasing import (
+    LONGEST_SLEEP_S,
+    Keeper,
+    Lost,
+    Renew,
+    Step,
+    Wait,
+    close_door,
+    door_open,
+    may_be_held,
+    release_failed,
+)
 from blockyard.errors import AllocationNotFound, BlockyardError, LeaseLost
 from blockyard.types import Allocation, Grant
 
@@ -63,7 +74,7 @@ class AsyncLease:
     async def __aenter__(self) -> Self:
         if self._allocation is not None:
             raise RuntimeError("a lease is entered once; make another one")
-        sent_at = time.monotonic()
+        sent_at = lease_now()
         try:
             grant = await self._client.call(self._acquire)
         except BaseException as error:
@@ -109,7 +120,7 @@ class AsyncLease:
             while True:
                 match self._next_step():
                     case Wait(seconds):
-                        await asyncio.sleep(seconds)
+                        await asyncio.sleep(min(seconds, LONGEST_SLEEP_S))
                     case Renew(timeout_s):
                         await self._renew(timeout_s)
                     case Lost():
@@ -120,18 +131,18 @@ class AsyncLease:
             self._next_step()
 
     async def _renew(self, timeout_s: float) -> None:
-        sent_at = time.monotonic()
+        sent_at = lease_now()
         try:
             renewal = await self._client.call(operations.renew(self.allocation, timeout_s=timeout_s))
         except BlockyardError as failure:
-            self._keeper.failed(failure, now=time.monotonic())
+            self._keeper.failed(failure, now=lease_now())
         else:
             self._keeper.renewed(renewal, sent_at=sent_at)
             self._allocation = renewal.allocation
 
     def _next_step(self) -> Step:
         """What to do now; tells about the loss, once, unless the lease was left before."""
-        step = self._keeper.next_step(time.monotonic())
+        step = self._keeper.next_step(lease_now())
         if isinstance(step, Lost) and self._told is None and not self._left:
             self._told = step.error
             self.lost.set()

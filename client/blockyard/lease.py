@@ -1,14 +1,25 @@
 """A lease for the time of a `with` block, kept alive by a thread."""
 
 import threading
-import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from blockyard import operations
 from blockyard._call import Operation
-from blockyard._leasing import Keeper, Lost, Renew, Step, Wait, close_door, door_open, may_be_held, release_failed
+from blockyard._clock import lease_now
+from blockyard._leasing import (
+    LONGEST_SLEEP_S,
+    Keeper,
+    Lost,
+    Renew,
+    Step,
+    Wait,
+    close_door,
+    door_open,
+    may_be_held,
+    release_failed,
+)
 from blockyard.errors import AllocationNotFound, BlockyardError, LeaseLost
 from blockyard.types import Allocation, Grant
 
@@ -69,7 +80,7 @@ class Lease:
     def __enter__(self) -> Self:
         if self._allocation is not None:
             raise RuntimeError("a lease is entered once; make another one")
-        sent_at = time.monotonic()
+        sent_at = lease_now()
         try:
             grant = self._client.call(self._acquire)
             self._allocation = grant.allocation
@@ -107,7 +118,7 @@ class Lease:
             while not self._left.is_set():
                 match self._next_step():
                     case Wait(seconds):
-                        self._left.wait(seconds)
+                        self._left.wait(min(seconds, LONGEST_SLEEP_S))
                     case Renew(timeout_s):
                         self._renew(timeout_s)
                     case Lost():
@@ -118,12 +129,12 @@ class Lease:
             self._next_step()
 
     def _renew(self, timeout_s: float) -> None:
-        sent_at = time.monotonic()
+        sent_at = lease_now()
         try:
             renewal = self._client.call(operations.renew(self.allocation, timeout_s=timeout_s))
         except BlockyardError as failure:
             with self._lock:
-                self._keeper.failed(failure, now=time.monotonic())
+                self._keeper.failed(failure, now=lease_now())
         else:
             with self._lock:
                 self._keeper.renewed(renewal, sent_at=sent_at)
@@ -132,7 +143,7 @@ class Lease:
     def _next_step(self) -> Step:
         """What to do now; tells about the loss, once, unless the lease was left before."""
         with self._lock:
-            step = self._keeper.next_step(time.monotonic())
+            step = self._keeper.next_step(lease_now())
             if not isinstance(step, Lost) or self._told is not None or self._left.is_set():
                 return step
             self._told = step.error
