@@ -104,3 +104,15 @@ def test_a_lost_lease_stops_the_commands_own_children_too(run_to_its_end: Runner
 def test_a_command_that_does_not_exist_raises_what_exec_said() -> None:
     with pytest.raises(FileNotFoundError):
         ChildCommand(["no-such-command-anywhere"], os.environ, SimpleQueue())
+
+
+def test_a_command_of_another_user_that_cannot_be_signalled_is_waited_for(
+    run_to_its_end: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(group: int, number: int) -> None:
+        raise PermissionError(group, number)
+
+    script = "import os, time; open(os.environ['READY'], 'w').close(); time.sleep(0.5); raise SystemExit(7)"
+    monkeypatch.setattr(os, "killpg", refuse)
+
+    assert run_to_its_end(script, Signalled(signal.SIGTERM), LeaseGone(), grace_s=0) == Outcome(7, stopped=True)

@@ -116,8 +116,11 @@ class ChildCommand:
         threading.Thread(target=self._wait, name="blockyard-run-wait", daemon=True).start()
 
     def send(self, number: signal.Signals) -> None:
-        """Sends a signal to the whole group; nothing if none of it is left."""
-        with contextlib.suppress(ProcessLookupError):
+        """Sends a signal to the whole group; nothing if none of it is left, or none of it may be signalled.
+
+        The latter is a command that became another user (`sudo`): it goes on, and what it works with must stay held.
+        """
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._group, number)
 
     def pause_together(self) -> None:
