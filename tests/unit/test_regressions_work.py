@@ -3,7 +3,7 @@
 import pytest
 
 from blockyard_server.domain.answers import Grant
-from blockyard_server.domain.placement import Group
+from blockyard_server.domain.index import Group
 from blockyard_server.domain.requests import Demand, InstanceFields, PlacementStrategy
 from blockyard_server.engine import transactor as transactor_module
 from blockyard_server.engine.clock import ManualClock
