@@ -79,7 +79,9 @@ def encode_view(view: DescribeView) -> allocator_pb2.DescribeView.ValueType:
 
 
 def encode_event_kind(kind: EventKind) -> ledger_pb2.Event.Kind.ValueType:
-    """A kind of event."""
+    """A kind of event. Raises ValueError for UNKNOWN, which only an answer may be."""
+    if kind is EventKind.UNKNOWN:
+        raise ValueError("UNKNOWN is not a kind of event to ask for")
     return ledger_pb2.Event.Kind.Value(kind)
 
 

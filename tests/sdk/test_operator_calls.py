@@ -114,3 +114,8 @@ def test_a_report_names_each_difference(fake: FakeServer, client: Client) -> Non
     report = client.verify("gpu")
     assert not report.clean
     assert report.discrepancies == (Discrepancy(Check.COUNTER, "node-1", None, "2", "-4"),)
+
+
+def test_the_kind_that_only_an_answer_may_be_is_refused_as_an_argument(client: Client) -> None:
+    with pytest.raises(ValueError, match="UNKNOWN is not a kind of event"):
+        list(client.list_events("gpu", kinds=[EventKind.UNKNOWN]))

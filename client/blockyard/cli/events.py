@@ -17,7 +17,12 @@ def list_events(
     from_revision: Annotated[int, typer.Option("--from", min=0, help="From this revision on.")] = 0,
     kind: Annotated[
         list[EventKind] | None,
-        typer.Option("--kind", case_sensitive=False, help="Only this kind; repeat it for more."),
+        typer.Option(
+            "--kind",
+            case_sensitive=False,
+            metavar="KIND",
+            help="Only this kind, such as granted; repeat it for more. The kinds are those of the column EVENT.",
+        ),
     ] = None,
     holder: Annotated[str | None, typer.Option("--holder", help="Only events of this holder's allocations.")] = None,
     instance: Annotated[str | None, typer.Option("--instance", help="Only events of this instance.")] = None,
