@@ -48,6 +48,7 @@ def test_every_reason_says_what_to_do_next(reason: Reason) -> None:
         (MalformedLog("x"), ExitCode.USAGE),
         (BadParameter("x"), ExitCode.USAGE),
         (FileNotFoundError(2, "No such file or directory", "/nowhere"), ExitCode.USAGE),
+        (OSError(28, "No space left on device"), ExitCode.OUTPUT_CLOSED),
         (CommandFailed("x", exit_code=ExitCode.NOT_FOUND), ExitCode.NOT_FOUND),
         (Recoded(NoCapacity("x"), ExitCode.RUN_FAILED), ExitCode.RUN_FAILED),
         (ZeroDivisionError("x"), ExitCode.FAULT),
@@ -55,6 +56,14 @@ def test_every_reason_says_what_to_do_next(reason: Reason) -> None:
 )
 def test_the_exit_code_tells_the_kinds_of_failure_apart(error: Exception, code: ExitCode) -> None:
     assert explain(error).exit_code is code
+
+
+def test_what_is_no_answer_of_blockyard_says_where_to_look() -> None:
+    stranger = explain(CallFailed("Received http2 header with status: 404", status="UNIMPLEMENTED"))
+    newer = explain(CallFailed("x", reason="A_REASON_OF_A_NEWER_SERVER"))
+
+    assert "--address" in stranger.next_step
+    assert newer.next_step == ""
 
 
 def test_malformed_fields_are_named() -> None:

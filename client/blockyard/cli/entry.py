@@ -53,6 +53,11 @@ def _report(error: Exception, *, as_json: bool) -> int:
     if os.environ.get("BLOCKYARD_TRACEBACK"):
         traceback.print_exception(error)
     _complain(render_failure(explanation, as_json=as_json))
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # A full disk, and the words above are about it.
+        _drop_output()
     return explanation.exit_code
 
 

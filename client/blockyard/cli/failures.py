@@ -1,5 +1,6 @@
 """What a failure looks like to people and to programs: a sentence, what to do next, and an exit code. Pure."""
 
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -47,7 +48,10 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
     """Ctrl-C."""
     OUTPUT_CLOSED = 141
-    """Nobody reads the output any more."""
+    """The output cannot be written, or nobody reads it any more."""
+
+
+_DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class CommandFailed(Exception):
@@ -157,12 +161,19 @@ def explain(error: Exception) -> Explanation:
         case BlockyardError():
             next_step, exit_code = "Install a newer `blockyard`.", ExitCode.REFUSED
         case OSError():
-            message = f"{error.filename or 'A file'}: {error.strerror or error}"
+            message, exit_code = _explain_system(error)
         case _:
             message = f"A fault of this program: {type(error).__name__}: {error}"
             next_step = "Please report it; BLOCKYARD_TRACEBACK=1 shows where it happened."
             exit_code = ExitCode.FAULT
     return Explanation(_sentence(message), next_step, exit_code)
+
+
+def _explain_system(error: OSError) -> tuple[str, ExitCode]:
+    if error.filename is None and error.errno in _DISK_FULL:
+        # The command may well have done its work: only its words are lost.
+        return f"The output cannot be written: {error.strerror}", ExitCode.OUTPUT_CLOSED
+    return f"{error.filename or 'A file'}: {error.strerror or error}", ExitCode.USAGE
 
 
 def _explain_call(error: CallFailed) -> Explanation:
@@ -187,11 +198,11 @@ def _explain_call(error: CallFailed) -> Explanation:
 
 
 def _next_step(error: CallFailed) -> str:
-    if error.reason is not None and error.reason in NEXT_STEPS:
-        return NEXT_STEPS[Reason(error.reason)]
+    if error.reason is not None:
+        return NEXT_STEPS[Reason(error.reason)] if error.reason in NEXT_STEPS else ""
     if isinstance(error, Unavailable | DeadlineExceeded):
         return "Start the service with `blockyard serve`, or say where it is with --address or BLOCKYARD_ADDRESS."
-    return ""
+    return "That is no answer of Blockyard's; say where the service is with --address or BLOCKYARD_ADDRESS."
 
 
 def _usage_hint(error: TyperException) -> str:
