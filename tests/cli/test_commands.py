@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -256,11 +257,47 @@ def test_verify_that_cannot_check_has_the_exit_code_2(blockyard: CommandLine) ->
 
 
 def test_a_service_that_is_not_there_is_a_sentence_at_once(blockyard: CommandLine) -> None:
-    for address in ("127.0.0.1:1", "no-such-host.invalid:7350", "127.0.0.1:99999"):
+    for address in ("127.0.0.1:1", "no-such-host.invalid:7350", "no..host:7350"):
         refused = blockyard("describe", "any", "--address", address)
         assert refused.code == 3
         assert refused.err.startswith(f"Error: No service answers at {address}: ")
         assert "Next: Start one with `blockyard serve`" in refused.err
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "http://127.0.0.1:7350", "127.0.0.1:99999", "here", ""])
+def test_what_is_no_address_is_refused_before_anything_is_sent(blockyard: CommandLine, address: str) -> None:
+    refused = blockyard("describe", "any", "--address", address)
+
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith(f"Error: {address!r} is not an address of the form HOST:PORT.\n")
+
+
+def test_an_empty_holder_is_refused_and_not_replaced(blockyard: CommandLine, client: Client, fleet: str) -> None:
+    refused = blockyard("acquire", "--fleet", fleet, "--holder", "")
+
+    assert refused.code == 1
+    assert refused.err.startswith("Error (INVALID_REQUEST): holder: ")
+    assert list(client.list_allocations(fleet)) == []
+
+
+def test_a_full_disk_is_a_sentence_and_the_allocation_is_held_all_the_same(
+    client: Client, address: str, fleet: str
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run(
+            [*COMMAND, "acquire", "--fleet", fleet],
+            env={"BLOCKYARD_ADDRESS": address},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert (process.returncode, process.stderr) == (
+        141,
+        "Error: The output cannot be written: No space left on device.\n",
+    )
+    assert len(list(client.list_allocations(fleet))) == 1
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def acquire(
         grant = client.acquire(
             fleet,
             demands=[demand],
-            holder=holder or own_holder(),
+            holder=own_holder() if holder is None else holder,
             token=token,
             ttl=ttl,
             strategy=strategy,

@@ -14,6 +14,8 @@ DEFAULT_ADDRESS: Final = "127.0.0.1:7350"
 """Where `blockyard serve` listens unless it is told otherwise; the SDK's default too."""
 _PROBE_TIMEOUT_S: Final = 3.0
 _HOST_PORT: Final = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
+_MAX_PORT: Final = 65_535
+_GRPC_FORMS: Final = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:")
 _PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
 
 
@@ -23,9 +25,10 @@ def connect(address: str | None, *, caller: str | None = None) -> Iterator[Clien
 
     Raises:
         CommandFailed: Nobody listens there. The SDK would go on trying for a while, which is right for a scheduler and
-            wrong for a person who forgot to start the service. Also for arguments that contradict each other.
+            wrong for a person who forgot to start the service. Also for an address of no known form, and for arguments
+            that contradict each other.
     """
-    target = address or os.environ.get("BLOCKYARD_ADDRESS") or DEFAULT_ADDRESS
+    target = (os.environ.get("BLOCKYARD_ADDRESS") or DEFAULT_ADDRESS) if address is None else address
     _probe(target)
     try:
         with Client(target, caller=caller) as client:
@@ -37,13 +40,22 @@ def connect(address: str | None, *, caller: str | None = None) -> Iterator[Clien
 
 def _probe(target: str) -> None:
     """Tries to connect, unless the target is of a form that only gRPC understands, or behind a proxy."""
+    if target.startswith(_GRPC_FORMS):
+        return
     found = _HOST_PORT.fullmatch(target)
-    if found is None or any(os.environ.get(name) for name in _PROXIES):
+    if found is None or int(found["port"]) > _MAX_PORT:
+        # gRPC would take port 443, or look for a host of this whole name.
+        raise CommandFailed(
+            f"{target!r} is not an address of the form HOST:PORT.",
+            next_step=f"Write it as {DEFAULT_ADDRESS}, in --address or BLOCKYARD_ADDRESS.",
+            exit_code=ExitCode.USAGE,
+        )
+    if any(os.environ.get(name) for name in _PROXIES):
         return
     try:
         with socket.create_connection((found["host"].strip("[]"), int(found["port"])), timeout=_PROBE_TIMEOUT_S):
             pass
-    except (OSError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
         cause = getattr(error, "strerror", None) or str(error) or "no answer"
         raise CommandFailed(
             f"No service answers at {target}: {cause}.",

@@ -117,7 +117,7 @@ def run(
     )
     wishes: dict[str, Any] = {
         "demands": [demand],
-        "holder": holder or own_holder(),
+        "holder": own_holder() if holder is None else holder,
         "ttl": DEFAULT_TTL if ttl is None else ttl,
         "strategy": strategy,
         "annotations": read_pairs(annotate or (), option="--annotate"),
