@@ -49,7 +49,7 @@ class Settings:
     readers: int = _setting(4, "Database connections for reading.", least=1, most=64)
     sweep_interval_s: float = _setting(1.0, "Between two sweeps of ended leases, in seconds.", least=0.01, most=3600)
     retention_s: float = _setting(
-        604_800.0, "How long ended allocations and their tokens are remembered, in seconds.", least=0, most=3.2e8
+        604_800.0, "How long ended allocations and their tokens are remembered, in seconds.", least=0, most=320_000_000
     )
     restart_grace_s: float = _setting(
         10.0, "After a start, no lease that was alive ends sooner than this, in seconds.", least=0, most=3600

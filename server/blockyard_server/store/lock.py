@@ -33,7 +33,10 @@ class DataLock:
                 "Only one at a time may write it: stop that one, or name another data file with --data."
             ) from None
         except OSError as failure:
-            raise StoreRefused(f"{self.path} cannot be locked: {failure.strerror or failure}.") from failure
+            raise StoreRefused(
+                f"{self.path} cannot be locked: {failure.strerror or failure}. "
+                "Check that its folder can be written by this user, or name another data file with --data."
+            ) from failure
 
     def release(self) -> None:
         """Gives the lock back."""

@@ -129,7 +129,10 @@ class SqliteStore:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as failure:
-            raise StoreRefused(f"the folder {self.path.parent} cannot be made: {failure.strerror}.") from failure
+            raise StoreRefused(
+                f"the folder {self.path.parent} cannot be made: {failure.strerror}. "
+                "Make it, or name another data file with --data."
+            ) from failure
         self._lock.acquire()
 
     def _connect_writer(self) -> None:
