@@ -130,7 +130,7 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreRefused, match="cannot be made: .*--data"):
+    with pytest.raises(StoreRefused, match=r"cannot be made: .*--data"):
         SqliteStore(tmp_path / "file" / "data.db").open()
 
 
