@@ -66,6 +66,27 @@ async def test_a_failure_of_the_store_says_when_to_try_again_and_nothing_interna
     assert "x.db" not in str(refusal)
 
 
+async def test_an_open_stream_takes_no_calls_place() -> None:
+    edge = build_server(FakeService(), EdgeSettings(max_concurrent_calls=1))
+    address = f"127.0.0.1:{edge.bind('127.0.0.1:0')}"
+    await edge.start()
+    # Each on a connection of its own: one connection would hold the others back.
+    channels = [grpc.aio.insecure_channel(address, options=(("grpc.use_local_subchannel_pool", 1),)) for _ in range(3)]
+    stubs: list[Any] = [health_pb2_grpc.HealthStub(channel) for channel in channels]
+    watch = stubs[0].Watch(health_pb2.HealthCheckRequest())
+    await watch.read()
+
+    call = await refusal_of(Blockyard(channels[1]).allocator.Acquire(acquire_request()))
+    second_watch = await refusal_of(stubs[2].Watch(health_pb2.HealthCheckRequest()).read())
+
+    assert call.reason == "FLEET_NOT_FOUND"
+    assert (second_watch.reason, second_watch.metadata) == ("OVERLOADED", {"maximum": "1"})
+    watch.cancel()
+    for channel in channels:
+        await channel.close()
+    await edge.stop(grace_s=0)
+
+
 @pytest.mark.parametrize("edge_settings", [EdgeSettings(max_concurrent_calls=2)])
 async def test_one_call_too_many_is_refused_as_overload_and_the_others_go_on(edge_settings: EdgeSettings) -> None:
     service = SlowService()

@@ -32,11 +32,13 @@ if TYPE_CHECKING:
 
 
 class GuardedMethods(grpc.GenericRpcHandler):
-    """Every method of the server by its full name, guarded; at most `max_concurrent` of them run at once."""
+    """Every method of the server by its full name, guarded; at most so many calls, and as many streams, at once."""
 
     def __init__(self, max_concurrent: int) -> None:
         self._handlers: dict[str, _Handler] = {}
         self._max_concurrent = self._free = max_concurrent
+        # Of their own: a stream may stay open for as long as its client lives, and must not take a call's place.
+        self._free_streams = max_concurrent
         self._streams: set[asyncio.Task[Any]] = set()
         self._ending = asyncio.Event()
         self._refusing = False
@@ -114,9 +116,9 @@ class GuardedMethods(grpc.GenericRpcHandler):
         async def guarded(incoming: Any, context: _Context) -> None:
             if self._ending.is_set():
                 await context.abort(*_stopping())
-            if self._free <= 0:
+            if self._free_streams <= 0:
                 await context.abort(*_too_many(self._max_concurrent))
-            self._free -= 1
+            self._free_streams -= 1
             task = cast("asyncio.Task[Any]", asyncio.current_task())
             self._streams.add(task)
             try:
@@ -135,7 +137,7 @@ class GuardedMethods(grpc.GenericRpcHandler):
                 return
             finally:
                 self._streams.discard(task)
-                self._free += 1
+                self._free_streams += 1
             await context.abort(*refusal)
 
         if client_streaming:

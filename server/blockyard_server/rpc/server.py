@@ -29,7 +29,7 @@ class EdgeSettings:
     """How much the edge accepts, and how it finds dead connections."""
 
     max_concurrent_calls: int = 4096
-    """Calls under way at once; one more is answered UNAVAILABLE, OVERLOADED. At least 1."""
+    """Calls under way at once, and streams open at once; one more is answered UNAVAILABLE, OVERLOADED. At least 1."""
     keepalive_time_s: float = 60.0
     """After so long without traffic a connection is pinged."""
     keepalive_timeout_s: float = 20.0
