@@ -556,7 +556,8 @@ class DescribeRequest(_message.Message):
     """How much to say of each instance."""
     page_size: _builtins.int
     """How many instances at most, 0..; 0 stands for 100, more than 1000 for 1000. A page may have fewer, so that
-    an answer never exceeds what gRPC clients accept: only an empty `next_page_token` ends the list.
+    an answer keeps to the 4 MiB that gRPC clients accept: only an empty `next_page_token` ends the list. One instance is
+    never divided: with FULL, thousands of holders on it, each with a name of hundreds of bytes, can be more than that.
     """
     page_token: _builtins.str
     """The `next_page_token` of the page before, for the same fleet and view."""
