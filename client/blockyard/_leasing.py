@@ -117,7 +117,9 @@ def may_be_held(error: BaseException) -> bool:
         case TokenMismatch():
             return False  # what the token holds is not ours to release
         case CallFailed():
-            return error.lost_attempts > 0 or isinstance(error, ServerFault)
+            # No reason that we know: somebody in between may have thrown the answer away, as too large say.
+            unexplained = type(error) is CallFailed
+            return error.lost_attempts > 0 or isinstance(error, ServerFault) or unexplained
         case _:
             return True
 

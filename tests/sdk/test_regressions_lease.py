@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from blockyard import AsyncClient, Client, LeaseLost, _clock, aio_lease, lease
+from blockyard import AsyncClient, CallFailed, Client, LeaseLost, NoCapacity, _clock, aio_lease, lease
+from blockyard._leasing import may_be_held
 from tests.sdk.fake_server import FakeServer
 
 PATIENCE_S = 30
@@ -58,3 +59,11 @@ def test_403_leases_are_counted_on_a_clock_that_goes_on_while_the_machine_is_sus
     now = _clock.lease_now()
     after = time.clock_gettime(time.CLOCK_BOOTTIME)
     assert before <= now <= after
+
+
+def test_404_the_door_is_closed_behind_a_refusal_that_is_not_the_services_own() -> None:
+    too_large = CallFailed("Received message larger than max", status="RESOURCE_EXHAUSTED")
+    no_capacity = NoCapacity("not now", status="RESOURCE_EXHAUSTED", reason="NO_CAPACITY")
+
+    assert may_be_held(too_large)
+    assert not may_be_held(no_capacity)
