@@ -56,7 +56,7 @@ async def running_server(
         await edge.start()
     except OSError as error:
         await engine.stop()
-        raise StartRefused(f"{error}; stop the other program, or choose another --listen") from error
+        raise StartRefused(f"{error}; choose another --listen, or stop the program that has this one") from error
     try:
         yield RunningServer(f"{settings.listen.rpartition(':')[0]}:{port}", engine)
     finally:

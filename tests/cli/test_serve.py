@@ -42,6 +42,10 @@ def test_a_second_server_on_the_same_port_or_file_says_why_it_does_not_start(tmp
         assert refused.returncode == 1
         assert "Error: The service does not start: " in refused.stderr
         assert "Traceback" not in refused.stderr
+    assert port.stderr.startswith(
+        f"Error: The service does not start: cannot listen on {address}: Address already in use"
+    )
+    assert len(port.stderr.splitlines()) == 1
 
 
 def test_the_demo_fleet_is_made_once(tmp_path: Path) -> None:

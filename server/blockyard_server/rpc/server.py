@@ -3,6 +3,7 @@
 Transport settings have their reasons here; `app.py` decides when each step happens.
 """
 
+import socket
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -69,6 +70,10 @@ class Edge:
     def bind(self, address: str) -> int:
         """Takes the address, `host:port`, and returns the port; 0 is any free one. Raises OSError if it is taken."""
         try:
+            _try_address(address)
+        except (OSError, UnicodeError) as error:
+            raise OSError(f"cannot listen on {address}: {getattr(error, 'strerror', None) or error}") from error
+        try:
             return self.server.add_insecure_port(address)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address}: the address is in use or not of this machine") from error
@@ -88,6 +93,23 @@ class Edge:
 def build_server(service: Service, settings: EdgeSettings | None = None) -> Edge:
     """The gRPC edge over a service, not yet listening. Call it inside the event loop that is to run it."""
     return Edge(service, EdgeSettings() if settings is None else settings)
+
+
+def _try_address(address: str) -> None:
+    """Binds the address for a moment, because gRPC tells its own log, and not us, why it cannot. Raises OSError."""
+    host, _, port = address.rpartition(":")
+    refusals: list[OSError] = []
+    found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, kind, protocol, _, place in found:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(place)
+        except OSError as refusal:
+            refusals.append(refusal)
+    # A name may have addresses that this machine cannot serve on; gRPC is content with one.
+    if len(refusals) == len(found):
+        raise refusals[0]
 
 
 def _service(module: Any, name: str) -> ServiceDescriptor:
