@@ -280,7 +280,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "shares its port": Mutant(
         "so_reuseport is off",
         (Edit("rpc/server.py", '("grpc.so_reuseport", 0)', '("grpc.so_reuseport", 1)'),),
-        (f"{SERVERS}::test_a_second_server_on_the_same_port_refuses_to_start",),
+        ("tests/rpc/test_guard.py::test_a_second_server_cannot_take_the_same_port",),
     ),
     "shares its file": Mutant(
         "the lock file is locked",

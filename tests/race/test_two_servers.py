@@ -25,7 +25,7 @@ async def test_a_second_server_on_the_same_file_refuses_to_start(tmp_path: Path)
 async def test_a_second_server_on_the_same_port_refuses_to_start(tmp_path: Path) -> None:
     async with serving(tmp_path / "one") as first, client_of(first) as client:
         await client.create_fleet("gpu")
-        with pytest.raises(StartRefused, match="address is in use"):
+        with pytest.raises(StartRefused, match="Address already in use"):
             async with running_server(settings_for(tmp_path / "two", listen=first.address)):
                 pytest.fail("two servers share one port")
         assert (await client.get_fleet("gpu")).name == "fleets/gpu"
@@ -44,7 +44,7 @@ def test_the_real_command_says_in_a_sentence_why_it_does_not_start(tmp_path: Pat
             second.start()
         assert failure.value.code == 1
         assert "does not start" in failure.value.errors
-        assert ("in use by another Blockyard server" if same == "file" else "address is in use") in failure.value.errors
+        assert ("in use by another Blockyard server" if same == "file" else "Address already in use") in failure.value.errors
         assert "Traceback" not in failure.value.errors
         assert first.runs
         assert first.terminate() == 0

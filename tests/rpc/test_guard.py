@@ -256,6 +256,9 @@ async def test_a_second_server_cannot_take_the_same_port(edge: Edge, address: st
 
     with pytest.raises(OSError, match="cannot listen on"):
         other.bind(address)
+    # Two that try at the same moment both see a free address: gRPC itself has to refuse the later.
+    with pytest.raises(RuntimeError):
+        other.server.add_insecure_port(address)
 
     assert edge is not other
     await other.stop(grace_s=0)
