@@ -44,7 +44,8 @@ def test_the_real_command_says_in_a_sentence_why_it_does_not_start(tmp_path: Pat
             second.start()
         assert failure.value.code == 1
         assert "does not start" in failure.value.errors
-        assert ("in use by another Blockyard server" if same == "file" else "Address already in use") in failure.value.errors
+        cause = "in use by another Blockyard server" if same == "file" else "Address already in use"
+        assert cause in failure.value.errors
         assert "Traceback" not in failure.value.errors
         assert first.runs
         assert first.terminate() == 0
