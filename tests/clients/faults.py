@@ -66,13 +66,14 @@ def a_block_that_is_held_by_nobody_the_server_knows(stage: Stage) -> Seen:
     return Seen(refusal, {"fleet": stage.fleet})
 
 
-def a_record_that_cannot_be_read(stage: Stage) -> Seen:
+def a_record_that_cannot_be_sent(stage: Stage) -> Seen:
     secret = "neither this nor its cause reaches a client"
     with database(stage.server.data) as db:
-        db.execute("UPDATE fleets SET labels = ? WHERE fleet = ?", (secret, stage.fleet_id))
-    refusal = stage.client.refusal("FleetAdmin/GetFleet", {"name": stage.fleet})
+        # It can be read, but no int64 holds it.
+        db.execute("UPDATE instances SET resources = ? WHERE fleet = ?", (f'{{"{secret}": {2**64}}}', stage.fleet_id))
+    refusal = stage.client.refusal("FleetAdmin/GetInstance", {"name": f"{stage.fleet}/instances/node-1"})
     shown = str(refusal)
-    assert not [word for word in (secret, "JSON", "Error(", "Traceback", "sqlite", "fleets SET") if word in shown]
+    assert not [word for word in (secret, "out of range", "Error(", "Traceback", str(2**64)) if word in shown]
     incident = refusal.error_info["metadata"]["incident"]
     assert f"incident {incident}" in stage.server.errors()
     return Seen(refusal, {"incident": incident})
@@ -99,6 +100,6 @@ FAULTS: Final[dict[Reason, Story]] = {
     Reason.SHUTTING_DOWN: a_stop_while_a_stream_is_open,
     Reason.STORE_UNAVAILABLE: a_file_that_somebody_else_has_locked,
     Reason.INVARIANT_VIOLATED: a_block_that_is_held_by_nobody_the_server_knows,
-    Reason.INTERNAL_ERROR: a_record_that_cannot_be_read,
+    Reason.INTERNAL_ERROR: a_record_that_cannot_be_sent,
 }
 """Reasons that are the server's own trouble. Each story spoils its server: it needs one of its own."""

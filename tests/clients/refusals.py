@@ -53,10 +53,11 @@ def a_release_before_its_acquire(stage: Stage) -> Seen:
     return Seen(refusal, {}, "google.rpc.PreconditionFailure")
 
 
-def a_renewal_after_the_release(stage: Stage) -> Seen:
-    name = stage.acquire(1)["name"]
+def an_acquire_again_after_the_release(stage: Stage) -> Seen:
+    name = stage.acquire(1, idempotency_token="mine")["name"]
     stage.client.call("Allocator/Release", {"name": name})
-    return Seen(stage.refused("Allocator/Renew", name=name), {"allocation": name}, "google.rpc.PreconditionFailure")
+    refusal = stage.client.refusal("Allocator/Acquire", stage.acquiring(1, idempotency_token="mine"))
+    return Seen(refusal, {"allocation": name, "idempotency_token": "mine"}, "google.rpc.PreconditionFailure")
 
 
 def a_renewal_after_the_lease(stage: Stage) -> Seen:
@@ -152,7 +153,7 @@ REFUSALS: Final[dict[Reason, Story]] = {
     Reason.NO_CAPACITY: more_blocks_than_are_idle,
     Reason.TOKEN_MISMATCH: a_token_with_another_request,
     Reason.TOKEN_CANCELLED: a_release_before_its_acquire,
-    Reason.ALLOCATION_ENDED: a_renewal_after_the_release,
+    Reason.ALLOCATION_ENDED: an_acquire_again_after_the_release,
     Reason.LEASE_EXPIRED: a_renewal_after_the_lease,
     Reason.STALE_FENCING_TOKEN: a_release_with_an_old_fencing_token,
     Reason.FLEET_NOT_FOUND: a_fleet_that_is_not_there,
