@@ -103,8 +103,9 @@ def test_who_reads_a_row_that_cannot_be_read_is_told_of_the_invariant(
 ) -> None:
     with damaged(sound_data, tmp_path, *statements) as server:
         server.start()
-        with Client(server.address) as client, pytest.raises(InvariantViolated, match="cannot be read"):
+        with Client(server.address) as client, pytest.raises(InvariantViolated, match="cannot be read") as refused:
             reads(client)[read]()
+    assert refused.value.metadata == {"fleet": "fleets/damaged"}
 
 
 def test_a_server_whose_database_is_malformed_does_not_start_and_says_so_in_a_sentence(

@@ -48,8 +48,9 @@ class EngineSettings:
 
     writer: WriterLimits = field(default_factory=WriterLimits)
     sweeper: SweeperSettings = field(default_factory=SweeperSettings)
-    restart_grace_s: float = 10.0
-    """After a start, no lease that was alive ends sooner than this: its holder could not renew it meanwhile."""
+    restart_grace_s: float = 3600.0
+    """A start renews every live lease, but for no longer than this: its holder could not renew it meanwhile, and
+    the wall clock may have been set forward."""
 
 
 class Engine:
@@ -151,7 +152,7 @@ class Engine:
 
     async def get_fleet(self, fleet: str) -> FleetRecord:
         """One fleet."""
-        return await self._read(lambda reader: _existing(reader, fleet))
+        return await self._read(lambda reader: _existing(reader, fleet), fleet)
 
     async def list_fleets(self, *, after: str, limit: int) -> FleetPage:
         """A page of fleets."""
@@ -186,7 +187,7 @@ class Engine:
                 raise fleet_not_found(fleet)
             return await reader.events(fleet, where, after=after, limit=limit)
 
-        return await self._read(read)
+        return await self._read(read, fleet)
 
     async def verify(self, fleet: str) -> VerifyReport:
         """Compares all records of a fleet at one revision; mends nothing.
@@ -217,15 +218,15 @@ class Engine:
         async def read_if_swept(reader: Reader) -> tuple[T] | None:
             return None if await reader.has_due_leases(fleet, now_us) else (await read(reader, now_us),)
 
-        found = await self._read(read_if_swept)
+        found = await self._read(read_if_swept, fleet)
         if found is not None:
             return found[0]
         # A halted fleet is never swept again, but who looks for the reason must be able to read it.
         with suppress(InvariantViolated):
             await self._sweeper.sweep_fleet(fleet)
-        return await self._read(lambda reader: read(reader, now_us))
+        return await self._read(lambda reader: read(reader, now_us), fleet)
 
-    async def _read(self, read: Callable[[Reader], Awaitable[T]]) -> T:
+    async def _read(self, read: Callable[[Reader], Awaitable[T]], fleet: str | None = None) -> T:
         if self._reads >= MAX_WAITING_READS:
             raise Overloaded(
                 f"{MAX_WAITING_READS} reads are waiting, the most that this server accepts; try again later",
@@ -236,7 +237,8 @@ class Engine:
             async with self._store.reader() as reader:
                 return await read(reader)
         except InvariantBroken as broken:
-            raise InvariantViolated("a record cannot be read; run Verify") from broken
+            where = {} if fleet is None else {"fleet": f"fleets/{fleet}"}
+            raise InvariantViolated("a record cannot be read; run Verify", **where) from broken
         except StoreFailed as failure:
             raise _unreadable() from failure
         finally:
