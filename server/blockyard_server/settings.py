@@ -52,7 +52,7 @@ class Settings:
         604_800.0, "How long ended allocations and their tokens are remembered, in seconds.", least=0, most=320_000_000
     )
     restart_grace_s: float = _setting(
-        10.0, "After a start, no lease that was alive ends sooner than this, in seconds.", least=0, most=3600
+        3600.0, "A start renews every live lease, but for no longer than this, in seconds.", least=0, most=320_000_000
     )
     drain_grace_s: float = _setting(
         10.0, "How long calls under way may take to end when the server is stopped, in seconds.", least=0, most=3600

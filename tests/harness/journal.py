@@ -6,7 +6,7 @@ are 1, 2, 3, …
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from blockyard import Allocation, AllocationState, AsyncClient, DescribeView, Event, EventKind, FleetSnapshot, Placement
@@ -43,6 +43,8 @@ class Journal:
     """Tokens that were released before they were granted."""
     leases: dict[str, datetime] = field(default_factory=dict)
     """Live allocation to the end of its lease."""
+    ttls: dict[str, timedelta] = field(default_factory=dict)
+    """Allocation to the length of its lease."""
 
     async def read(self, client: AsyncClient) -> None:
         """Reads on from where it is to the end, and checks every event."""
@@ -65,8 +67,10 @@ class Journal:
                 assert self.leases[event.allocation] < event.expire_time, "a renewal shortened a lease"
                 assert event.time < self.leases[event.allocation], "a renewal revived a lease that had ended"
                 self.leases[event.allocation] = event.expire_time
+                self.ttls[event.allocation] = event.expire_time - event.time
             case EventKind.LEASES_EXTENDED if event.expire_time:
-                self.leases = {name: max(end, event.expire_time) for name, end in self.leases.items()}
+                for name, end in self.leases.items():
+                    self.leases[name] = max(end, min(event.time + self.ttls[name], event.expire_time))
             case EventKind.TOKEN_CANCELLED if event.idempotency_token:
                 assert event.idempotency_token not in self.granted, "a granted token was cancelled"
                 self.cancelled.add(event.idempotency_token)
@@ -85,6 +89,7 @@ class Journal:
             self.holds[block] = event.allocation
         if event.expire_time is not None:
             self.leases[event.allocation] = event.expire_time
+            self.ttls[event.allocation] = event.expire_time - event.time
 
     def _free(self, event: Event) -> None:
         assert event.allocation, "an end names its allocation"

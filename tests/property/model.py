@@ -263,14 +263,16 @@ class Model(AdminModel):
         return given(events=events, revision=fleet.revision)
 
     def restart(self) -> None:
-        """The server stops and starts: no lease that is not known to have ended ends before the grace is over."""
+        """The server stops and starts: it renews every lease that is not known to have ended, up to its grace."""
         until = self.now + self.grace
         for fleet in self.fleets.values():
             short = [a for a in fleet.live() if a.expire_time is not None and a.expire_time < until]
             if short:
                 fleet.record(self.now, "LEASES_EXTENDED", expire_time=until)
             for allocation in short:
-                allocation.expire_time = until
+                assert allocation.expire_time is not None
+                assert allocation.ttl is not None
+                allocation.expire_time = max(allocation.expire_time, min(self.now + allocation.ttl, until))
 
     def sweep_round(self) -> None:
         """A round of the sweeper: ends what has run out, forgets what ended before the retention."""

@@ -172,7 +172,7 @@ async def test_after_a_restart_no_lease_that_was_alive_ends_before_the_grace_has
     async with serving(tmp_path, clock=clock, sweep_interval_s=3600) as running, client_of(running) as client:
         await client.create_fleet(FLEET)
         await client.create_instance(FLEET, "node-1", total_blocks=8)
-        short = (await client.acquire(FLEET, blocks=2, holder="short", ttl=10)).allocation
+        short = (await client.acquire(FLEET, blocks=2, holder="short", ttl=25)).allocation
         long = (await client.acquire(FLEET, blocks=2, holder="long", ttl=1000)).allocation
         ended = (await client.acquire(FLEET, blocks=2, holder="ended", ttl=1)).allocation
         clock.advance(SECOND_US)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from blockyard_server.domain.allocation import Allocation
+from blockyard_server.domain.allocation import Allocation, extended_us
 from blockyard_server.domain.blocks import Placements, without
 from blockyard_server.domain.events import (
     Event,
@@ -112,10 +112,12 @@ class Story:
         self._then(TokenWasCancelled(self._next(), self.now_us, "default", token))
 
     def extend_leases(self, until_us: int) -> None:
-        self._then(LeasesExtended(self._next(), self.now_us, until_us))
+        now_us = self.now_us
+        self._then(LeasesExtended(self._next(), now_us, until_us))
         for number, allocation in self.records.allocations.items():
-            if allocation.is_held(0) and allocation.expire_time_us is not None and allocation.expire_time_us < until_us:
-                self.records.allocations[number] = allocation._replace(expire_time_us=until_us)
+            if allocation.is_held(0) and allocation.expire_time_us is not None and allocation.ttl_us is not None:
+                end_us = extended_us(allocation.expire_time_us, allocation.ttl_us, now_us, until_us)
+                self.records.allocations[number] = allocation._replace(expire_time_us=end_us)
                 if number in self.records.touched:
                     self.records.touched[number] = self.records.allocations[number]
 

@@ -143,23 +143,29 @@ def test_leases_are_due_the_longest_overdue_first(story: Story) -> None:
 
 
 def test_extending_leases_moves_only_those_that_would_end_before(story: Story) -> None:
-    short = story.grant(("node-1", (0,)), ttl_us=1_000_000)
-    long = story.grant(("node-1", (1,)), ttl_us=900_000_000)
-    none = story.grant(("node-1", (2,)))
+    short = story.grant(("node-1", (0,)), ttl_us=10_000_000)
+    worn = story.grant(("node-1", (1,)), ttl_us=200_000_000)
+    long = story.grant(("node-1", (2,)), ttl_us=900_000_000)
+    none = story.grant(("node-1", (3,)))
     story.commit()
+    long_until_us = story.allocation(long).expire_time_us
+    story.now_us = 400_000_000
     story.extend_leases(500_000_000)
     story.commit()
     with story.store.transaction("gpu") as transaction:
-        found = transaction.allocations([short, long, none])
-    assert found == {number: story.allocation(number) for number in (short, long, none)}
-    assert found[short].expire_time_us == 500_000_000
+        found = transaction.allocations([short, worn, long, none])
+    assert found == {number: story.allocation(number) for number in (short, worn, long, none)}
+    assert found[short].expire_time_us == 410_000_000, "no longer than its TTL"
+    assert found[worn].expire_time_us == 500_000_000, "no longer than the grace"
+    assert found[long].expire_time_us == long_until_us, "never shortened"
     assert found[short].revision == short
 
 
 def test_leases_extended_and_renewed_in_one_batch_have_their_final_end(story: Story) -> None:
-    first = story.grant(("node-1", (0,)), ttl_us=1_000_000)
+    first = story.grant(("node-1", (0,)), ttl_us=200_000_000)
     story.commit()
-    second = story.grant(("node-1", (1,)), ttl_us=1_000_000)
+    second = story.grant(("node-1", (1,)), ttl_us=200_000_000)
+    story.now_us = 400_000_000
     story.extend_leases(500_000_000)
     story.renew(first, 900_000_000)
     story.commit()

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 
-from blockyard_server.domain.allocation import Allocation, AllocationState, TokenRecord, lease_ended
+from blockyard_server.domain.allocation import Allocation, AllocationState, TokenRecord, extended_us, lease_ended
 from blockyard_server.domain.answers import FleetRecord, InstanceRecord
 from blockyard_server.domain.blocks import Placements
 from blockyard_server.domain.events import Event, Expired, Granted, LeasesExtended, Released, TokenWasCancelled
@@ -134,7 +134,9 @@ class MemoryTransaction:
                 self._remember(event.caller, event.token, None, event)
             case LeasesExtended():
                 for allocation in self.rows.due(event.expire_time_us):
-                    longer = allocation._replace(expire_time_us=event.expire_time_us)
+                    end_us, ttl_us = allocation.expire_time_us or 0, allocation.ttl_us or 0
+                    end_us = extended_us(end_us, ttl_us, event.time_us, event.expire_time_us)
+                    longer = allocation._replace(expire_time_us=end_us)
                     self.rows.allocations[allocation.allocation] = longer
             case _:  # the instances and the fleet's record are read off the journal
                 pass

@@ -2,7 +2,7 @@
 
 import pytest
 
-from blockyard_server.domain.answers import Renewal
+from blockyard_server.domain.answers import Grant, Renewal
 from blockyard_server.domain.requests import Renew
 from blockyard_server.engine.clock import ManualClock
 from blockyard_server.engine.failures import ShuttingDown
@@ -16,7 +16,7 @@ SECOND_US = 1_000_000
 async def test_201_the_grace_of_a_restart_begins_when_all_fleets_are_loaded() -> None:
     clock = ManualClock()
     store = filled_store()
-    Transactor(store, clock).carry_out("gpu", [acquire("lease", ttl_us=5 * SECOND_US)])
+    Transactor(store, clock).carry_out("gpu", [acquire("lease", ttl_us=15 * SECOND_US)])
     [allocation] = store.rows["gpu"].allocations
     slow_load = iter([20 * SECOND_US])
     store.before_begin = lambda _fleet: clock.advance(next(slow_load, 0))
@@ -44,3 +44,18 @@ async def test_202_a_start_that_cannot_read_a_fleet_refuses_and_leaves_nothing_b
 
     with pytest.raises(ShuttingDown):
         await engine.submit(acquire("a"))
+
+
+async def test_203_a_wall_clock_that_is_set_forward_before_a_start_ends_no_lease_early() -> None:
+    store = filled_store()
+    [grant] = Transactor(store, ManualClock()).carry_out("gpu", [acquire("lease", ttl_us=300 * SECOND_US)])
+    assert isinstance(grant, Grant)
+    an_hour_ahead = ManualClock()
+    an_hour_ahead.advance(3600 * SECOND_US)
+    engine = engine_over(store, an_hour_ahead, restart_grace_s=3600.0)
+
+    await engine.start()
+    an_hour_ahead.advance(299 * SECOND_US)
+
+    assert isinstance(await engine.submit(Renew("gpu", grant.revision)), Renewal)
+    await engine.stop()

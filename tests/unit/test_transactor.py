@@ -196,7 +196,7 @@ def test_a_renewed_lease_is_not_swept_at_its_first_end(server: Server, clock: Ma
 
 def test_after_a_restart_leases_get_a_bounded_grace_with_one_event(server: Server, clock: ManualClock) -> None:
     short, long, endless = server.ask(
-        acquire("short", ttl_us=SECOND), acquire("long", ttl_us=60 * SECOND), acquire("endless")
+        acquire("short", ttl_us=12 * SECOND), acquire("long", ttl_us=60 * SECOND), acquire("endless")
     )
     clock.advance(5 * SECOND)
     until_us = clock.now_us() + 10 * SECOND

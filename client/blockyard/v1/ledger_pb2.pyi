@@ -58,8 +58,8 @@ class Event(_message.Message):
         TOKEN_CANCELLED: Event._Kind.ValueType  # 11
         """A Release by token came before its Acquire. Sets `idempotency_token`."""
         LEASES_EXTENDED: Event._Kind.ValueType  # 12
-        """After a restart, all leases that would have ended before `expire_time` were extended to it, since their
-        holders could not renew while no server ran.
+        """The server started and renewed all live leases, each by its own TTL, but none beyond `expire_time`: their holders
+        could not renew while no server ran, and the wall clock may have been set meanwhile.
         """
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
@@ -90,8 +90,8 @@ class Event(_message.Message):
     TOKEN_CANCELLED: Event.Kind.ValueType  # 11
     """A Release by token came before its Acquire. Sets `idempotency_token`."""
     LEASES_EXTENDED: Event.Kind.ValueType  # 12
-    """After a restart, all leases that would have ended before `expire_time` were extended to it, since their
-    holders could not renew while no server ran.
+    """The server started and renewed all live leases, each by its own TTL, but none beyond `expire_time`: their holders
+    could not renew while no server ran, and the wall clock may have been set meanwhile.
     """
 
     REVISION_FIELD_NUMBER: _builtins.int

@@ -19,6 +19,14 @@ def lease_ended(expire_time_us: int | None, now_us: int) -> bool:
     return expire_time_us is not None and expire_time_us <= now_us
 
 
+def extended_us(expire_time_us: int, ttl_us: int, now_us: int, until_us: int) -> int:
+    """When a lease ends after a start of the server at `now_us` with a grace until `until_us`.
+
+    As if it were renewed now, but no later than the grace; never sooner than it would.
+    """
+    return max(expire_time_us, min(now_us + ttl_us, until_us))
+
+
 class Allocation(NamedTuple):
     """One grant, as its row says. Times are microseconds since the epoch, by the server's clock.
 

@@ -145,7 +145,10 @@ class TokenWasCancelled(_Event):
 
 @dataclass(frozen=True, slots=True)
 class LeasesExtended(_Event):
-    """After a restart, every lease that would end before `expire_time_us` was extended to it."""
+    """After a start, leases were extended by at most their TTL, to `expire_time_us` at the latest.
+
+    `allocation.extended_us` is the rule.
+    """
 
     kind: ClassVar = "LEASES_EXTENDED"
     expire_time_us: int

@@ -83,7 +83,10 @@ class Transactor:
         return self._in_transaction(fleet, self._sweep)
 
     def extend_leases(self, fleet: str, until_us: int) -> None:
-        """Extends every lease that would end before `until_us` to it, with one event; nothing if there is none."""
+        """Extends every lease as if it were renewed now, to `until_us` at the latest, with one event.
+
+        Nothing if none would end before `until_us`.
+        """
 
         def extend(tx: Transaction, state: FleetState) -> None:
             next_us = tx.next_expire_time_us(after_us=-1)
@@ -91,7 +94,6 @@ class Transactor:
                 event = LeasesExtended(state.revision + 1, self._clock.now_us(), until_us)
                 state.apply(event)
                 tx.write([event], {})
-                state.next_expire_time_us = until_us
 
         self._in_transaction(fleet, extend)
 

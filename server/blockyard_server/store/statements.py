@@ -89,7 +89,8 @@ END_ALLOCATION: Final = """
 UPDATE allocations SET live = 0, state = ?, end_time_us = ?, ttl_us = ?, expire_time_us = ?, remaining = ?, revision = ?
 WHERE fleet = ? AND allocation = ? AND +live = 1"""
 EXTEND_LEASES: Final = """
-UPDATE allocations SET expire_time_us = ? WHERE fleet = ? AND live = 1 AND expire_time_us < ?"""
+UPDATE allocations SET expire_time_us = max(expire_time_us, min(? + ttl_us, ?))
+WHERE fleet = ? AND live = 1 AND expire_time_us < ?"""
 
 INSERT_HELD: Final = "INSERT INTO held_blocks (fleet, instance, block, allocation) VALUES (?, ?, ?, ?)"
 DELETE_HELD: Final = "DELETE FROM held_blocks WHERE fleet = ? AND instance = ? AND block = ? AND allocation = ?"

@@ -98,7 +98,7 @@ class SqliteTransaction:
         self._write_instances(changes)
         for extension in changes.leases_extended:
             until_us = extension.expire_time_us
-            self._db.execute(statements.EXTEND_LEASES, (until_us, self._fleet, until_us))
+            self._db.execute(statements.EXTEND_LEASES, (extension.time_us, until_us, self._fleet, until_us))
         self._insert(statements.INSERT_ALLOCATION, allocations_inserted(changes, allocations))
         self._insert(statements.INSERT_HELD, changes.held_inserted())
         kept, ended = allocations_changed(changes, allocations)
