@@ -7,6 +7,7 @@ planner is asked about each of them.
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -158,3 +159,32 @@ async def test_no_reader_scans_a_table_or_sorts_what_it_pages_through(filled: St
         "journal USING PRIMARY KEY (fleet=? AND revision>?)",
     ):
         assert f"SEARCH {meant}" in steps
+
+
+def steps_of_one_end(sqlite: SqliteStore, held: int) -> int:
+    """How many steps SQLite's machine takes to end one allocation beside so many that live, foreign keys included."""
+    story = Story(sqlite).begin(big=held + 1)
+    for block in range(held):
+        story.grant(("big", (block,)))
+    ended = story.grant(("big", (held,)))
+    story.commit()
+    story.release(ended)
+    assert sqlite._db is not None
+    steps: list[None] = []
+    sqlite._db.set_progress_handler(lambda: steps.append(None), 1)
+    story.commit()
+    sqlite._db.set_progress_handler(None, 1)
+    return len(steps)
+
+
+async def test_the_end_of_an_allocation_costs_the_same_beside_any_number_of_others(
+    sqlite: SqliteStore, tmp_path: Path
+) -> None:
+    other = SqliteStore(tmp_path / "other.db")
+    other.open()
+
+    few, many = steps_of_one_end(sqlite, 10), steps_of_one_end(other, 2000)
+
+    await other.close()
+    assert few > 100, "the steps are really counted"
+    assert many < 2 * few

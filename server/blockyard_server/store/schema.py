@@ -149,7 +149,8 @@ held_blocks: Final = _table(
     ),
     CheckConstraint("live = 1", name="live"),
     CheckConstraint("block >= 0", name="block"),
-    Index("ix_held_blocks_allocation", "fleet", "allocation"),
+    # All columns of the foreign key: with fewer, each end of an allocation looks at all held blocks of the fleet.
+    Index("ix_held_blocks_allocation", "fleet", "live", "allocation"),
 )
 
 tokens: Final = _table(

@@ -144,7 +144,7 @@ def _create_held_blocks() -> None:
         sa.CheckConstraint("block >= 0", name=op.f("ck_held_blocks_block")),
         **_SQLITE,
     )
-    op.create_index("ix_held_blocks_allocation", "held_blocks", ["fleet", "allocation"])
+    op.create_index("ix_held_blocks_allocation", "held_blocks", ["fleet", "live", "allocation"])
 
 
 def _create_tokens() -> None:
