@@ -5,13 +5,14 @@ a test has prepared with `answers`.
 """
 
 import asyncio
+import atexit
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import grpc
@@ -219,20 +220,43 @@ class FakeServer:
         return allocation
 
 
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The event loop of all fake servers of this process, in a thread of its own.
+
+    One for all: grpc.aio wakes every loop of a process by one poller, which is made anew when the last loop has gone.
+    With a loop for each server, a call once got no answer while one loop went and the next came.
+    """
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="fake-servers", daemon=True)
+    thread.start()
+    kept = asyncio.run_coroutine_threadsafe(_stay(), loop).result(timeout=30)
+
+    def end() -> None:
+        asyncio.run_coroutine_threadsafe(kept.stop(None), loop).result(timeout=30)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+
+    atexit.register(end)
+    return loop
+
+
+async def _stay() -> grpc.aio.Server:
+    """A server that keeps the poller: as long as it is there, none is made anew."""
+    server = grpc.aio.server()
+    await server.start()
+    return server
+
+
 @contextmanager
 def serving(fake: FakeServer) -> Iterator[FakeServer]:
-    """Serves it on a free port, from an event loop of its own."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
+    """Serves it on a free port."""
+    loop = _loop()
     server = asyncio.run_coroutine_threadsafe(_start(fake), loop).result(timeout=30)
     try:
         yield fake
     finally:
         asyncio.run_coroutine_threadsafe(server.stop(None), loop).result(timeout=30)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 async def _start(fake: FakeServer) -> grpc.aio.Server:
