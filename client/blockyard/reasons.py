@@ -40,6 +40,8 @@ class Reason(StrEnum):
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
     INVARIANT_VIOLATED = "INVARIANT_VIOLATED"
     INTERNAL_ERROR = "INTERNAL_ERROR"
+    COMPACTED = "COMPACTED"
+    WATCHER_TOO_SLOW = "WATCHER_TOO_SLOW"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ REASONS: Final = MappingProxyType(
         Reason.STORE_UNAVAILABLE: _row("UNAVAILABLE", retriable=True),
         Reason.INVARIANT_VIOLATED: _row("DATA_LOSS"),
         Reason.INTERNAL_ERROR: _row("INTERNAL"),
+        Reason.COMPACTED: _row("OUT_OF_RANGE"),
+        Reason.WATCHER_TOO_SLOW: _row("ABORTED"),
     }
 )
 """Every reason with its status. Only UNAVAILABLE is retried automatically."""

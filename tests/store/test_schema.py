@@ -33,12 +33,31 @@ def _engine(path: Path) -> Engine:
     return made
 
 
-def _definitions(engine: Engine) -> dict[str, str]:
-    """The text of every table, index and trigger, without what white space and quotes make of it."""
+def _definitions(engine: Engine) -> dict[str, list[str]]:
+    """The clauses of every table, index and trigger, without what white space and quotes make of them.
+
+    Sorted, because SQLite puts the text of a column that is added behind the table's constraints.
+    """
     assert engine.url.database is not None
     with closing(sqlite3.connect(engine.url.database)) as db:
         rows = db.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name <> 'alembic_version'")
-        return {name: " ".join(sql.replace('"', "").split()) for name, sql in rows}
+        return {name: sorted(_clauses(" ".join(sql.replace('"', "").split()))) for name, sql in rows}
+
+
+def _clauses(definition: str) -> list[str]:
+    """A table's text, cut between its columns and constraints; any other text is left whole."""
+    head, opening, rest = definition.partition("( ")
+    if not (head.startswith("CREATE TABLE") and opening):
+        return [definition]
+    inside, _, options = rest.rpartition(")")
+    clauses, depth = [""], 0
+    for letter in inside:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and depth == 0:
+            clauses.append("")
+        else:
+            clauses[-1] += letter
+    return [head, *map(str.strip, clauses), options]
 
 
 def test_the_migrated_schema_is_the_described_one(engine: Engine, tmp_path: Path) -> None:

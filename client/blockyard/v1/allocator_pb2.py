@@ -22,13 +22,14 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from blockyard.v1 import ledger_pb2 as blockyard_dot_v1_dot_ledger__pb2
 from blockyard.v1 import resources_pb2 as blockyard_dot_v1_dot_resources__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62lockyard/v1/allocator.proto\x12\x0c\x62lockyard.v1\x1a\x1c\x62lockyard/v1/resources.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xf8\x01\n\x06\x44\x65mand\x12\x11\n\tinstances\x18\x01 \x01(\x05\x12\x0e\n\x06\x62locks\x18\x02 \x01(\x05\x12<\n\x0crequirements\x18\x03 \x03(\x0b\x32&.blockyard.v1.Demand.RequirementsEntry\x12\x11\n\texclusive\x18\x04 \x01(\x08\x12-\n\x08selector\x18\x05 \x01(\x0b\x32\x1b.blockyard.v1.LabelSelector\x12\x16\n\x0einstance_names\x18\x06 \x03(\t\x1a\x33\n\x11RequirementsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\xc1\x01\n\rLabelSelector\x12\x42\n\x0cmatch_labels\x18\x01 \x03(\x0b\x32,.blockyard.v1.LabelSelector.MatchLabelsEntry\x12\x38\n\x11match_expressions\x18\x02 \x03(\x0b\x32\x1d.blockyard.v1.LabelExpression\x1a\x32\n\x10MatchLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc2\x01\n\x0fLabelExpression\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x38\n\x08operator\x18\x02 \x01(\x0e\x32&.blockyard.v1.LabelExpression.Operator\x12\x0e\n\x06values\x18\x03 \x03(\t\"X\n\x08Operator\x12\x18\n\x14OPERATOR_UNSPECIFIED\x10\x00\x12\x06\n\x02IN\x10\x01\x12\n\n\x06NOT_IN\x10\x02\x12\n\n\x06\x45XISTS\x10\x03\x12\x12\n\x0e\x44OES_NOT_EXIST\x10\x04\"\xe5\x02\n\x0e\x41\x63quireRequest\x12\r\n\x05\x66leet\x18\x01 \x01(\t\x12\x19\n\x11idempotency_token\x18\x02 \x01(\t\x12\x0e\n\x06holder\x18\x03 \x01(\t\x12%\n\x07\x64\x65mands\x18\x04 \x03(\x0b\x32\x14.blockyard.v1.Demand\x12;\n\x12placement_strategy\x18\x05 \x01(\x0e\x32\x1f.blockyard.v1.PlacementStrategy\x12&\n\x03ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x42\n\x0b\x61nnotations\x18\x07 \x03(\x0b\x32-.blockyard.v1.AcquireRequest.AnnotationsEntry\x12\x15\n\rvalidate_only\x18\x08 \x01(\x08\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x94\x01\n\x0f\x41\x63quireResponse\x12,\n\nallocation\x18\x01 \x01(\x0b\x32\x18.blockyard.v1.Allocation\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12/\n\x0bserver_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08replayed\x18\x04 \x01(\x08\"\xaa\x01\n\x0eReleaseRequest\x12\x0e\n\x04name\x18\x01 \x01(\tH\x00\x12\x1b\n\x11idempotency_token\x18\x02 \x01(\tH\x00\x12\r\n\x05\x66leet\x18\x03 \x01(\t\x12+\n\nplacements\x18\x04 \x03(\x0b\x32\x17.blockyard.v1.Placement\x12\x0e\n\x06holder\x18\x05 \x01(\t\x12\x15\n\rfencing_token\x18\x06 \x01(\x03\x42\x08\n\x06target\"\xb3\x02\n\x0fReleaseResponse\x12\x36\n\x07outcome\x18\x01 \x01(\x0e\x32%.blockyard.v1.ReleaseResponse.Outcome\x12,\n\nallocation\x18\x02 \x01(\x0b\x32\x18.blockyard.v1.Allocation\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12/\n\x0bserver_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0c\n\x08RELEASED\x10\x01\x12\x14\n\x10\x41LREADY_RELEASED\x10\x02\x12\x13\n\x0f\x41LREADY_EXPIRED\x10\x03\x12\x1a\n\x16\x43\x41NCELLED_BEFORE_GRANT\x10\x04\"k\n\x0cRenewRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06holder\x18\x03 \x01(\t\x12\x15\n\rfencing_token\x18\x04 \x01(\x03\"\x80\x01\n\rRenewResponse\x12,\n\nallocation\x18\x01 \x01(\x0b\x32\x18.blockyard.v1.Allocation\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12/\n\x0bserver_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"q\n\x0f\x44\x65scribeRequest\x12\r\n\x05\x66leet\x18\x01 \x01(\t\x12(\n\x04view\x18\x02 \x01(\x0e\x32\x1a.blockyard.v1.DescribeView\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\":\n\x04Hold\x12\x12\n\nallocation\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12\x0e\n\x06\x62locks\x18\x03 \x03(\x05\"\xb2\x01\n\x0eInstanceBlocks\x12\x10\n\x08instance\x18\x01 \x01(\t\x12+\n\x05state\x18\x02 \x01(\x0e\x32\x1c.blockyard.v1.Instance.State\x12\x14\n\x0ctotal_blocks\x18\x03 \x01(\x05\x12\x13\n\x0b\x62usy_blocks\x18\x04 \x01(\x05\x12\x13\n\x0bidle_blocks\x18\x05 \x01(\x05\x12!\n\x05holds\x18\x06 \x03(\x0b\x32\x12.blockyard.v1.Hold\"\xd9\x01\n\x10\x44\x65scribeResponse\x12\r\n\x05\x66leet\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12)\n\x06totals\x18\x03 \x01(\x0b\x32\x19.blockyard.v1.BlockCounts\x12/\n\tinstances\x18\x04 \x03(\x0b\x32\x1c.blockyard.v1.InstanceBlocks\x12\x17\n\x0fnext_page_token\x18\x05 \x01(\t\x12/\n\x0bserver_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"$\n\x14GetAllocationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xa0\x01\n\x16ListAllocationsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06holder\x18\x04 \x01(\t\x12-\n\x05state\x18\x05 \x01(\x0e\x32\x1e.blockyard.v1.Allocation.State\x12\x10\n\x08instance\x18\x06 \x01(\t\"s\n\x17ListAllocationsResponse\x12-\n\x0b\x61llocations\x18\x01 \x03(\x0b\x32\x18.blockyard.v1.Allocation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"@\n\x0c\x42\x61tchRequest\x12\x30\n\noperations\x18\x01 \x03(\x0b\x32\x1c.blockyard.v1.BatchOperation\"\xac\x01\n\x0e\x42\x61tchOperation\x12/\n\x07\x61\x63quire\x18\x01 \x01(\x0b\x32\x1c.blockyard.v1.AcquireRequestH\x00\x12/\n\x07release\x18\x02 \x01(\x0b\x32\x1c.blockyard.v1.ReleaseRequestH\x00\x12+\n\x05renew\x18\x03 \x01(\x0b\x32\x1a.blockyard.v1.RenewRequestH\x00\x42\x0b\n\toperation\";\n\rBatchResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.blockyard.v1.BatchResult\"\xce\x01\n\x0b\x42\x61tchResult\x12\x30\n\x07\x61\x63quire\x18\x01 \x01(\x0b\x32\x1d.blockyard.v1.AcquireResponseH\x00\x12\x30\n\x07release\x18\x02 \x01(\x0b\x32\x1d.blockyard.v1.ReleaseResponseH\x00\x12,\n\x05renew\x18\x03 \x01(\x0b\x32\x1b.blockyard.v1.RenewResponseH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result*B\n\x0c\x44\x65scribeView\x12\x1d\n\x19\x44\x45SCRIBE_VIEW_UNSPECIFIED\x10\x00\x12\t\n\x05\x42\x41SIC\x10\x01\x12\x08\n\x04\x46ULL\x10\x02\x32\x99\x04\n\tAllocator\x12\x46\n\x07\x41\x63quire\x12\x1c.blockyard.v1.AcquireRequest\x1a\x1d.blockyard.v1.AcquireResponse\x12\x46\n\x07Release\x12\x1c.blockyard.v1.ReleaseRequest\x1a\x1d.blockyard.v1.ReleaseResponse\x12@\n\x05Renew\x12\x1a.blockyard.v1.RenewRequest\x1a\x1b.blockyard.v1.RenewResponse\x12I\n\x08\x44\x65scribe\x12\x1d.blockyard.v1.DescribeRequest\x1a\x1e.blockyard.v1.DescribeResponse\x12M\n\rGetAllocation\x12\".blockyard.v1.GetAllocationRequest\x1a\x18.blockyard.v1.Allocation\x12^\n\x0fListAllocations\x12$.blockyard.v1.ListAllocationsRequest\x1a%.blockyard.v1.ListAllocationsResponse\x12@\n\x05\x42\x61tch\x12\x1a.blockyard.v1.BatchRequest\x1a\x1b.blockyard.v1.BatchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62lockyard/v1/allocator.proto\x12\x0c\x62lockyard.v1\x1a\x19\x62lockyard/v1/ledger.proto\x1a\x1c\x62lockyard/v1/resources.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xf8\x01\n\x06\x44\x65mand\x12\x11\n\tinstances\x18\x01 \x01(\x05\x12\x0e\n\x06\x62locks\x18\x02 \x01(\x05\x12<\n\x0crequirements\x18\x03 \x03(\x0b\x32&.blockyard.v1.Demand.RequirementsEntry\x12\x11\n\texclusive\x18\x04 \x01(\x08\x12-\n\x08selector\x18\x05 \x01(\x0b\x32\x1b.blockyard.v1.LabelSelector\x12\x16\n\x0einstance_names\x18\x06 \x03(\t\x1a\x33\n\x11RequirementsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\xc1\x01\n\rLabelSelector\x12\x42\n\x0cmatch_labels\x18\x01 \x03(\x0b\x32,.blockyard.v1.LabelSelector.MatchLabelsEntry\x12\x38\n\x11match_expressions\x18\x02 \x03(\x0b\x32\x1d.blockyard.v1.LabelExpression\x1a\x32\n\x10MatchLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc2\x01\n\x0fLabelExpression\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x38\n\x08operator\x18\x02 \x01(\x0e\x32&.blockyard.v1.LabelExpression.Operator\x12\x0e\n\x06values\x18\x03 \x03(\t\"X\n\x08Operator\x12\x18\n\x14OPERATOR_UNSPECIFIED\x10\x00\x12\x06\n\x02IN\x10\x01\x12\n\n\x06NOT_IN\x10\x02\x12\n\n\x06\x45XISTS\x10\x03\x12\x12\n\x0e\x44OES_NOT_EXIST\x10\x04\"\xe5\x02\n\x0e\x41\x63quireRequest\x12\r\n\x05\x66leet\x18\x01 \x01(\t\x12\x19\n\x11idempotency_token\x18\x02 \x01(\t\x12\x0e\n\x06holder\x18\x03 \x01(\t\x12%\n\x07\x64\x65mands\x18\x04 \x03(\x0b\x32\x14.blockyard.v1.Demand\x12;\n\x12placement_strategy\x18\x05 \x01(\x0e\x32\x1f.blockyard.v1.PlacementStrategy\x12&\n\x03ttl\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x42\n\x0b\x61nnotations\x18\x07 \x03(\x0b\x32-.blockyard.v1.AcquireRequest.AnnotationsEntry\x12\x15\n\rvalidate_only\x18\x08 \x01(\x08\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x94\x01\n\x0f\x41\x63quireResponse\x12,\n\nallocation\x18\x01 \x01(\x0b\x32\x18.blockyard.v1.Allocation\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12/\n\x0bserver_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08replayed\x18\x04 \x01(\x08\"\xaa\x01\n\x0eReleaseRequest\x12\x0e\n\x04name\x18\x01 \x01(\tH\x00\x12\x1b\n\x11idempotency_token\x18\x02 \x01(\tH\x00\x12\r\n\x05\x66leet\x18\x03 \x01(\t\x12+\n\nplacements\x18\x04 \x03(\x0b\x32\x17.blockyard.v1.Placement\x12\x0e\n\x06holder\x18\x05 \x01(\t\x12\x15\n\rfencing_token\x18\x06 \x01(\x03\x42\x08\n\x06target\"\xb3\x02\n\x0fReleaseResponse\x12\x36\n\x07outcome\x18\x01 \x01(\x0e\x32%.blockyard.v1.ReleaseResponse.Outcome\x12,\n\nallocation\x18\x02 \x01(\x0b\x32\x18.blockyard.v1.Allocation\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12/\n\x0bserver_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"w\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0c\n\x08RELEASED\x10\x01\x12\x14\n\x10\x41LREADY_RELEASED\x10\x02\x12\x13\n\x0f\x41LREADY_EXPIRED\x10\x03\x12\x1a\n\x16\x43\x41NCELLED_BEFORE_GRANT\x10\x04\"k\n\x0cRenewRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06holder\x18\x03 \x01(\t\x12\x15\n\rfencing_token\x18\x04 \x01(\x03\"\x80\x01\n\rRenewResponse\x12,\n\nallocation\x18\x01 \x01(\x0b\x32\x18.blockyard.v1.Allocation\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12/\n\x0bserver_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"q\n\x0f\x44\x65scribeRequest\x12\r\n\x05\x66leet\x18\x01 \x01(\t\x12(\n\x04view\x18\x02 \x01(\x0e\x32\x1a.blockyard.v1.DescribeView\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\":\n\x04Hold\x12\x12\n\nallocation\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12\x0e\n\x06\x62locks\x18\x03 \x03(\x05\"\xb2\x01\n\x0eInstanceBlocks\x12\x10\n\x08instance\x18\x01 \x01(\t\x12+\n\x05state\x18\x02 \x01(\x0e\x32\x1c.blockyard.v1.Instance.State\x12\x14\n\x0ctotal_blocks\x18\x03 \x01(\x05\x12\x13\n\x0b\x62usy_blocks\x18\x04 \x01(\x05\x12\x13\n\x0bidle_blocks\x18\x05 \x01(\x05\x12!\n\x05holds\x18\x06 \x03(\x0b\x32\x12.blockyard.v1.Hold\"\xd9\x01\n\x10\x44\x65scribeResponse\x12\r\n\x05\x66leet\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12)\n\x06totals\x18\x03 \x01(\x0b\x32\x19.blockyard.v1.BlockCounts\x12/\n\tinstances\x18\x04 \x03(\x0b\x32\x1c.blockyard.v1.InstanceBlocks\x12\x17\n\x0fnext_page_token\x18\x05 \x01(\t\x12/\n\x0bserver_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"$\n\x14GetAllocationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xa0\x01\n\x16ListAllocationsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06holder\x18\x04 \x01(\t\x12-\n\x05state\x18\x05 \x01(\x0e\x32\x1e.blockyard.v1.Allocation.State\x12\x10\n\x08instance\x18\x06 \x01(\t\"s\n\x17ListAllocationsResponse\x12-\n\x0b\x61llocations\x18\x01 \x03(\x0b\x32\x18.blockyard.v1.Allocation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"@\n\x0c\x42\x61tchRequest\x12\x30\n\noperations\x18\x01 \x03(\x0b\x32\x1c.blockyard.v1.BatchOperation\"\xac\x01\n\x0e\x42\x61tchOperation\x12/\n\x07\x61\x63quire\x18\x01 \x01(\x0b\x32\x1c.blockyard.v1.AcquireRequestH\x00\x12/\n\x07release\x18\x02 \x01(\x0b\x32\x1c.blockyard.v1.ReleaseRequestH\x00\x12+\n\x05renew\x18\x03 \x01(\x0b\x32\x1a.blockyard.v1.RenewRequestH\x00\x42\x0b\n\toperation\";\n\rBatchResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.blockyard.v1.BatchResult\"\xce\x01\n\x0b\x42\x61tchResult\x12\x30\n\x07\x61\x63quire\x18\x01 \x01(\x0b\x32\x1d.blockyard.v1.AcquireResponseH\x00\x12\x30\n\x07release\x18\x02 \x01(\x0b\x32\x1d.blockyard.v1.ReleaseResponseH\x00\x12,\n\x05renew\x18\x03 \x01(\x0b\x32\x1b.blockyard.v1.RenewResponseH\x00\x12#\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\xb5\x01\n\x0cWatchRequest\x12\r\n\x05\x66leet\x18\x01 \x01(\t\x12\x15\n\rfrom_revision\x18\x02 \x01(\x03\x12\'\n\x05kinds\x18\x03 \x03(\x0e\x32\x18.blockyard.v1.Event.Kind\x12\x0e\n\x06holder\x18\x04 \x01(\t\x12\x10\n\x08instance\x18\x05 \x01(\t\x12\x34\n\x11progress_interval\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"w\n\rWatchResponse\x12#\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x13.blockyard.v1.Event\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12/\n\x0bserver_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*B\n\x0c\x44\x65scribeView\x12\x1d\n\x19\x44\x45SCRIBE_VIEW_UNSPECIFIED\x10\x00\x12\t\n\x05\x42\x41SIC\x10\x01\x12\x08\n\x04\x46ULL\x10\x02\x32\xdd\x04\n\tAllocator\x12\x46\n\x07\x41\x63quire\x12\x1c.blockyard.v1.AcquireRequest\x1a\x1d.blockyard.v1.AcquireResponse\x12\x46\n\x07Release\x12\x1c.blockyard.v1.ReleaseRequest\x1a\x1d.blockyard.v1.ReleaseResponse\x12@\n\x05Renew\x12\x1a.blockyard.v1.RenewRequest\x1a\x1b.blockyard.v1.RenewResponse\x12I\n\x08\x44\x65scribe\x12\x1d.blockyard.v1.DescribeRequest\x1a\x1e.blockyard.v1.DescribeResponse\x12M\n\rGetAllocation\x12\".blockyard.v1.GetAllocationRequest\x1a\x18.blockyard.v1.Allocation\x12^\n\x0fListAllocations\x12$.blockyard.v1.ListAllocationsRequest\x1a%.blockyard.v1.ListAllocationsResponse\x12@\n\x05\x42\x61tch\x12\x1a.blockyard.v1.BatchRequest\x1a\x1b.blockyard.v1.BatchResponse\x12\x42\n\x05Watch\x12\x1a.blockyard.v1.WatchRequest\x1a\x1b.blockyard.v1.WatchResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,58 +42,62 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LABELSELECTOR_MATCHLABELSENTRY']._serialized_options = b'8\001'
   _globals['_ACQUIREREQUEST_ANNOTATIONSENTRY']._loaded_options = None
   _globals['_ACQUIREREQUEST_ANNOTATIONSENTRY']._serialized_options = b'8\001'
-  _globals['_DESCRIBEVIEW']._serialized_start=3449
-  _globals['_DESCRIBEVIEW']._serialized_end=3515
-  _globals['_DEMAND']._serialized_start=167
-  _globals['_DEMAND']._serialized_end=415
-  _globals['_DEMAND_REQUIREMENTSENTRY']._serialized_start=364
-  _globals['_DEMAND_REQUIREMENTSENTRY']._serialized_end=415
-  _globals['_LABELSELECTOR']._serialized_start=418
-  _globals['_LABELSELECTOR']._serialized_end=611
-  _globals['_LABELSELECTOR_MATCHLABELSENTRY']._serialized_start=561
-  _globals['_LABELSELECTOR_MATCHLABELSENTRY']._serialized_end=611
-  _globals['_LABELEXPRESSION']._serialized_start=614
-  _globals['_LABELEXPRESSION']._serialized_end=808
-  _globals['_LABELEXPRESSION_OPERATOR']._serialized_start=720
-  _globals['_LABELEXPRESSION_OPERATOR']._serialized_end=808
-  _globals['_ACQUIREREQUEST']._serialized_start=811
-  _globals['_ACQUIREREQUEST']._serialized_end=1168
-  _globals['_ACQUIREREQUEST_ANNOTATIONSENTRY']._serialized_start=1118
-  _globals['_ACQUIREREQUEST_ANNOTATIONSENTRY']._serialized_end=1168
-  _globals['_ACQUIRERESPONSE']._serialized_start=1171
-  _globals['_ACQUIRERESPONSE']._serialized_end=1319
-  _globals['_RELEASEREQUEST']._serialized_start=1322
-  _globals['_RELEASEREQUEST']._serialized_end=1492
-  _globals['_RELEASERESPONSE']._serialized_start=1495
-  _globals['_RELEASERESPONSE']._serialized_end=1802
-  _globals['_RELEASERESPONSE_OUTCOME']._serialized_start=1683
-  _globals['_RELEASERESPONSE_OUTCOME']._serialized_end=1802
-  _globals['_RENEWREQUEST']._serialized_start=1804
-  _globals['_RENEWREQUEST']._serialized_end=1911
-  _globals['_RENEWRESPONSE']._serialized_start=1914
-  _globals['_RENEWRESPONSE']._serialized_end=2042
-  _globals['_DESCRIBEREQUEST']._serialized_start=2044
-  _globals['_DESCRIBEREQUEST']._serialized_end=2157
-  _globals['_HOLD']._serialized_start=2159
-  _globals['_HOLD']._serialized_end=2217
-  _globals['_INSTANCEBLOCKS']._serialized_start=2220
-  _globals['_INSTANCEBLOCKS']._serialized_end=2398
-  _globals['_DESCRIBERESPONSE']._serialized_start=2401
-  _globals['_DESCRIBERESPONSE']._serialized_end=2618
-  _globals['_GETALLOCATIONREQUEST']._serialized_start=2620
-  _globals['_GETALLOCATIONREQUEST']._serialized_end=2656
-  _globals['_LISTALLOCATIONSREQUEST']._serialized_start=2659
-  _globals['_LISTALLOCATIONSREQUEST']._serialized_end=2819
-  _globals['_LISTALLOCATIONSRESPONSE']._serialized_start=2821
-  _globals['_LISTALLOCATIONSRESPONSE']._serialized_end=2936
-  _globals['_BATCHREQUEST']._serialized_start=2938
-  _globals['_BATCHREQUEST']._serialized_end=3002
-  _globals['_BATCHOPERATION']._serialized_start=3005
-  _globals['_BATCHOPERATION']._serialized_end=3177
-  _globals['_BATCHRESPONSE']._serialized_start=3179
-  _globals['_BATCHRESPONSE']._serialized_end=3238
-  _globals['_BATCHRESULT']._serialized_start=3241
-  _globals['_BATCHRESULT']._serialized_end=3447
-  _globals['_ALLOCATOR']._serialized_start=3518
-  _globals['_ALLOCATOR']._serialized_end=4055
+  _globals['_DESCRIBEVIEW']._serialized_start=3781
+  _globals['_DESCRIBEVIEW']._serialized_end=3847
+  _globals['_DEMAND']._serialized_start=194
+  _globals['_DEMAND']._serialized_end=442
+  _globals['_DEMAND_REQUIREMENTSENTRY']._serialized_start=391
+  _globals['_DEMAND_REQUIREMENTSENTRY']._serialized_end=442
+  _globals['_LABELSELECTOR']._serialized_start=445
+  _globals['_LABELSELECTOR']._serialized_end=638
+  _globals['_LABELSELECTOR_MATCHLABELSENTRY']._serialized_start=588
+  _globals['_LABELSELECTOR_MATCHLABELSENTRY']._serialized_end=638
+  _globals['_LABELEXPRESSION']._serialized_start=641
+  _globals['_LABELEXPRESSION']._serialized_end=835
+  _globals['_LABELEXPRESSION_OPERATOR']._serialized_start=747
+  _globals['_LABELEXPRESSION_OPERATOR']._serialized_end=835
+  _globals['_ACQUIREREQUEST']._serialized_start=838
+  _globals['_ACQUIREREQUEST']._serialized_end=1195
+  _globals['_ACQUIREREQUEST_ANNOTATIONSENTRY']._serialized_start=1145
+  _globals['_ACQUIREREQUEST_ANNOTATIONSENTRY']._serialized_end=1195
+  _globals['_ACQUIRERESPONSE']._serialized_start=1198
+  _globals['_ACQUIRERESPONSE']._serialized_end=1346
+  _globals['_RELEASEREQUEST']._serialized_start=1349
+  _globals['_RELEASEREQUEST']._serialized_end=1519
+  _globals['_RELEASERESPONSE']._serialized_start=1522
+  _globals['_RELEASERESPONSE']._serialized_end=1829
+  _globals['_RELEASERESPONSE_OUTCOME']._serialized_start=1710
+  _globals['_RELEASERESPONSE_OUTCOME']._serialized_end=1829
+  _globals['_RENEWREQUEST']._serialized_start=1831
+  _globals['_RENEWREQUEST']._serialized_end=1938
+  _globals['_RENEWRESPONSE']._serialized_start=1941
+  _globals['_RENEWRESPONSE']._serialized_end=2069
+  _globals['_DESCRIBEREQUEST']._serialized_start=2071
+  _globals['_DESCRIBEREQUEST']._serialized_end=2184
+  _globals['_HOLD']._serialized_start=2186
+  _globals['_HOLD']._serialized_end=2244
+  _globals['_INSTANCEBLOCKS']._serialized_start=2247
+  _globals['_INSTANCEBLOCKS']._serialized_end=2425
+  _globals['_DESCRIBERESPONSE']._serialized_start=2428
+  _globals['_DESCRIBERESPONSE']._serialized_end=2645
+  _globals['_GETALLOCATIONREQUEST']._serialized_start=2647
+  _globals['_GETALLOCATIONREQUEST']._serialized_end=2683
+  _globals['_LISTALLOCATIONSREQUEST']._serialized_start=2686
+  _globals['_LISTALLOCATIONSREQUEST']._serialized_end=2846
+  _globals['_LISTALLOCATIONSRESPONSE']._serialized_start=2848
+  _globals['_LISTALLOCATIONSRESPONSE']._serialized_end=2963
+  _globals['_BATCHREQUEST']._serialized_start=2965
+  _globals['_BATCHREQUEST']._serialized_end=3029
+  _globals['_BATCHOPERATION']._serialized_start=3032
+  _globals['_BATCHOPERATION']._serialized_end=3204
+  _globals['_BATCHRESPONSE']._serialized_start=3206
+  _globals['_BATCHRESPONSE']._serialized_end=3265
+  _globals['_BATCHRESULT']._serialized_start=3268
+  _globals['_BATCHRESULT']._serialized_end=3474
+  _globals['_WATCHREQUEST']._serialized_start=3477
+  _globals['_WATCHREQUEST']._serialized_end=3658
+  _globals['_WATCHRESPONSE']._serialized_start=3660
+  _globals['_WATCHRESPONSE']._serialized_end=3779
+  _globals['_ALLOCATOR']._serialized_start=3850
+  _globals['_ALLOCATOR']._serialized_end=4455
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from blockyard.v1 import ledger_pb2 as _ledger_pb2
 from blockyard.v1 import resources_pb2 as _resources_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -928,3 +929,83 @@ class BatchResult(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
 Global___BatchResult: _TypeAlias = BatchResult  # noqa: Y015
+
+@_typing.final
+class WatchRequest(_message.Message):
+    """Asks for the events to come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLEET_FIELD_NUMBER: _builtins.int
+    FROM_REVISION_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    HOLDER_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    PROGRESS_INTERVAL_FIELD_NUMBER: _builtins.int
+    fleet: _builtins.str
+    """Required. `fleets/{fleet}`."""
+    from_revision: _builtins.int
+    """The first revision of interest, 0..; it may be one that is not reached yet. 0: the one after the fleet's present one."""
+    holder: _builtins.str
+    """Only events of this holder's allocations. Empty: any."""
+    instance: _builtins.str
+    """Only events that have this instance in `instance` or `placements`: `fleets/{fleet}/instances/{instance}`. Empty: any."""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[_ledger_pb2.Event.Kind.ValueType]:
+        """Only these kinds, at most 32. Empty: all."""
+
+    @_builtins.property
+    def progress_interval(self) -> _duration_pb2.Duration:
+        """After so long without an event an answer without events tells the revision, 100 ms to 1 hour. Absent: 10 s."""
+
+    def __init__(
+        self,
+        *,
+        fleet: _builtins.str = ...,
+        from_revision: _builtins.int = ...,
+        kinds: _abc.Iterable[_ledger_pb2.Event.Kind.ValueType] | None = ...,
+        holder: _builtins.str = ...,
+        instance: _builtins.str = ...,
+        progress_interval: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress_interval", b"progress_interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fleet", b"fleet", "from_revision", b"from_revision", "holder", b"holder", "instance", b"instance", "kinds", b"kinds", "progress_interval", b"progress_interval"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
+
+@_typing.final
+class WatchResponse(_message.Message):
+    """Some of the events, or none: then it is a mark of progress."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    SERVER_TIME_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """All matching events up to this revision have been sent. To go on later, ask from the revision after it."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[_ledger_pb2.Event]:
+        """In ascending order of the revision, each sent once."""
+
+    @_builtins.property
+    def server_time(self) -> _timestamp_pb2.Timestamp:
+        """The server's clock."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[_ledger_pb2.Event] | None = ...,
+        revision: _builtins.int = ...,
+        server_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["server_time", b"server_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "revision", b"revision", "server_time", b"server_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchResponse: _TypeAlias = WatchResponse  # noqa: Y015

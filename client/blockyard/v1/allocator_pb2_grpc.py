@@ -82,6 +82,11 @@ class AllocatorStub:
                 request_serializer=blockyard_dot_v1_dot_allocator__pb2.BatchRequest.SerializeToString,
                 response_deserializer=blockyard_dot_v1_dot_allocator__pb2.BatchResponse.FromString,
                 _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/blockyard.v1.Allocator/Watch',
+                request_serializer=blockyard_dot_v1_dot_allocator__pb2.WatchRequest.SerializeToString,
+                response_deserializer=blockyard_dot_v1_dot_allocator__pb2.WatchResponse.FromString,
+                _registered_method=True)
 
 
 class AllocatorServicer:
@@ -178,6 +183,20 @@ class AllocatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Watch(self, request, context):
+        """A fleet's journal as it grows, from a revision on or from now on. Every answer says up to which `revision` all
+        matching events have been sent: a client that asks again, of any server, from the revision after it sees neither a
+        gap nor a repetition. The first answer comes at once and says where the stream begins. The stream has no end of
+        its own: it also goes on after the fleet was deleted, and with the fleet that is created again under its name.
+
+        Errors: FLEET_NOT_FOUND (never existed); COMPACTED (events from that revision on are no longer kept); WATCHER_TOO_SLOW
+        (the client did not read for 10 seconds; ask again from the revision after the last answer's);
+        SHUTTING_DOWN (ask again, at another server).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AllocatorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -215,6 +234,11 @@ def add_AllocatorServicer_to_server(servicer, server):
                     servicer.Batch,
                     request_deserializer=blockyard_dot_v1_dot_allocator__pb2.BatchRequest.FromString,
                     response_serializer=blockyard_dot_v1_dot_allocator__pb2.BatchResponse.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=blockyard_dot_v1_dot_allocator__pb2.WatchRequest.FromString,
+                    response_serializer=blockyard_dot_v1_dot_allocator__pb2.WatchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -418,6 +442,33 @@ class Allocator:
             '/blockyard.v1.Allocator/Batch',
             blockyard_dot_v1_dot_allocator__pb2.BatchRequest.SerializeToString,
             blockyard_dot_v1_dot_allocator__pb2.BatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/blockyard.v1.Allocator/Watch',
+            blockyard_dot_v1_dot_allocator__pb2.WatchRequest.SerializeToString,
+            blockyard_dot_v1_dot_allocator__pb2.WatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

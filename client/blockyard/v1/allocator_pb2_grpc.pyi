@@ -97,6 +97,16 @@ class AllocatorStub:
 
     Errors: only of the batch as a whole, such as INVALID_REQUEST for too many operations.
     """
+    Watch: _grpc.UnaryStreamMultiCallable[_allocator_pb2.WatchRequest, _allocator_pb2.WatchResponse]
+    """A fleet's journal as it grows, from a revision on or from now on. Every answer says up to which `revision` all
+    matching events have been sent: a client that asks again, of any server, from the revision after it sees neither a
+    gap nor a repetition. The first answer comes at once and says where the stream begins. The stream has no end of
+    its own: it also goes on after the fleet was deleted, and with the fleet that is created again under its name.
+
+    Errors: FLEET_NOT_FOUND (never existed); COMPACTED (events from that revision on are no longer kept); WATCHER_TOO_SLOW
+    (the client did not read for 10 seconds; ask again from the revision after the last answer's);
+    SHUTTING_DOWN (ask again, at another server).
+    """
 
 @_typing.type_check_only
 class AllocatorAsyncStub(AllocatorStub):
@@ -165,6 +175,16 @@ class AllocatorAsyncStub(AllocatorStub):
     fleet, and has its own outcome: one that is refused does not stop the others. Not a transaction.
 
     Errors: only of the batch as a whole, such as INVALID_REQUEST for too many operations.
+    """
+    Watch: _aio.UnaryStreamMultiCallable[_allocator_pb2.WatchRequest, _allocator_pb2.WatchResponse]  # type: ignore[assignment]
+    """A fleet's journal as it grows, from a revision on or from now on. Every answer says up to which `revision` all
+    matching events have been sent: a client that asks again, of any server, from the revision after it sees neither a
+    gap nor a repetition. The first answer comes at once and says where the stream begins. The stream has no end of
+    its own: it also goes on after the fleet was deleted, and with the fleet that is created again under its name.
+
+    Errors: FLEET_NOT_FOUND (never existed); COMPACTED (events from that revision on are no longer kept); WATCHER_TOO_SLOW
+    (the client did not read for 10 seconds; ask again from the revision after the last answer's);
+    SHUTTING_DOWN (ask again, at another server).
     """
 
 class AllocatorServicer(metaclass=_abc_1.ABCMeta):
@@ -273,6 +293,22 @@ class AllocatorServicer(metaclass=_abc_1.ABCMeta):
         fleet, and has its own outcome: one that is refused does not stop the others. Not a transaction.
 
         Errors: only of the batch as a whole, such as INVALID_REQUEST for too many operations.
+        """
+
+    @_abc_1.abstractmethod
+    def Watch(
+        self,
+        request: _allocator_pb2.WatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_allocator_pb2.WatchResponse], _abc.AsyncIterator[_allocator_pb2.WatchResponse]]:
+        """A fleet's journal as it grows, from a revision on or from now on. Every answer says up to which `revision` all
+        matching events have been sent: a client that asks again, of any server, from the revision after it sees neither a
+        gap nor a repetition. The first answer comes at once and says where the stream begins. The stream has no end of
+        its own: it also goes on after the fleet was deleted, and with the fleet that is created again under its name.
+
+        Errors: FLEET_NOT_FOUND (never existed); COMPACTED (events from that revision on are no longer kept); WATCHER_TOO_SLOW
+        (the client did not read for 10 seconds; ask again from the revision after the last answer's);
+        SHUTTING_DOWN (ask again, at another server).
         """
 
 def add_AllocatorServicer_to_server(servicer: AllocatorServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -84,11 +84,20 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     STORE_UNAVAILABLE: _ErrorReason.ValueType  # 22
     """UNAVAILABLE. The database cannot be reached or written. Try again after RetryInfo."""
     INVARIANT_VIOLATED: _ErrorReason.ValueType  # 23
-    """DATA_LOSS. An invariant does not hold; the fleet's writes are stopped, and the evidence is left as it is. Run Verify.
+    """DATA_LOSS. An invariant does not hold; the fleet's writes are stopped, and the evidence is left as it is. Run Verify,
+    then Repair.
     Metadata: `fleet`.
     """
     INTERNAL_ERROR: _ErrorReason.ValueType  # 24
     """INTERNAL. A fault of the server, recorded in its log under `incident`. Metadata: `incident`."""
+    COMPACTED: _ErrorReason.ValueType  # 25
+    """OUT_OF_RANGE. The journal is no longer kept from the revision that was asked for. Describe the fleet, and watch on from the
+    answer's revision. Metadata: `fleet`, `from_revision`, `oldest_revision` (the first that is kept).
+    """
+    WATCHER_TOO_SLOW: _ErrorReason.ValueType  # 26
+    """ABORTED. The client of a Watch does not read what it is sent. Watch again from the revision after the last answer's.
+    Metadata: `fleet`, `revision` (up to which events were sent).
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo (domain `blockyard.dev`) that every error carries, by value name. Its
@@ -157,9 +166,18 @@ SHUTTING_DOWN: ErrorReason.ValueType  # 21
 STORE_UNAVAILABLE: ErrorReason.ValueType  # 22
 """UNAVAILABLE. The database cannot be reached or written. Try again after RetryInfo."""
 INVARIANT_VIOLATED: ErrorReason.ValueType  # 23
-"""DATA_LOSS. An invariant does not hold; the fleet's writes are stopped, and the evidence is left as it is. Run Verify.
+"""DATA_LOSS. An invariant does not hold; the fleet's writes are stopped, and the evidence is left as it is. Run Verify,
+then Repair.
 Metadata: `fleet`.
 """
 INTERNAL_ERROR: ErrorReason.ValueType  # 24
 """INTERNAL. A fault of the server, recorded in its log under `incident`. Metadata: `incident`."""
+COMPACTED: ErrorReason.ValueType  # 25
+"""OUT_OF_RANGE. The journal is no longer kept from the revision that was asked for. Describe the fleet, and watch on from the
+answer's revision. Metadata: `fleet`, `from_revision`, `oldest_revision` (the first that is kept).
+"""
+WATCHER_TOO_SLOW: ErrorReason.ValueType  # 26
+"""ABORTED. The client of a Watch does not read what it is sent. Watch again from the revision after the last answer's.
+Metadata: `fleet`, `revision` (up to which events were sent).
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

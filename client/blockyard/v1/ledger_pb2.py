@@ -26,7 +26,7 @@ from blockyard.v1 import resources_pb2 as blockyard_dot_v1_dot_resources__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62lockyard/v1/ledger.proto\x12\x0c\x62lockyard.v1\x1a\x1c\x62lockyard/v1/resources.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf6\x04\n\x05\x45vent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x04kind\x18\x03 \x01(\x0e\x32\x18.blockyard.v1.Event.Kind\x12\x12\n\nallocation\x18\x04 \x01(\t\x12\x10\n\x08instance\x18\x05 \x01(\t\x12\x0e\n\x06holder\x18\x06 \x01(\t\x12+\n\nplacements\x18\x07 \x03(\x0b\x32\x17.blockyard.v1.Placement\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11idempotency_token\x18\t \x01(\t\x12\r\n\x05\x65nded\x18\n \x01(\x08\x12\"\n\x05\x66leet\x18\x0b \x01(\x0b\x32\x13.blockyard.v1.Fleet\x12.\n\x0einstance_after\x18\x0c \x01(\x0b\x32\x16.blockyard.v1.Instance\"\xf6\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n\rFLEET_CREATED\x10\x01\x12\x11\n\rFLEET_UPDATED\x10\x02\x12\x11\n\rFLEET_DELETED\x10\x03\x12\x14\n\x10INSTANCE_CREATED\x10\x04\x12\x14\n\x10INSTANCE_UPDATED\x10\x05\x12\x14\n\x10INSTANCE_DELETED\x10\x06\x12\x0b\n\x07GRANTED\x10\x07\x12\x0c\n\x08RELEASED\x10\x08\x12\x0b\n\x07RENEWED\x10\t\x12\x0b\n\x07\x45XPIRED\x10\n\x12\x13\n\x0fTOKEN_CANCELLED\x10\x0b\x12\x13\n\x0fLEASES_EXTENDED\x10\x0c\"\xac\x01\n\x11ListEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x15\n\rfrom_revision\x18\x04 \x01(\x03\x12\'\n\x05kinds\x18\x05 \x03(\x0e\x32\x18.blockyard.v1.Event.Kind\x12\x0e\n\x06holder\x18\x06 \x01(\t\x12\x10\n\x08instance\x18\x07 \x01(\t\"d\n\x12ListEventsResponse\x12#\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x13.blockyard.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\x1e\n\rVerifyRequest\x12\r\n\x05\x66leet\x18\x01 \x01(\t\"\xe7\x01\n\x0b\x44iscrepancy\x12.\n\x05\x63heck\x18\x01 \x01(\x0e\x32\x1f.blockyard.v1.Discrepancy.Check\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x12\n\nallocation\x18\x03 \x01(\t\x12\x10\n\x08\x65xpected\x18\x04 \x01(\t\x12\x0e\n\x06\x61\x63tual\x18\x05 \x01(\t\"`\n\x05\x43heck\x12\x15\n\x11\x43HECK_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x43OUNTER\x10\x01\x12\x0f\n\x0bHELD_BLOCKS\x10\x02\x12\x0b\n\x07JOURNAL\x10\x03\x12\n\n\x06MEMORY\x10\x04\x12\t\n\x05TOKEN\x10\x05\"\xe4\x01\n\x0eVerifyResponse\x12\r\n\x05\x63lean\x18\x01 \x01(\x08\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x30\n\rdiscrepancies\x18\x03 \x03(\x0b\x32\x19.blockyard.v1.Discrepancy\x12\x11\n\ttruncated\x18\x04 \x01(\x08\x12\x19\n\x11instances_checked\x18\x05 \x01(\x03\x12\x1b\n\x13held_blocks_checked\x18\x06 \x01(\x03\x12\x1b\n\x13\x61llocations_checked\x18\x07 \x01(\x03\x12\x17\n\x0f\x65vents_replayed\x18\x08 \x01(\x03\x32\x9e\x01\n\x06Ledger\x12O\n\nListEvents\x12\x1f.blockyard.v1.ListEventsRequest\x1a .blockyard.v1.ListEventsResponse\x12\x43\n\x06Verify\x12\x1b.blockyard.v1.VerifyRequest\x1a\x1c.blockyard.v1.VerifyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62lockyard/v1/ledger.proto\x12\x0c\x62lockyard.v1\x1a\x1c\x62lockyard/v1/resources.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb3\x05\n\x05\x45vent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x04kind\x18\x03 \x01(\x0e\x32\x18.blockyard.v1.Event.Kind\x12\x12\n\nallocation\x18\x04 \x01(\t\x12\x10\n\x08instance\x18\x05 \x01(\t\x12\x0e\n\x06holder\x18\x06 \x01(\t\x12+\n\nplacements\x18\x07 \x03(\x0b\x32\x17.blockyard.v1.Placement\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11idempotency_token\x18\t \x01(\t\x12\r\n\x05\x65nded\x18\n \x01(\x08\x12\"\n\x05\x66leet\x18\x0b \x01(\x0b\x32\x13.blockyard.v1.Fleet\x12.\n\x0einstance_after\x18\x0c \x01(\x0b\x32\x16.blockyard.v1.Instance\x12-\n\x0b\x63orrections\x18\r \x03(\x0b\x32\x18.blockyard.v1.Correction\"\x84\x02\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n\rFLEET_CREATED\x10\x01\x12\x11\n\rFLEET_UPDATED\x10\x02\x12\x11\n\rFLEET_DELETED\x10\x03\x12\x14\n\x10INSTANCE_CREATED\x10\x04\x12\x14\n\x10INSTANCE_UPDATED\x10\x05\x12\x14\n\x10INSTANCE_DELETED\x10\x06\x12\x0b\n\x07GRANTED\x10\x07\x12\x0c\n\x08RELEASED\x10\x08\x12\x0b\n\x07RENEWED\x10\t\x12\x0b\n\x07\x45XPIRED\x10\n\x12\x13\n\x0fTOKEN_CANCELLED\x10\x0b\x12\x13\n\x0fLEASES_EXTENDED\x10\x0c\x12\x0c\n\x08REPAIRED\x10\r\"\xac\x01\n\x11ListEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x15\n\rfrom_revision\x18\x04 \x01(\x03\x12\'\n\x05kinds\x18\x05 \x03(\x0e\x32\x18.blockyard.v1.Event.Kind\x12\x0e\n\x06holder\x18\x06 \x01(\t\x12\x10\n\x08instance\x18\x07 \x01(\t\"d\n\x12ListEventsResponse\x12#\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x13.blockyard.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\x1e\n\rVerifyRequest\x12\r\n\x05\x66leet\x18\x01 \x01(\t\"\xe7\x01\n\x0b\x44iscrepancy\x12.\n\x05\x63heck\x18\x01 \x01(\x0e\x32\x1f.blockyard.v1.Discrepancy.Check\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x12\n\nallocation\x18\x03 \x01(\t\x12\x10\n\x08\x65xpected\x18\x04 \x01(\t\x12\x0e\n\x06\x61\x63tual\x18\x05 \x01(\t\"`\n\x05\x43heck\x12\x15\n\x11\x43HECK_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x43OUNTER\x10\x01\x12\x0f\n\x0bHELD_BLOCKS\x10\x02\x12\x0b\n\x07JOURNAL\x10\x03\x12\n\n\x06MEMORY\x10\x04\x12\t\n\x05TOKEN\x10\x05\"\xe4\x01\n\x0eVerifyResponse\x12\r\n\x05\x63lean\x18\x01 \x01(\x08\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x30\n\rdiscrepancies\x18\x03 \x03(\x0b\x32\x19.blockyard.v1.Discrepancy\x12\x11\n\ttruncated\x18\x04 \x01(\x08\x12\x19\n\x11instances_checked\x18\x05 \x01(\x03\x12\x1b\n\x13held_blocks_checked\x18\x06 \x01(\x03\x12\x1b\n\x13\x61llocations_checked\x18\x07 \x01(\x03\x12\x17\n\x0f\x65vents_replayed\x18\x08 \x01(\x03\"-\n\rRepairRequest\x12\r\n\x05\x66leet\x18\x01 \x01(\t\x12\r\n\x05\x61pply\x18\x02 \x01(\x08\"\xb5\x02\n\nCorrection\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.blockyard.v1.Correction.Kind\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x12\n\nallocation\x18\x03 \x01(\t\x12\r\n\x05\x62lock\x18\x04 \x01(\x05\x12\x0e\n\x06\x62\x65\x66ore\x18\x05 \x01(\x03\x12\r\n\x05\x61\x66ter\x18\x06 \x01(\x03\"\xa5\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x43OUNTER_SET\x10\x01\x12\x0f\n\x0b\x42LOCK_FREED\x10\x02\x12\x0e\n\nBLOCK_HELD\x10\x03\x12\x12\n\x0eTOKEN_RECORDED\x10\x04\x12\x16\n\x12JOURNAL_RECONCILED\x10\x05\x12\x14\n\x10SHAPE_RECONCILED\x10\x06\x12\x13\n\x0fMEMORY_RELOADED\x10\x07\"\xb4\x01\n\x0eRepairResponse\x12\x0f\n\x07\x61pplied\x18\x01 \x01(\x08\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12-\n\x0b\x63orrections\x18\x03 \x03(\x0b\x32\x18.blockyard.v1.Correction\x12-\n\nunrepaired\x18\x04 \x03(\x0b\x32\x19.blockyard.v1.Discrepancy\x12\x11\n\ttruncated\x18\x05 \x01(\x08\x12\x0e\n\x06halted\x18\x06 \x01(\x08\x32\xe3\x01\n\x06Ledger\x12O\n\nListEvents\x12\x1f.blockyard.v1.ListEventsRequest\x1a .blockyard.v1.ListEventsResponse\x12\x43\n\x06Verify\x12\x1b.blockyard.v1.VerifyRequest\x1a\x1c.blockyard.v1.VerifyResponse\x12\x43\n\x06Repair\x12\x1b.blockyard.v1.RepairRequest\x1a\x1c.blockyard.v1.RepairResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,21 +34,29 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'blockyard.v1.ledger_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EVENT']._serialized_start=107
-  _globals['_EVENT']._serialized_end=737
-  _globals['_EVENT_KIND']._serialized_start=491
-  _globals['_EVENT_KIND']._serialized_end=737
-  _globals['_LISTEVENTSREQUEST']._serialized_start=740
-  _globals['_LISTEVENTSREQUEST']._serialized_end=912
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=914
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=1014
-  _globals['_VERIFYREQUEST']._serialized_start=1016
-  _globals['_VERIFYREQUEST']._serialized_end=1046
-  _globals['_DISCREPANCY']._serialized_start=1049
-  _globals['_DISCREPANCY']._serialized_end=1280
-  _globals['_DISCREPANCY_CHECK']._serialized_start=1184
-  _globals['_DISCREPANCY_CHECK']._serialized_end=1280
-  _globals['_VERIFYRESPONSE']._serialized_start=1283
-  _globals['_VERIFYRESPONSE']._serialized_end=1511
-  _globals['_LEDGER']._serialized_start=1514
-  _globals['_LEDGER']._serialized_end=1672
+  _globals['_EVENT']._serialized_end=798
+  _globals['_EVENT_KIND']._serialized_start=538
+  _globals['_EVENT_KIND']._serialized_end=798
+  _globals['_LISTEVENTSREQUEST']._serialized_start=801
+  _globals['_LISTEVENTSREQUEST']._serialized_end=973
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=975
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=1075
+  _globals['_VERIFYREQUEST']._serialized_start=1077
+  _globals['_VERIFYREQUEST']._serialized_end=1107
+  _globals['_DISCREPANCY']._serialized_start=1110
+  _globals['_DISCREPANCY']._serialized_end=1341
+  _globals['_DISCREPANCY_CHECK']._serialized_start=1245
+  _globals['_DISCREPANCY_CHECK']._serialized_end=1341
+  _globals['_VERIFYRESPONSE']._serialized_start=1344
+  _globals['_VERIFYRESPONSE']._serialized_end=1572
+  _globals['_REPAIRREQUEST']._serialized_start=1574
+  _globals['_REPAIRREQUEST']._serialized_end=1619
+  _globals['_CORRECTION']._serialized_start=1622
+  _globals['_CORRECTION']._serialized_end=1931
+  _globals['_CORRECTION_KIND']._serialized_start=1766
+  _globals['_CORRECTION_KIND']._serialized_end=1931
+  _globals['_REPAIRRESPONSE']._serialized_start=1934
+  _globals['_REPAIRRESPONSE']._serialized_end=2114
+  _globals['_LEDGER']._serialized_start=2117
+  _globals['_LEDGER']._serialized_end=2344
 # @@protoc_insertion_point(module_scope)

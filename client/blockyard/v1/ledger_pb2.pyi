@@ -61,6 +61,8 @@ class Event(_message.Message):
         """The server started and renewed all live leases, each by its own TTL, but none beyond `expire_time`: their holders
         could not renew while no server ran, and the wall clock may have been set meanwhile.
         """
+        REPAIRED: Event._Kind.ValueType  # 13
+        """A Repair changed records so that they agree. Sets `corrections`."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
         """What changed."""
@@ -93,6 +95,8 @@ class Event(_message.Message):
     """The server started and renewed all live leases, each by its own TTL, but none beyond `expire_time`: their holders
     could not renew while no server ran, and the wall clock may have been set meanwhile.
     """
+    REPAIRED: Event.Kind.ValueType  # 13
+    """A Repair changed records so that they agree. Sets `corrections`."""
 
     REVISION_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
@@ -106,6 +110,7 @@ class Event(_message.Message):
     ENDED_FIELD_NUMBER: _builtins.int
     FLEET_FIELD_NUMBER: _builtins.int
     INSTANCE_AFTER_FIELD_NUMBER: _builtins.int
+    CORRECTIONS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The revision that this change made."""
     kind: Global___Event.Kind.ValueType
@@ -140,6 +145,10 @@ class Event(_message.Message):
     def instance_after(self) -> _resources_pb2.Instance:
         """The instance's own fields after the change; without `busy_blocks` and `idle_blocks`."""
 
+    @_builtins.property
+    def corrections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Correction]:
+        """What a Repair changed."""
+
     def __init__(
         self,
         *,
@@ -155,10 +164,11 @@ class Event(_message.Message):
         ended: _builtins.bool = ...,
         fleet: _resources_pb2.Fleet | None = ...,
         instance_after: _resources_pb2.Instance | None = ...,
+        corrections: _abc.Iterable[Global___Correction] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "fleet", b"fleet", "instance_after", b"instance_after", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation", "ended", b"ended", "expire_time", b"expire_time", "fleet", b"fleet", "holder", b"holder", "idempotency_token", b"idempotency_token", "instance", b"instance", "instance_after", b"instance_after", "kind", b"kind", "placements", b"placements", "revision", b"revision", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation", "corrections", b"corrections", "ended", b"ended", "expire_time", b"expire_time", "fleet", b"fleet", "holder", b"holder", "idempotency_token", b"idempotency_token", "instance", b"instance", "instance_after", b"instance_after", "kind", b"kind", "placements", b"placements", "revision", b"revision", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -390,3 +400,168 @@ class VerifyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VerifyResponse: _TypeAlias = VerifyResponse  # noqa: Y015
+
+@_typing.final
+class RepairRequest(_message.Message):
+    """Asks for a repair, or what it would do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLEET_FIELD_NUMBER: _builtins.int
+    APPLY_FIELD_NUMBER: _builtins.int
+    fleet: _builtins.str
+    """Required. `fleets/{fleet}`."""
+    apply: _builtins.bool
+    """False: only says what it would change. True: changes it."""
+    def __init__(
+        self,
+        *,
+        fleet: _builtins.str = ...,
+        apply: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply", b"apply", "fleet", b"fleet"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepairRequest: _TypeAlias = RepairRequest  # noqa: Y015
+
+@_typing.final
+class Correction(_message.Message):
+    """One change of one record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Correction._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: Correction._Kind.ValueType  # 0
+        """Never in an answer."""
+        COUNTER_SET: Correction._Kind.ValueType  # 1
+        """An instance's counter of busy blocks is set to the number of its held blocks. Sets `instance`, `before`, `after`."""
+        BLOCK_FREED: Correction._Kind.ValueType  # 2
+        """A held block that no live allocation has is freed. Sets `instance`, `block`, `allocation` (whose it was said to be)."""
+        BLOCK_HELD: Correction._Kind.ValueType  # 3
+        """A block that a live allocation has, and nobody else, is held for it again. Sets `instance`, `block`, `allocation`."""
+        TOKEN_RECORDED: Correction._Kind.ValueType  # 4
+        """A live allocation's idempotency token is recorded again, from the journal. Sets `allocation`."""
+        JOURNAL_RECONCILED: Correction._Kind.ValueType  # 5
+        """The journal's replay gives a block to another than the records do: from this event on it gives it to `allocation`
+        (empty: to nobody). Sets `instance`, `block`. Nothing else is changed: the journal is never rewritten.
+        """
+        SHAPE_RECONCILED: Correction._Kind.ValueType  # 6
+        """The journal's replay gives an instance another number of blocks than its record, or knows no such instance, or one
+        too many: from this event on it has `after` blocks (0: it is not there). Sets `instance`, `before`, `after`.
+        """
+        MEMORY_RELOADED: Correction._Kind.ValueType  # 7
+        """The server's memory of an instance is thrown away and read anew. Sets `instance`. No record changes."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """What is changed."""
+
+    KIND_UNSPECIFIED: Correction.Kind.ValueType  # 0
+    """Never in an answer."""
+    COUNTER_SET: Correction.Kind.ValueType  # 1
+    """An instance's counter of busy blocks is set to the number of its held blocks. Sets `instance`, `before`, `after`."""
+    BLOCK_FREED: Correction.Kind.ValueType  # 2
+    """A held block that no live allocation has is freed. Sets `instance`, `block`, `allocation` (whose it was said to be)."""
+    BLOCK_HELD: Correction.Kind.ValueType  # 3
+    """A block that a live allocation has, and nobody else, is held for it again. Sets `instance`, `block`, `allocation`."""
+    TOKEN_RECORDED: Correction.Kind.ValueType  # 4
+    """A live allocation's idempotency token is recorded again, from the journal. Sets `allocation`."""
+    JOURNAL_RECONCILED: Correction.Kind.ValueType  # 5
+    """The journal's replay gives a block to another than the records do: from this event on it gives it to `allocation`
+    (empty: to nobody). Sets `instance`, `block`. Nothing else is changed: the journal is never rewritten.
+    """
+    SHAPE_RECONCILED: Correction.Kind.ValueType  # 6
+    """The journal's replay gives an instance another number of blocks than its record, or knows no such instance, or one
+    too many: from this event on it has `after` blocks (0: it is not there). Sets `instance`, `before`, `after`.
+    """
+    MEMORY_RELOADED: Correction.Kind.ValueType  # 7
+    """The server's memory of an instance is thrown away and read anew. Sets `instance`. No record changes."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    ALLOCATION_FIELD_NUMBER: _builtins.int
+    BLOCK_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    kind: Global___Correction.Kind.ValueType
+    """What is changed."""
+    instance: _builtins.str
+    """`fleets/{fleet}/instances/{instance}`."""
+    allocation: _builtins.str
+    """`fleets/{fleet}/allocations/{allocation}`."""
+    block: _builtins.int
+    """The block's number."""
+    before: _builtins.int
+    """The number before."""
+    after: _builtins.int
+    """The number after."""
+    def __init__(
+        self,
+        *,
+        kind: Global___Correction.Kind.ValueType = ...,
+        instance: _builtins.str = ...,
+        allocation: _builtins.str = ...,
+        block: _builtins.int = ...,
+        before: _builtins.int = ...,
+        after: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "allocation", b"allocation", "before", b"before", "block", b"block", "instance", b"instance", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Correction: _TypeAlias = Correction  # noqa: Y015
+
+@_typing.final
+class RepairResponse(_message.Message):
+    """What a repair did or would do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPLIED_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    CORRECTIONS_FIELD_NUMBER: _builtins.int
+    UNREPAIRED_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    HALTED_FIELD_NUMBER: _builtins.int
+    applied: _builtins.bool
+    """The changes were made; false for a request without `apply`, and if there was nothing to change."""
+    revision: _builtins.int
+    """The revision at which the records were compared, or of the REPAIRED event."""
+    truncated: _builtins.bool
+    """There is more than `corrections` or `unrepaired` can hold."""
+    halted: _builtins.bool
+    """The fleet's writes are stopped, now that this is done."""
+    @_builtins.property
+    def corrections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Correction]:
+        """Every change that was, or would be, made; at most 1000, more need a further Repair."""
+
+    @_builtins.property
+    def unrepaired(self) -> _containers.RepeatedCompositeFieldContainer[Global___Discrepancy]:
+        """Differences that no rule mends; at most 1000."""
+
+    def __init__(
+        self,
+        *,
+        applied: _builtins.bool = ...,
+        revision: _builtins.int = ...,
+        corrections: _abc.Iterable[Global___Correction] | None = ...,
+        unrepaired: _abc.Iterable[Global___Discrepancy] | None = ...,
+        truncated: _builtins.bool = ...,
+        halted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "corrections", b"corrections", "halted", b"halted", "revision", b"revision", "truncated", b"truncated", "unrepaired", b"unrepaired"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepairResponse: _TypeAlias = RepairResponse  # noqa: Y015

@@ -47,6 +47,11 @@ class LedgerStub:
                 request_serializer=blockyard_dot_v1_dot_ledger__pb2.VerifyRequest.SerializeToString,
                 response_deserializer=blockyard_dot_v1_dot_ledger__pb2.VerifyResponse.FromString,
                 _registered_method=True)
+        self.Repair = channel.unary_unary(
+                '/blockyard.v1.Ledger/Repair',
+                request_serializer=blockyard_dot_v1_dot_ledger__pb2.RepairRequest.SerializeToString,
+                response_deserializer=blockyard_dot_v1_dot_ledger__pb2.RepairResponse.FromString,
+                _registered_method=True)
 
 
 class LedgerServicer:
@@ -57,7 +62,7 @@ class LedgerServicer:
 
     def ListEvents(self, request, context):
         """A fleet's journal in ascending order of the revision, one event for each. Errors: FLEET_NOT_FOUND (never existed;
-        the journal of a deleted fleet can be read).
+        the journal of a deleted fleet can be read); COMPACTED (`from_revision` is no longer kept).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -66,9 +71,22 @@ class LedgerServicer:
     def Verify(self, request, context):
         """Compares, at one revision: the held blocks, the instances' counters, the live allocations, the journal's replay
         and the server's memory. Read-only: it reports each difference and mends none. Takes time in proportion to the
-        fleet and its journal.
+        fleet and its journal. A difference stops the fleet's writes (`Fleet.halted`), on every server.
 
         Errors: FLEET_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Repair(self, request, context):
+        """Says what would make a fleet's records agree again and, only if asked to, does it, in one transaction with a REPAIRED
+        event that lists every change. What clients were told is the truth: a live allocation keeps its blocks unless
+        another live one has the same block; such a conflict is for people, and is left as it is (`unrepaired`). If nothing
+        is left to repair, a fleet whose writes were stopped is served again. Takes time in proportion to the fleet and its
+        journal, and holds up the fleet's changes meanwhile.
+
+        Errors: FLEET_NOT_FOUND; INVARIANT_VIOLATED (a record cannot even be read, or the database refuses the repair).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,6 +104,11 @@ def add_LedgerServicer_to_server(servicer, server):
                     servicer.Verify,
                     request_deserializer=blockyard_dot_v1_dot_ledger__pb2.VerifyRequest.FromString,
                     response_serializer=blockyard_dot_v1_dot_ledger__pb2.VerifyResponse.SerializeToString,
+            ),
+            'Repair': grpc.unary_unary_rpc_method_handler(
+                    servicer.Repair,
+                    request_deserializer=blockyard_dot_v1_dot_ledger__pb2.RepairRequest.FromString,
+                    response_serializer=blockyard_dot_v1_dot_ledger__pb2.RepairResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -145,6 +168,33 @@ class Ledger:
             '/blockyard.v1.Ledger/Verify',
             blockyard_dot_v1_dot_ledger__pb2.VerifyRequest.SerializeToString,
             blockyard_dot_v1_dot_ledger__pb2.VerifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Repair(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/blockyard.v1.Ledger/Repair',
+            blockyard_dot_v1_dot_ledger__pb2.RepairRequest.SerializeToString,
+            blockyard_dot_v1_dot_ledger__pb2.RepairResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,14 +38,23 @@ class LedgerStub:
     def __new__(cls, channel: _aio.Channel) -> LedgerAsyncStub: ...
     ListEvents: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListEventsRequest, _ledger_pb2.ListEventsResponse]
     """A fleet's journal in ascending order of the revision, one event for each. Errors: FLEET_NOT_FOUND (never existed;
-    the journal of a deleted fleet can be read).
+    the journal of a deleted fleet can be read); COMPACTED (`from_revision` is no longer kept).
     """
     Verify: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.VerifyRequest, _ledger_pb2.VerifyResponse]
     """Compares, at one revision: the held blocks, the instances' counters, the live allocations, the journal's replay
     and the server's memory. Read-only: it reports each difference and mends none. Takes time in proportion to the
-    fleet and its journal.
+    fleet and its journal. A difference stops the fleet's writes (`Fleet.halted`), on every server.
 
     Errors: FLEET_NOT_FOUND.
+    """
+    Repair: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.RepairRequest, _ledger_pb2.RepairResponse]
+    """Says what would make a fleet's records agree again and, only if asked to, does it, in one transaction with a REPAIRED
+    event that lists every change. What clients were told is the truth: a live allocation keeps its blocks unless
+    another live one has the same block; such a conflict is for people, and is left as it is (`unrepaired`). If nothing
+    is left to repair, a fleet whose writes were stopped is served again. Takes time in proportion to the fleet and its
+    journal, and holds up the fleet's changes meanwhile.
+
+    Errors: FLEET_NOT_FOUND; INVARIANT_VIOLATED (a record cannot even be read, or the database refuses the repair).
     """
 
 @_typing.type_check_only
@@ -58,14 +67,23 @@ class LedgerAsyncStub(LedgerStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListEvents: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListEventsRequest, _ledger_pb2.ListEventsResponse]  # type: ignore[assignment]
     """A fleet's journal in ascending order of the revision, one event for each. Errors: FLEET_NOT_FOUND (never existed;
-    the journal of a deleted fleet can be read).
+    the journal of a deleted fleet can be read); COMPACTED (`from_revision` is no longer kept).
     """
     Verify: _aio.UnaryUnaryMultiCallable[_ledger_pb2.VerifyRequest, _ledger_pb2.VerifyResponse]  # type: ignore[assignment]
     """Compares, at one revision: the held blocks, the instances' counters, the live allocations, the journal's replay
     and the server's memory. Read-only: it reports each difference and mends none. Takes time in proportion to the
-    fleet and its journal.
+    fleet and its journal. A difference stops the fleet's writes (`Fleet.halted`), on every server.
 
     Errors: FLEET_NOT_FOUND.
+    """
+    Repair: _aio.UnaryUnaryMultiCallable[_ledger_pb2.RepairRequest, _ledger_pb2.RepairResponse]  # type: ignore[assignment]
+    """Says what would make a fleet's records agree again and, only if asked to, does it, in one transaction with a REPAIRED
+    event that lists every change. What clients were told is the truth: a live allocation keeps its blocks unless
+    another live one has the same block; such a conflict is for people, and is left as it is (`unrepaired`). If nothing
+    is left to repair, a fleet whose writes were stopped is served again. Takes time in proportion to the fleet and its
+    journal, and holds up the fleet's changes meanwhile.
+
+    Errors: FLEET_NOT_FOUND; INVARIANT_VIOLATED (a record cannot even be read, or the database refuses the repair).
     """
 
 class LedgerServicer(metaclass=_abc_1.ABCMeta):
@@ -81,7 +99,7 @@ class LedgerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ListEventsResponse, _abc.Awaitable[_ledger_pb2.ListEventsResponse]]:
         """A fleet's journal in ascending order of the revision, one event for each. Errors: FLEET_NOT_FOUND (never existed;
-        the journal of a deleted fleet can be read).
+        the journal of a deleted fleet can be read); COMPACTED (`from_revision` is no longer kept).
         """
 
     @_abc_1.abstractmethod
@@ -92,9 +110,24 @@ class LedgerServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ledger_pb2.VerifyResponse, _abc.Awaitable[_ledger_pb2.VerifyResponse]]:
         """Compares, at one revision: the held blocks, the instances' counters, the live allocations, the journal's replay
         and the server's memory. Read-only: it reports each difference and mends none. Takes time in proportion to the
-        fleet and its journal.
+        fleet and its journal. A difference stops the fleet's writes (`Fleet.halted`), on every server.
 
         Errors: FLEET_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def Repair(
+        self,
+        request: _ledger_pb2.RepairRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.RepairResponse, _abc.Awaitable[_ledger_pb2.RepairResponse]]:
+        """Says what would make a fleet's records agree again and, only if asked to, does it, in one transaction with a REPAIRED
+        event that lists every change. What clients were told is the truth: a live allocation keeps its blocks unless
+        another live one has the same block; such a conflict is for people, and is left as it is (`unrepaired`). If nothing
+        is left to repair, a fleet whose writes were stopped is served again. Takes time in proportion to the fleet and its
+        journal, and holds up the fleet's changes meanwhile.
+
+        Errors: FLEET_NOT_FOUND; INVARIANT_VIOLATED (a record cannot even be read, or the database refuses the repair).
         """
 
 def add_LedgerServicer_to_server(servicer: LedgerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -95,6 +95,7 @@ class Fleet(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    HALTED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`fleets/{fleet}`. Chosen at creation, never changes."""
     default_placement_strategy: Global___PlacementStrategy.ValueType
@@ -107,6 +108,8 @@ class Fleet(_message.Message):
     """Output only. The fleet's revision when this answer was made. Goes up by one with each committed
     change, and never down: a fleet that is deleted and created again goes on from where it was.
     """
+    halted: _builtins.bool
+    """Output only. The fleet's writes are stopped, because an invariant was found not to hold; see Ledger.Repair."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Up to 64 labels. Keys: 1..128 characters of `[A-Za-z0-9._/-]`, beginning and ending with a letter or
@@ -143,10 +146,11 @@ class Fleet(_message.Message):
         revision: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        halted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "default_ttl", b"default_ttl", "max_ttl", b"max_ttl", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "default_placement_strategy", b"default_placement_strategy", "default_ttl", b"default_ttl", "etag", b"etag", "labels", b"labels", "max_ttl", b"max_ttl", "name", b"name", "revision", b"revision", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "default_placement_strategy", b"default_placement_strategy", "default_ttl", b"default_ttl", "etag", b"etag", "halted", b"halted", "labels", b"labels", "max_ttl", b"max_ttl", "name", b"name", "revision", b"revision", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

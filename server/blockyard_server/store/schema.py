@@ -51,6 +51,9 @@ fleets: Final = _table(
     Column("create_time_us", _Big, nullable=False),
     Column("update_time_us", _Big, nullable=False),
     Column("compacted_revision", _Big, nullable=False, server_default=text("0")),
+    Column(
+        "halted", Integer, CheckConstraint("halted IN (0, 1)", name="halted"), nullable=False, server_default=text("0")
+    ),
     PrimaryKeyConstraint("fleet"),
     CheckConstraint("revision >= 0", name="revision"),
     CheckConstraint("next_order >= 1", name="next_order"),
