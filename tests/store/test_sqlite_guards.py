@@ -141,6 +141,7 @@ BREAKS = {
     "a journal compacted beyond its end": Break(
         "UPDATE fleets SET compacted_revision = revision + 1", "ck_fleets_compacted_revision", CHECKS
     ),
+    "a fleet half halted": Break("UPDATE fleets SET halted = 2", "ck_fleets_halted", CHECKS),
     "an event before the first": Break(
         "INSERT INTO journal VALUES ('gpu', 0, 1, 'FLEET_CREATED', NULL, NULL, NULL, '{}')",
         "ck_journal_revision",

@@ -3,8 +3,9 @@
 It refuses what the real one's constraints refuse, and fails where a test tells it to.
 """
 
+import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -30,6 +31,7 @@ class Rows:
     allocations: dict[int, Allocation] = field(default_factory=dict)
     tokens: dict[TokenKey, TokenRecord] = field(default_factory=dict)
     journal: list[Event] = field(default_factory=list)
+    halted: bool = False
 
     def copy(self) -> "Rows":
         """The rows as they are now."""
@@ -63,7 +65,8 @@ class MemoryTransaction:
         self.wrote = False
         self.rows = store.rows[fleet].copy() if fleet in store.rows else Rows()
         there = fleet in store.rows
-        self.head = FleetHead(self.rows.revision, self.rows.next_order, self.rows.record) if there else None
+        rows = self.rows
+        self.head = FleetHead(rows.revision, rows.next_order, rows.record, rows.halted) if there else None
 
     def load_instances(self) -> list[InstanceRow]:
         """As in the protocol; counted, so that a test can tell whether memory was made anew."""
@@ -156,9 +159,16 @@ class MemoryTransaction:
         self.wrote = self.wrote or bool(old)
         return len(old)
 
+    def set_halted(self, halted: bool) -> None:  # noqa: FBT001 - as in the protocol
+        """As in the protocol."""
+        self.rows.halted = halted
+        self.wrote = True
+
 
 class MemoryStore:
     """Fleets in memory. The `before_x` are where tests step in: to look, to wait, to raise."""
+
+    lanes = 1
 
     def __init__(self) -> None:
         self.rows: dict[str, Rows] = {}
@@ -204,6 +214,13 @@ class MemoryStore:
     def fleet_names(self) -> list[str]:
         """As in the protocol."""
         return sorted(fleet for fleet, rows in self.rows.items() if rows.record is not None)
+
+    async def follow(self, heard: Callable[[str], None]) -> None:  # noqa: ARG002 - there is no other server
+        """As in the protocol."""
+        await asyncio.Event().wait()
+
+    async def tell(self, fleets: Collection[str]) -> None:
+        """As in the protocol."""
 
     @asynccontextmanager
     async def reader(self) -> AsyncIterator[MemoryReader]:

@@ -4,7 +4,7 @@ Writes are synchronous and happen in the engine's writer thread, one transaction
 asynchronous, each out of one snapshot. What a store raises: `InvariantBroken`, `StoreFailed`, `StoreRefused`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -34,6 +34,17 @@ class StoreFailed(Exception):
     """The database could not be reached, read or written. Whether a commit happened is unknown."""
 
 
+class StoreConflict(StoreFailed):
+    """The database ended this transaction for the sake of another: nothing was committed, it may be run again."""
+
+
+class CommitUnknown(StoreFailed):
+    """The connection was lost during COMMIT, or it was not answered with a plain success.
+
+    The next transaction on the fleet waits until this one is over, and then sees in the journal whether it happened.
+    """
+
+
 class InvariantBroken(Exception):
     """The database refused a change that would break an invariant, or rows are not as the decision saw them."""
 
@@ -46,6 +57,8 @@ class FleetHead:
     next_order: int
     """The place in the order of registration that the next instance gets; never reused."""
     record: FleetRecord | None
+    halted: bool = False
+    """The fleet's writes are stopped, on every server, until it is repaired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +117,10 @@ class Transaction(Protocol):
 
         Answers how many rows went.
         """
+        ...
+
+    def set_halted(self, halted: bool) -> None:  # noqa: FBT001 - it sets what it is named after
+        """Writes whether the fleet's writes are stopped. The fleet exists or existed. No event, no revision."""
         ...
 
 
@@ -194,6 +211,9 @@ class Reader(Protocol):
 class Store(Protocol):
     """A transactional memory of fleets."""
 
+    lanes: int
+    """How many transactions, each on another fleet and in a thread of its own, may be under way at once."""
+
     def open(self) -> None:
         """Locks, migrates and connects. Raises StoreRefused."""
         ...
@@ -203,9 +223,10 @@ class Store(Protocol):
         ...
 
     def transaction(self, fleet: str) -> AbstractContextManager[Transaction]:
-        """A transaction that has locked the fleet. Writer thread only.
+        """A transaction that has locked the fleet. Writer threads only.
 
-        Commits at the end of the block, durably, before it returns; rolls back if the block raises, or wrote nothing.
+        Commits at the end of the block, durably, before it returns; rolls back if the block raises. Raises
+        InvariantBroken, StoreConflict, CommitUnknown, StoreFailed.
         """
         ...
 
@@ -222,4 +243,15 @@ class Store(Protocol):
 
     def reader(self) -> AbstractAsyncContextManager[Reader]:
         """A read-only snapshot; the number of readers at a time is bounded, the others wait."""
+        ...
+
+    async def follow(self, heard: Callable[[str], None]) -> None:
+        """Calls `heard` with each fleet that another server says it has changed; runs until it is cancelled.
+
+        `heard("")` means any fleet: what was said meanwhile may have been missed. A store of one server waits for ever.
+        """
+        ...
+
+    async def tell(self, fleets: Collection[str]) -> None:
+        """Tells the other servers that these fleets have changed. Best effort: what is lost, others find by looking."""
         ...

@@ -5,8 +5,9 @@ engine's writer thread. Readers are `query_only` connections, each transaction o
 the driver itself, with measurements: docs/adr/0004-sqlite-store.md.
 """
 
+import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -41,6 +42,8 @@ WAL_KEPT_BYTES: Final = 64 * 1024 * 1024
 
 class SqliteStore:
     """Fleets in the SQLite file `path`, made with its folder if it is not there; at most `readers` read at a time."""
+
+    lanes = 1
 
     def __init__(self, path: Path, *, readers: int = 4) -> None:
         self.path = path.expanduser().resolve()
@@ -124,6 +127,13 @@ class SqliteStore:
                 yield SqlReader(connection)
         except SQLAlchemyError as failure:
             raise StoreFailed(f"the database cannot be read: {_cause(failure)}") from failure
+
+    async def follow(self, heard: Callable[[str], None]) -> None:  # noqa: ARG002 - there is no other server
+        """See the protocol."""
+        await asyncio.Event().wait()
+
+    async def tell(self, fleets: Collection[str]) -> None:
+        """See the protocol."""
 
     def _lock_file(self) -> None:
         try:

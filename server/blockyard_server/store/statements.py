@@ -28,7 +28,7 @@ def of_rows(insert: str, rows: int) -> str:
     return f"{head} VALUES {', '.join([row] * rows)}"
 
 
-HEAD: Final = f"SELECT next_order, deleted, {_columns(FLEET_COLUMNS)} FROM fleets WHERE fleet = ?"
+HEAD: Final = f"SELECT next_order, deleted, halted, {_columns(FLEET_COLUMNS)} FROM fleets WHERE fleet = ?"
 FLEET_COUNT: Final = "SELECT count(*) FROM fleets WHERE deleted = 0"
 FLEET_NAMES: Final = "SELECT fleet FROM fleets WHERE deleted = 0 ORDER BY fleet"
 
@@ -69,6 +69,7 @@ UPDATE fleets SET labels = ?, default_placement_strategy = ?, default_ttl_us = ?
   config_revision = ?, update_time_us = ? WHERE fleet = ? AND deleted = 0"""
 DELETE_FLEET: Final = """
 UPDATE fleets SET deleted = 1, config_revision = ?, update_time_us = ? WHERE fleet = ? AND deleted = 0"""
+SET_HALTED: Final = "UPDATE fleets SET halted = ? WHERE fleet = ?"
 ADVANCE_FLEET: Final = """
 UPDATE fleets SET revision = ?, next_order = max(next_order, ?) WHERE fleet = ? AND revision = ?"""
 

@@ -40,9 +40,9 @@ class SqliteTransaction:
         row = db.execute(statements.HEAD, (fleet,)).fetchone()
         self.head: FleetHead | None = None
         if row is not None:
-            next_order, deleted, *rest = row
+            next_order, deleted, halted, *rest = row
             record = decode_fleet(rest)
-            self.head = FleetHead(record.revision, next_order, None if deleted else record)
+            self.head = FleetHead(record.revision, next_order, None if deleted else record, bool(halted))
         self._revision = self.head.revision if self.head else 0
 
     def load_instances(self) -> list[InstanceRow]:
@@ -121,6 +121,11 @@ class SqliteTransaction:
         self._count(statements.FORGET_ALLOCATION, allocations, "an ended allocation is not there to be forgotten")
         self._count(statements.FORGET_CANCELLED, cancelled, "a cancelled token is not there to be forgotten")
         return 2 * len(ended) + len(cancelled)
+
+    def set_halted(self, halted: bool) -> None:  # noqa: FBT001 - it sets what it is named after
+        """See the protocol."""
+        self.wrote = True
+        self._count(statements.SET_HALTED, [(int(halted), self._fleet)], "the fleet that is halted is not there")
 
     def _insert(self, statement: str, rows: Sequence[Row]) -> None:
         """Inserts many rows with few statements, of 64, 32, 16 … rows, so that each text is prepared once.
