@@ -32,6 +32,7 @@ from blockyard.errors import (
     BlockyardError,
     CallFailed,
     ClientClosed,
+    Compacted,
     Conflict,
     DeadlineExceeded,
     Ended,
@@ -47,6 +48,7 @@ from blockyard.errors import (
     InternalError,
     InUse,
     InvalidRequest,
+    InvalidTarget,
     InvariantViolated,
     LeaseExpired,
     LeaseLost,
@@ -65,6 +67,7 @@ from blockyard.errors import (
     Unavailable,
     UnexpectedAnswer,
     Unsatisfiable,
+    WatcherTooSlow,
 )
 from blockyard.lease import Lease
 from blockyard.reasons import Reason
@@ -105,6 +108,7 @@ __all__ = [
     "Check",
     "Client",
     "ClientClosed",
+    "Compacted",
     "Conflict",
     "DeadlineExceeded",
     "Demand",
@@ -134,6 +138,7 @@ __all__ = [
     "InstanceState",
     "InternalError",
     "InvalidRequest",
+    "InvalidTarget",
     "InvariantViolated",
     "Lease",
     "LeaseExpired",
@@ -165,5 +170,6 @@ __all__ = [
     "UnexpectedAnswer",
     "Unsatisfiable",
     "VerifyReport",
+    "WatcherTooSlow",
     "operations",
 ]

@@ -26,6 +26,8 @@
     │   │   ├── NotHolder
     │   │   ├── StaleFencingToken
     │   │   └── BlockNotGranted
+    │   ├── Compacted               the journal is no longer kept from the revision that was asked for
+    │   ├── WatcherTooSlow          what was sent was not read; `watch` begins again by itself
     │   ├── Unavailable             retried before it is raised
     │   │   ├── Overloaded
     │   │   ├── ShuttingDown
@@ -37,6 +39,7 @@
     ├── OutcomeUnknown              no answer to a change: it may have happened
     ├── LeaseLost                   the blocks may be somebody else's by now
     ├── UnexpectedAnswer            the server is newer than this SDK
+    ├── InvalidTarget               a client was asked to connect to a list that names no server
     └── ClientClosed                nothing was sent
 
 An error that carries no reason, from a proxy say, is an `Unavailable` or a `DeadlineExceeded` if its status says
@@ -191,6 +194,14 @@ class BlockNotGranted(GuardFailed):
     """A partial release names a block that the allocation never had."""
 
 
+class Compacted(CallFailed):
+    """The journal is no longer kept from that revision on: describe the fleet, and go on from its revision."""
+
+
+class WatcherTooSlow(CallFailed):
+    """What a watch sent was not read. `Client.watch` begins again by itself."""
+
+
 class Unavailable(CallFailed):
     """The server could not be reached or takes no work now, and went on so through all retries."""
 
@@ -247,6 +258,10 @@ class UnexpectedAnswer(BlockyardError):
     """The server's answer says something that this version of the SDK has no word for."""
 
 
+class InvalidTarget(BlockyardError, ValueError):
+    """A client was given a list of servers that is malformed, or in which no name has an address."""
+
+
 class ClientClosed(BlockyardError):
     """The client was closed before the call, and nothing was sent."""
 
@@ -277,6 +292,8 @@ BY_REASON: Final[Mapping[str, type[CallFailed]]] = MappingProxyType(
         Reason.STORE_UNAVAILABLE: StoreUnavailable,
         Reason.INVARIANT_VIOLATED: InvariantViolated,
         Reason.INTERNAL_ERROR: InternalError,
+        Reason.COMPACTED: Compacted,
+        Reason.WATCHER_TOO_SLOW: WatcherTooSlow,
     }
 )
 """The class of each reason."""

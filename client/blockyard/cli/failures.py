@@ -135,6 +135,8 @@ NEXT_STEPS: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.STORE_UNAVAILABLE: "Try again; if it goes on, look at the server's log and its disk.",
         Reason.INVARIANT_VIOLATED: "Run `blockyard verify FLEET`, and keep the data as it is: it is the evidence.",
         Reason.INTERNAL_ERROR: "Please report it, with what the server's log says.",
+        Reason.COMPACTED: "`blockyard describe FLEET` shows the fleet as it is; go on from its revision.",
+        Reason.WATCHER_TOO_SLOW: "Watch again from the revision after the last one that was shown.",
     }
 )
 """What to do about each reason."""

@@ -92,7 +92,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL. A fault of the server, recorded in its log under `incident`. Metadata: `incident`."""
     COMPACTED: _ErrorReason.ValueType  # 25
     """OUT_OF_RANGE. The journal is no longer kept from the revision that was asked for. Describe the fleet, and watch on from the
-    answer's revision. Metadata: `fleet`, `from_revision`, `oldest_revision` (the first that is kept).
+    revision after the answer's. Metadata: `fleet`, `from_revision`, `oldest_revision` (the first that is kept).
     """
     WATCHER_TOO_SLOW: _ErrorReason.ValueType  # 26
     """ABORTED. The client of a Watch does not read what it is sent. Watch again from the revision after the last answer's.
@@ -174,7 +174,7 @@ INTERNAL_ERROR: ErrorReason.ValueType  # 24
 """INTERNAL. A fault of the server, recorded in its log under `incident`. Metadata: `incident`."""
 COMPACTED: ErrorReason.ValueType  # 25
 """OUT_OF_RANGE. The journal is no longer kept from the revision that was asked for. Describe the fleet, and watch on from the
-answer's revision. Metadata: `fleet`, `from_revision`, `oldest_revision` (the first that is kept).
+revision after the answer's. Metadata: `fleet`, `from_revision`, `oldest_revision` (the first that is kept).
 """
 WATCHER_TOO_SLOW: ErrorReason.ValueType  # 26
 """ABORTED. The client of a Watch does not read what it is sent. Watch again from the revision after the last answer's.

@@ -7,6 +7,7 @@
     │   NotHolder, BlockNotGranted
     ├── FleetNotFound, InstanceNotFound, AllocationNotFound
     ├── FleetExists, InstanceExists, FleetInUse, InstanceInUse, EtagMismatch
+    ├── Compacted                                          journal
     └── InvalidRequest, LimitExceeded
 
 Each class has the reason that clients see; each instance has a message for people and the message's
@@ -141,6 +142,12 @@ class BlockNotGranted(Refused):
     """A partial release names a block that the allocation never had."""
 
     reason = "BLOCK_NOT_GRANTED"
+
+
+class Compacted(Refused):
+    """The journal is no longer kept from the revision that was asked for."""
+
+    reason = "COMPACTED"
 
 
 class LimitExceeded(Refused):

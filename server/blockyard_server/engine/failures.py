@@ -39,6 +39,12 @@ class StoreUnavailable(EngineFailure):
     retry_after_s = 1.0
 
 
+class WatcherTooSlow(EngineFailure):
+    """Whoever watches does not read what is sent. The watch may go on from the revision after the last that came."""
+
+    reason = "WATCHER_TOO_SLOW"
+
+
 class InvariantViolated(EngineFailure):
     """An invariant does not hold. The fleet's writes are stopped, and the evidence is left as it is."""
 

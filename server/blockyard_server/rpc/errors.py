@@ -147,4 +147,6 @@ _DETAILS: Final[Mapping[Reason, _Detail]] = {
     Reason.STORE_UNAVAILABLE: _retry_info,
     Reason.INVARIANT_VIOLATED: _no_detail,
     Reason.INTERNAL_ERROR: _no_detail,
+    Reason.COMPACTED: _resource_info("Fleet"),
+    Reason.WATCHER_TOO_SLOW: _no_detail,
 }
