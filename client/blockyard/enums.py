@@ -98,6 +98,8 @@ class EventKind(StrEnum):
     """A release by token came before its acquire. Sets `idempotency_token`."""
     LEASES_EXTENDED = "LEASES_EXTENDED"
     """After a restart, leases that would have ended before `expire_time` were extended to it."""
+    REPAIRED = "REPAIRED"
+    """A repair changed records so that they agree. Sets `corrections`."""
     UNKNOWN = "UNKNOWN"
     """A kind that only a newer SDK can name. Never an argument."""
 

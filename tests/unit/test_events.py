@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from blockyard_server.domain.allocation import Allocation
+from blockyard_server.domain.corrections import Correction, CorrectionKind
 from blockyard_server.domain.events import (
     KINDS,
     Event,
@@ -21,6 +22,7 @@ from blockyard_server.domain.events import (
     LeasesExtended,
     Released,
     Renewed,
+    Repaired,
     TokenWasCancelled,
     decode_event,
     encode_body,
@@ -49,6 +51,8 @@ EVERY_KIND: list[Event] = [
     Expired(10, START, 7, "jöb", PLACES),
     TokenWasCancelled(11, START, "slurm", "t"),
     LeasesExtended(12, START, START + 10),
+    Repaired(13, START, (Correction(CorrectionKind.COUNTER_SET, "n1", before=3, after=0),)),
+    Repaired(13, START, tuple(Correction(kind, "n1", 7, 0) for kind in CorrectionKind)),
 ]
 
 
@@ -74,7 +78,7 @@ def test_an_event_is_the_same_after_having_been_a_row_of_the_journal(event: Even
 
 def test_these_are_all_kinds() -> None:
     assert {event.kind for event in EVERY_KIND} == set(KINDS)
-    assert len(KINDS) == len(set(KINDS)) == 12
+    assert len(KINDS) == len(set(KINDS)) == 13
 
 
 def test_a_kind_that_this_version_does_not_know_is_refused_by_name() -> None:
@@ -124,6 +128,7 @@ def test_memory_takes_an_event_only_right_after_its_own_revision(gap: int) -> No
         Expired(4, START, 3, "job", (("n9", (0,)),)),
         InstanceUpdated(4, START, "n9", shape()),
         InstanceDeleted(4, START, "n9"),
+        Repaired(4, START, ()),  # what a repair changed is read anew
     ],
     ids=lambda event: event.kind,
 )

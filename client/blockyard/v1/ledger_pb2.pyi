@@ -448,7 +448,9 @@ class Correction(_message.Message):
         BLOCK_HELD: Correction._Kind.ValueType  # 3
         """A block that a live allocation has, and nobody else, is held for it again. Sets `instance`, `block`, `allocation`."""
         TOKEN_RECORDED: Correction._Kind.ValueType  # 4
-        """A live allocation's idempotency token is recorded again, from the journal. Sets `allocation`."""
+        """A live allocation's idempotency token is recorded again, from the journal; if its grant is no longer kept there,
+        without the request: a replay is then refused with TOKEN_MISMATCH. Sets `allocation`.
+        """
         JOURNAL_RECONCILED: Correction._Kind.ValueType  # 5
         """The journal's replay gives a block to another than the records do: from this event on it gives it to `allocation`
         (empty: to nobody). Sets `instance`, `block`. Nothing else is changed: the journal is never rewritten.
@@ -459,6 +461,10 @@ class Correction(_message.Message):
         """
         MEMORY_RELOADED: Correction._Kind.ValueType  # 7
         """The server's memory of an instance is thrown away and read anew. Sets `instance`. No record changes."""
+        JOURNAL_SETTLED: Correction._Kind.ValueType  # 8
+        """Events are missing in the journal before this event, or contradict each other, at `before` places: from this event
+        on its replay counts as sound. Nothing else is changed.
+        """
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
         """What is changed."""
@@ -472,7 +478,9 @@ class Correction(_message.Message):
     BLOCK_HELD: Correction.Kind.ValueType  # 3
     """A block that a live allocation has, and nobody else, is held for it again. Sets `instance`, `block`, `allocation`."""
     TOKEN_RECORDED: Correction.Kind.ValueType  # 4
-    """A live allocation's idempotency token is recorded again, from the journal. Sets `allocation`."""
+    """A live allocation's idempotency token is recorded again, from the journal; if its grant is no longer kept there,
+    without the request: a replay is then refused with TOKEN_MISMATCH. Sets `allocation`.
+    """
     JOURNAL_RECONCILED: Correction.Kind.ValueType  # 5
     """The journal's replay gives a block to another than the records do: from this event on it gives it to `allocation`
     (empty: to nobody). Sets `instance`, `block`. Nothing else is changed: the journal is never rewritten.
@@ -483,6 +491,10 @@ class Correction(_message.Message):
     """
     MEMORY_RELOADED: Correction.Kind.ValueType  # 7
     """The server's memory of an instance is thrown away and read anew. Sets `instance`. No record changes."""
+    JOURNAL_SETTLED: Correction.Kind.ValueType  # 8
+    """Events are missing in the journal before this event, or contradict each other, at `before` places: from this event
+    on its replay counts as sound. Nothing else is changed.
+    """
 
     KIND_FIELD_NUMBER: _builtins.int
     INSTANCE_FIELD_NUMBER: _builtins.int

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final
 
 from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.blocks import Placements
+from blockyard_server.domain.corrections import Correction, decode_correction, encode_correction
 from blockyard_server.domain.requests import FleetFields, InstanceFields, InstanceState, PlacementStrategy
 
 
@@ -154,10 +155,18 @@ class LeasesExtended(_Event):
     expire_time_us: int
 
 
+@dataclass(frozen=True, slots=True)
+class Repaired(_Event):
+    """A Repair changed records so that they agree. Memory does not follow it, but is loaded anew."""
+
+    kind: ClassVar = "REPAIRED"
+    corrections: tuple[Correction, ...]
+
+
 FleetEvent = FleetCreated | FleetUpdated | FleetDeleted
 InstanceEvent = InstanceCreated | InstanceUpdated | InstanceDeleted
 AllocationEvent = Granted | Released | Renewed | Expired
-Event = FleetEvent | InstanceEvent | AllocationEvent | TokenWasCancelled | LeasesExtended
+Event = FleetEvent | InstanceEvent | AllocationEvent | TokenWasCancelled | LeasesExtended | Repaired
 
 
 def _fleet_body(fields: FleetFields) -> dict[str, Any]:
@@ -221,6 +230,7 @@ _BODIES: Final[dict[type[Event], Callable[[Any], dict[str, Any]]]] = {
     FleetCreated: lambda event: _fleet_body(event.fields),
     FleetUpdated: lambda event: _fleet_body(event.fields),
     FleetDeleted: lambda _event: {},
+    Repaired: lambda event: {"corrections": [encode_correction(each) for each in event.corrections]},
 }
 
 
@@ -312,6 +322,9 @@ _DECODERS: Final[dict[str, Callable[[JournalRow, dict[str, Any]], Event]]] = {
     FleetCreated.kind: lambda row, body: FleetCreated(row.revision, row.time_us, _decode_fleet_fields(body)),
     FleetUpdated.kind: lambda row, body: FleetUpdated(row.revision, row.time_us, _decode_fleet_fields(body)),
     FleetDeleted.kind: lambda row, _body: FleetDeleted(row.revision, row.time_us),
+    Repaired.kind: lambda row, body: Repaired(
+        row.revision, row.time_us, tuple(decode_correction(each) for each in body["corrections"])
+    ),
 }
 
 KINDS: Final = tuple(_DECODERS)

@@ -22,6 +22,7 @@ from blockyard_server.domain.events import (
     LeasesExtended,
     Released,
     Renewed,
+    Repaired,
     TokenWasCancelled,
 )
 from blockyard_server.domain.index import Instance, InstanceIndex
@@ -111,7 +112,7 @@ class FleetState:
         self.index.add(instance)
 
     def apply(self, event: Event) -> None:
-        """Takes on a change. Raises Inconsistent if it does not follow from what is here."""
+        """Takes on a change. Raises Inconsistent if it does not follow from what is here, and for Repaired."""
         if event.revision != self.revision + 1:
             message = f"fleet {self.fleet}: event {event.revision} does not follow revision {self.revision}"
             raise Inconsistent(message)
@@ -129,6 +130,9 @@ class FleetState:
                 self._apply_to_instance(event)
             case FleetCreated() | FleetUpdated() | FleetDeleted():
                 self._apply_to_fleet(event)
+            case Repaired():
+                message = f"fleet {self.fleet}: memory cannot follow a repair, and has to be loaded anew"
+                raise Inconsistent(message)
         self.revision = event.revision
 
     def _note_lease(self, expire_time_us: int | None) -> None:

@@ -6,6 +6,7 @@ from blockyard.v1 import ledger_pb2 as pb
 from blockyard.v1 import resources_pb2
 from blockyard_server.domain.answers import Check, EventPage, VerifyReport
 from blockyard_server.domain.blocks import Placements
+from blockyard_server.domain.corrections import Correction, CorrectionKind
 from blockyard_server.domain.events import (
     KINDS,
     Event,
@@ -20,6 +21,7 @@ from blockyard_server.domain.events import (
     LeasesExtended,
     Released,
     Renewed,
+    Repaired,
     TokenWasCancelled,
 )
 from blockyard_server.rpc.encode_fleet_admin import fill_fleet_fields, fill_instance_fields
@@ -29,6 +31,7 @@ from blockyard_server.rpc.pages import fill_page
 from blockyard_server.rpc.times import fill_timestamp
 
 _KINDS: Final = {kind: pb.Event.Kind.Value(kind) for kind in KINDS}
+_CORRECTIONS: Final = {kind: pb.Correction.Kind.Value(kind.value) for kind in CorrectionKind}
 _CHECKS: Final = {check: pb.Discrepancy.Check.Value(check.value) for check in Check}
 
 
@@ -55,6 +58,8 @@ def fill_event(message: pb.Event, fleet: str, event: Event) -> None:
             message.idempotency_token = event.token
         case LeasesExtended():
             fill_timestamp(message.expire_time, event.expire_time_us)
+        case Repaired():
+            message.corrections.extend(_encode_correction(fleet, each) for each in event.corrections)
 
 
 def _fill_allocation_event(message: pb.Event, fleet: str, event: Granted | Released | Renewed | Expired) -> None:
@@ -75,6 +80,17 @@ def _fill_allocation_event(message: pb.Event, fleet: str, event: Granted | Relea
             message.ended = True
         case Renewed():
             fill_timestamp(message.expire_time, event.expire_time_us)
+
+
+def _encode_correction(fleet: str, correction: Correction) -> pb.Correction:
+    return pb.Correction(
+        kind=_CORRECTIONS[correction.kind],
+        instance="" if correction.instance is None else encode_instance_name(fleet, correction.instance),
+        allocation="" if correction.allocation is None else encode_allocation_name(fleet, correction.allocation),
+        block=correction.block or 0,
+        before=correction.before or 0,
+        after=correction.after or 0,
+    )
 
 
 def _add_placements(message: pb.Event, fleet: str, placements: Placements) -> None:

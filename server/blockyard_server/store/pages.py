@@ -20,6 +20,7 @@ from blockyard_server.domain.events import (
     InstanceCreated,
     InstanceUpdated,
     Released,
+    Repaired,
 )
 from blockyard_server.store.codec import Row
 
@@ -91,6 +92,8 @@ def weigh_event(event: Event) -> int:
             return _FIXED + len(event.holder.encode()) + _weigh_placements(event.freed)
         case InstanceCreated() | InstanceUpdated() | FleetCreated() | FleetUpdated():
             return 2 * _FIXED + _weigh_pairs(event.fields.labels) + 80 * limits.MAX_RESOURCES
+        case Repaired():
+            return _FIXED + (2 * _NAME + 48) * len(event.corrections)
         case _:
             return 2 * _FIXED
 

@@ -25,6 +25,7 @@ from blockyard_server.domain.events import (
     LeasesExtended,
     Released,
     Renewed,
+    Repaired,
     TokenWasCancelled,
     encode_body,
 )
@@ -150,6 +151,8 @@ def _add(changes: RowChanges, event: Event) -> None:
             _change_instance(changes, event)
         case FleetCreated() | FleetUpdated() | FleetDeleted():
             _change_fleet(changes, event)
+        case Repaired():
+            pass  # its rows are `repair.py`'s
     changes.journal.append(
         (changes.fleet, event.revision, event.time_us, event.kind, allocation, instance, holder, encode_body(event))
     )
