@@ -1,9 +1,23 @@
-"""Where the server is and how to talk to it: what the blocking and the asyncio client have in common."""
+"""Where the servers are and how to talk to them: what the blocking and the asyncio client have in common.
 
+Several servers are one channel, and gRPC's own service config does the rest: calls go round over the servers that are
+connected, and a watch of the standard health service on each connection takes a server that says NOT_SERVING out of
+the round before it begins to refuse calls. docs/adr/0005 has the reasons and what was seen.
+
+Retries are not in the service config. gRPC's would each be repeated by ours; they know neither RetryInfo nor the
+reason of a refusal; and a change that was repeated out of our sight could meet its own echo (a delete answered
+NOT_FOUND) without a trace in `lost_attempts`. Its transparent retries, of calls that never left, spare so few that
+none could be counted.
+"""
+
+import json
 import os
+from dataclasses import dataclass
 from typing import Any, Final
 
 from google.protobuf.message import Message
+
+from blockyard._target import decode_target
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:7350"
 """Where `blockyard serve` listens unless told otherwise."""
@@ -18,18 +32,59 @@ OPTIONS: Final[list[tuple[str, Any]]] = [
     ("grpc.keepalive_timeout_ms", 10_000),
     # The answer to a batch may be several times its request, which the server limits; losing it would be worse.
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-    # Retries are ours: gRPC's own would not know of tokens, and its waits after a lost connection grow to minutes,
-    # longer than most leases live.
     ("grpc.enable_retries", 0),
+    # gRPC's own waits after a lost connection grow to minutes, longer than most leases live. A server that was killed
+    # and is back gets its calls after a second.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
 
+_SERVICE_CONFIG: Final = json.dumps(
+    {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        # The empty name is the server as a whole.
+        "healthCheckConfig": {"serviceName": ""},
+    }
+)
+_SEVERAL: Final[dict[str, Any]] = {
+    "grpc.service_config": _SERVICE_CONFIG,
+    # A server that hangs answers no call of the round until its connection is given up: sooner than that of an only
+    # server, for which there is nothing to gain. Servers permit a ping every 5 s. The health watch keeps a call open
+    # on each connection, so idle ones are pinged too, without the limit that gRPC sets to pings without data.
+    "grpc.keepalive_time_ms": 10_000,
+    "grpc.keepalive_timeout_ms": 5_000,
+    "grpc.http2.max_pings_without_data": 0,
+}
 
-def address(target: str | None) -> str:
-    """The server's address: the argument, else BLOCKYARD_ADDRESS, else the default."""
-    return target or os.environ.get("BLOCKYARD_ADDRESS") or DEFAULT_ADDRESS
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What a client opens its channel with."""
+
+    target: str
+    """As gRPC takes it."""
+    options: list[tuple[str, Any]]
+    """The channel's arguments."""
+    several: bool
+    """Whether there may be other servers to turn to."""
+
+
+def connection(target: str | None) -> Connection:
+    """To the argument, else BLOCKYARD_ADDRESS, else the default; names in a list are looked up here, which may block.
+
+    Raises:
+        InvalidTarget: It is a list that is malformed, or none of its names has an address.
+    """
+    decoded = decode_target(target or os.environ.get("BLOCKYARD_ADDRESS") or DEFAULT_ADDRESS)
+    if not decoded.several:
+        return Connection(decoded.name, OPTIONS, several=False)
+    options = dict(OPTIONS) | _SEVERAL
+    if decoded.authority is not None:
+        options["grpc.default_authority"] = decoded.authority
+        # A proxy would be asked for a connection to the whole list.
+        options["grpc.enable_http_proxy"] = 0
+    return Connection(decoded.name, list(options.items()), several=True)
 
 
 def caller_metadata(caller: str | None) -> tuple[tuple[str, str], ...]:

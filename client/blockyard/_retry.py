@@ -2,13 +2,26 @@
 
 Only UNAVAILABLE is retried, with the same request and so with the same token, inside the caller's total time. A
 change that got no answer in time is asked for again, because only the server knows what became of it.
+
+A pause is as long as the server asks for, with one exception: a server that is stopping asks for a second, the time
+until it is back, and where there are others, the call goes to one of them after the policy's own short pause. What
+OVERLOADED and STORE_UNAVAILABLE ask for holds anyway: load that moves on at once would overload the next server, and
+the database is the same.
 """
 
 from dataclasses import dataclass
 from typing import Any, Final
 
 from blockyard._call import Call
-from blockyard.errors import BlockyardError, CallFailed, DeadlineExceeded, OutcomeUnknown, ServerFault, Unavailable
+from blockyard.errors import (
+    BlockyardError,
+    CallFailed,
+    DeadlineExceeded,
+    OutcomeUnknown,
+    ServerFault,
+    ShuttingDown,
+    Unavailable,
+)
 
 SHORTEST_ATTEMPT_S: Final = 0.25
 """No attempt is cut shorter than this for the sake of another one."""
@@ -44,11 +57,15 @@ DEFAULT_RETRY: Final = RetryPolicy()
 class Attempts:
     """The attempts of one call: how long each may take, and what follows when it fails."""
 
-    def __init__(self, call: Call[Any], policy: RetryPolicy, *, deadline: float) -> None:
-        """`deadline` is the end of the caller's total time, on the same clock as every `now`, in seconds."""
+    def __init__(self, call: Call[Any], policy: RetryPolicy, *, deadline: float, several: bool = False) -> None:
+        """`deadline` is the end of the caller's total time, on the same clock as every `now`, in seconds.
+
+        `several` is whether there may be other servers to turn to.
+        """
         self._call = call
         self._policy = policy
         self._deadline = deadline
+        self._several = several
         self._lost = 0
 
     def timeout_s(self, now: float) -> float:
@@ -67,14 +84,19 @@ class Attempts:
             raise self._refusal(failure)
         pause = None
         if isinstance(failure, Unavailable):
-            asked = failure.retry_delay.total_seconds() if failure.retry_delay else 0.0
-            pause = max(asked, self._policy.pause_s(self._lost, roll))
+            pause = max(self._asked_s(failure), self._policy.pause_s(self._lost, roll))
         elif isinstance(failure, DeadlineExceeded) and self._call.if_unknown:
             pause = 0.0
         if pause is not None and now + pause < self._deadline:
             self._lost += 1
             return pause
         raise self._unknown(failure) if self._call.if_unknown else failure
+
+    def _asked_s(self, failure: Unavailable) -> float:
+        """How long the server's word is to wait: none where others are there and only this one is going."""
+        if failure.retry_delay is None or (self._several and isinstance(failure, ShuttingDown)):
+            return 0.0
+        return failure.retry_delay.total_seconds()
 
     def _refusal(self, failure: CallFailed) -> BlockyardError:
         """What to raise for an answer of the server: itself, unless it may be the echo of a lost attempt."""

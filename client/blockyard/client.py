@@ -74,12 +74,18 @@ class Client:
     A context manager; leaving it, or `close`, ends the connection.
 
     Args:
-        target: The server's address. None: the environment's BLOCKYARD_ADDRESS, else 127.0.0.1:7350.
+        target: The server's address, `HOST:PORT`. Several servers that share a database, as
+            `HOST:PORT,HOST:PORT,…` or as one name with several addresses, `dns:///HOST:PORT`: calls go round over
+            those that serve. None: the environment's BLOCKYARD_ADDRESS, else 127.0.0.1:7350.
         caller: The scope of your idempotency tokens, of the form of an id: schedulers that share a fleet choose
             different ones. None: the environment's BLOCKYARD_CALLER, else the server's `default`.
         timeout_s: How long a call may take in all, retries included, unless the call says otherwise.
         retry: How long to wait between attempts.
         credentials: For TLS. None: plain text.
+
+    Raises:
+        InvalidTarget: The target is a list that is malformed, or none of its names has an address. They are looked up
+            when the client is made.
     """
 
     def __init__(
@@ -91,11 +97,12 @@ class Client:
         retry: RetryPolicy = DEFAULT_RETRY,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        address = _channel.address(target)
+        connection = _channel.connection(target)
+        self._several = connection.several
         self._channel = (
-            grpc.insecure_channel(address, _channel.OPTIONS)
+            grpc.insecure_channel(connection.target, connection.options)
             if credentials is None
-            else grpc.secure_channel(address, credentials, _channel.OPTIONS)
+            else grpc.secure_channel(connection.target, credentials, connection.options)
         )
         self._metadata = _channel.caller_metadata(caller)
         self._timeout_s = timeout_s
@@ -140,7 +147,7 @@ class Client:
         if self._closed:
             raise ClientClosed("the client is closed")
         timeout_s = self._timeout_s if call.timeout_s is None else call.timeout_s
-        attempts = Attempts(call, self._retry, deadline=time.monotonic() + timeout_s)
+        attempts = Attempts(call, self._retry, deadline=time.monotonic() + timeout_s, several=self._several)
         stub = self._stub(call)
         while True:
             try:

@@ -25,6 +25,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from blockyard.reasons import DOMAIN, REASONS, Reason
@@ -102,6 +103,8 @@ class FakeServer:
     seen: list[Seen] = field(default_factory=list)
     held: dict[str, resources_pb2.Allocation] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
+    health: "health.aio.HealthServicer | None" = None
+    """Its health service, once it serves."""
     _answers: dict[str, Callable[[Any], Message]] = field(default_factory=dict)
     _disturbances: dict[str, deque[Disturbance]] = field(default_factory=lambda: defaultdict(deque))
     _delayed: list[Any] = field(default_factory=list)
@@ -119,6 +122,12 @@ class FakeServer:
     def disturb(self, method: str, *disturbances: Disturbance) -> None:
         """The next requests of this method meet these, one each."""
         self._disturbances[method].extend(disturbances)
+
+    def stop_serving(self) -> None:
+        """From now on its health is NOT_SERVING, and whoever watches it hears that."""
+        assert self.health is not None, "it never served"
+        told = self.health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        asyncio.run_coroutine_threadsafe(told, _loop()).result(timeout=30)
 
     def refuse(self, status: Status) -> Message:
         """As an answer: this error."""
@@ -265,6 +274,8 @@ async def _start(fake: FakeServer) -> grpc.aio.Server:
         for service in module.DESCRIPTOR.services_by_name.values():
             handlers = {method.name: _handler(fake, method) for method in service.methods}
             server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service.full_name, handlers)])
+    fake.health = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(fake.health, server)
     fake.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     return server

@@ -1,21 +1,20 @@
 """Opens the client that a command uses, and says at once if nobody listens there."""
 
 import os
-import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from blockyard._target import Server, decode_servers, names_a_form_of_grpc
 from blockyard.cli.failures import CommandFailed, ExitCode
 from blockyard.client import Client
+from blockyard.errors import InvalidTarget
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:7350"
 """Where `blockyard serve` listens unless it is told otherwise; the SDK's default too."""
 _PROBE_TIMEOUT_S: Final = 3.0
-_HOST_PORT: Final = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
-_MAX_PORT: Final = 65_535
-_GRPC_FORMS: Final = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:")
+"""For all servers of the address together."""
 _PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")
 
 
@@ -40,25 +39,37 @@ def connect(address: str | None, *, caller: str | None = None) -> Iterator[Clien
 
 def _probe(target: str) -> None:
     """Tries to connect, unless the target is of a form that only gRPC understands, or behind a proxy."""
-    if target.startswith(_GRPC_FORMS):
-        return
-    found = _HOST_PORT.fullmatch(target)
-    if found is None or int(found["port"]) > _MAX_PORT:
-        # gRPC would take port 443, or look for a host of this whole name.
-        raise CommandFailed(
-            f"{target!r} is not an address of the form HOST:PORT.",
-            next_step=f"Write it as {DEFAULT_ADDRESS}, in --address or BLOCKYARD_ADDRESS.",
-            exit_code=ExitCode.USAGE,
-        )
-    if any(os.environ.get(name) for name in _PROXIES):
+    if names_a_form_of_grpc(target):
         return
     try:
-        with socket.create_connection((found["host"].strip("[]"), int(found["port"])), timeout=_PROBE_TIMEOUT_S):
-            pass
-    except (OSError, UnicodeError) as error:
-        cause = getattr(error, "strerror", None) or str(error) or "no answer"
+        servers = decode_servers(target)
+    except InvalidTarget as error:
+        # gRPC would take port 443, or look for a host of this whole name.
         raise CommandFailed(
-            f"No service answers at {target}: {cause}.",
-            next_step="Start one with `blockyard serve`, or say where it is with --address or BLOCKYARD_ADDRESS.",
-            exit_code=ExitCode.NO_ANSWER,
+            f"{error}.",
+            next_step=f"Write it as {DEFAULT_ADDRESS}, in --address or BLOCKYARD_ADDRESS; several with commas between.",
+            exit_code=ExitCode.USAGE,
         ) from error
+    # Only an only server may be behind a proxy.
+    if len(servers) == 1 and any(os.environ.get(name) for name in _PROXIES):
+        return
+    causes = []
+    for server in servers:
+        cause = _refusal_of(server, _PROBE_TIMEOUT_S / len(servers))
+        if cause is None:
+            return
+        causes.append(cause if len(servers) == 1 else f"{server}: {cause}")
+    raise CommandFailed(
+        f"No service answers at {target}: {'; '.join(causes)}.",
+        next_step="Start one with `blockyard serve`, or say where it is with --address or BLOCKYARD_ADDRESS.",
+        exit_code=ExitCode.NO_ANSWER,
+    )
+
+
+def _refusal_of(server: Server, timeout_s: float) -> str | None:
+    """Why no connection to it can be had; None if one can."""
+    try:
+        with socket.create_connection((server.host, server.port), timeout=timeout_s):
+            return None
+    except (OSError, UnicodeError) as error:
+        return getattr(error, "strerror", None) or str(error) or "no answer"

@@ -38,7 +38,7 @@ Address: TypeAlias = Annotated[
         "--address",
         envvar="BLOCKYARD_ADDRESS",
         metavar="HOST:PORT",
-        help="Where the service is.",
+        help="Where the service is; several servers with commas between.",
         show_default="127.0.0.1:7350",
     ),
 ]
