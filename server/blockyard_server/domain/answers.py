@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.blocks import Blocks
+from blockyard_server.domain.corrections import Correction
 from blockyard_server.domain.events import Event
 from blockyard_server.domain.requests import FleetFields, InstanceFields, InstanceState
 
@@ -230,3 +231,15 @@ class VerifyReport:
     def clean(self) -> bool:
         """No difference at all."""
         return not self.discrepancies
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What a Repair did, or would do. `revision` is that of the comparison, or of the REPAIRED event."""
+
+    revision: int
+    applied: bool
+    corrections: tuple[Correction, ...]
+    unrepaired: tuple[Discrepancy, ...]
+    truncated: bool
+    halted: bool

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 from blockyard_server.domain import limits
 from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.answers import Check, Discrepancy
-from blockyard_server.domain.blocks import Placements
+from blockyard_server.domain.blocks import Placements, to_mask
+from blockyard_server.domain.corrections import Correction, CorrectionKind
 from blockyard_server.domain.events import (
     Event,
     Expired,
@@ -15,10 +16,13 @@ from blockyard_server.domain.events import (
     InstanceDeleted,
     InstanceUpdated,
     Released,
+    Repaired,
 )
 
 HeldBlocks = dict[str, dict[int, int]]
 """For each instance: block number to allocation."""
+Memory = dict[str, tuple[int, int]]
+"""For each instance that the server has in memory: its blocks, and the set of those that are held."""
 
 
 class Findings:
@@ -36,6 +40,12 @@ class Findings:
             self.truncated = True
             return
         self.discrepancies.append(Discrepancy(check, expected, actual, instance, allocation))
+
+    def extend(self, others: "Findings") -> None:
+        """What others found, too."""
+        room = limits.MAX_DISCREPANCIES - len(self.discrepancies)
+        self.truncated |= others.truncated or len(others.discrepancies) > room
+        self.discrepancies += others.discrepancies[:room]
 
 
 def gather_held(rows: Iterable[tuple[str, int, int]]) -> HeldBlocks:
@@ -96,68 +106,90 @@ def check_tokens(rows: Iterable[tuple[int, int | None]], findings: Findings) -> 
             findings.add(Check.TOKEN, "its token's record names it", found, allocation=allocation)
 
 
-def check_memory(
-    memory: dict[str, tuple[int, int]], instances: dict[str, tuple[int, int]], held: HeldBlocks, findings: Findings
-) -> None:
-    """The server's memory, (total_blocks, set of held blocks) for each instance, against the rows."""
-    for instance in memory.keys() | instances.keys():
-        rows = sum(1 << block for block in held.get(instance, {}))
+def check_memory(memory: Memory, instances: dict[str, tuple[int, int]], held: HeldBlocks, findings: Findings) -> None:
+    """The server's memory against the rows."""
+    for instance in differing_memory(memory, instances, held):
         if instance not in memory:
             findings.add(Check.MEMORY, "known to the server", "unknown", instance=instance)
         elif instance not in instances:
             findings.add(Check.MEMORY, "unknown to the server", "known", instance=instance)
-        elif memory[instance] != (instances[instance][0], rows):
-            expected = f"{instances[instance][0]} blocks, held: {_numbers(rows)}"
+        else:
+            expected = f"{instances[instance][0]} blocks, held: {_numbers(to_mask(tuple(held.get(instance, {}))))}"
             actual = f"{memory[instance][0]} blocks, held: {_numbers(memory[instance][1])}"
             findings.add(Check.MEMORY, expected, actual, instance=instance)
+
+
+def differing_memory(memory: Memory, instances: dict[str, tuple[int, int]], held: HeldBlocks) -> Iterator[str]:
+    """The instances that the server's memory has otherwise than the rows, or has alone, or has not."""
+    for instance in memory.keys() | instances.keys():
+        rows = to_mask(tuple(held.get(instance, {})))
+        if instance not in instances or memory.get(instance) != (instances[instance][0], rows):
+            yield instance
 
 
 def check_journal(
     events: Iterator[Event], revision: int, instances: dict[str, tuple[int, int]], held: HeldBlocks, findings: Findings
 ) -> int:
     """The journal's replay against the held blocks and the instances. Answers how many events there were."""
-    replay = Replay(findings)
+    replay = Replay()
     for event in events:
         replay.apply(event)
-    if replay.revision != revision:
-        findings.add(Check.JOURNAL, f"events up to revision {revision}", f"up to {replay.revision}")
-    totals = {instance: total for instance, (total, _) in instances.items()}
-    for instance in totals.keys() | replay.totals.keys():
-        if totals.get(instance) != replay.totals.get(instance):
-            expected = f"{replay.totals.get(instance, 'no such instance')} blocks"
-            findings.add(
-                Check.JOURNAL, expected, f"{totals.get(instance, 'no such instance')} blocks", instance=instance
-            )
-    for instance in held.keys() | replay.held.keys():
-        rows, replayed = held.get(instance, {}), replay.held.get(instance, {})
-        for block in sorted(rows.keys() | replayed.keys()):
-            if rows.get(block) != replayed.get(block):
-                findings.add(
-                    Check.JOURNAL,
-                    f"block {block} {_whose(replayed.get(block))}",
-                    f"block {block} {_whose(rows.get(block))}",
-                    instance=instance,
-                    allocation=rows.get(block, replayed.get(block)),
-                )
+    compare_replay(replay, revision, instances, held, findings)
     return replay.count
 
 
-class Replay:
-    """Replays a journal with nothing but the events themselves, and reports events that cannot be."""
+def compare_replay(
+    replay: "Replay", revision: int, instances: dict[str, tuple[int, int]], held: HeldBlocks, findings: Findings
+) -> None:
+    """A journal that has been replayed against the held blocks and the instances, and against itself."""
+    findings.extend(replay.findings)
+    if replay.revision != revision:
+        findings.add(Check.JOURNAL, f"events up to revision {revision}", f"up to {replay.revision}")
+    for instance, replayed, total in replay.differing_shapes(instances):
+        expected, found = f"{replayed or 'no such instance'}", f"{total or 'no such instance'}"
+        findings.add(Check.JOURNAL, f"{expected} blocks", f"{found} blocks", instance=instance)
+    for instance, block, replayed_holder, holder in replay.differing_blocks(held):
+        findings.add(
+            Check.JOURNAL,
+            f"block {block} {_whose(replayed_holder)}",
+            f"block {block} {_whose(holder)}",
+            instance=instance,
+            allocation=replayed_holder if holder is None else holder,
+        )
 
-    def __init__(self, findings: Findings) -> None:
+
+class Replay:
+    """Replays a journal with nothing but the events themselves. `findings` are the events that cannot be."""
+
+    def __init__(self) -> None:
         self.revision = 0
         self.count = 0
         self.totals: dict[str, int] = {}
         self.held: HeldBlocks = {}
-        self._findings = findings
+        self.findings = Findings()
+
+    def differing_shapes(self, instances: dict[str, tuple[int, int]]) -> Iterator[tuple[str, int, int]]:
+        """(instance, its blocks by the replay, its blocks by its record): where they differ. 0: not there."""
+        for instance in instances.keys() | self.totals.keys():
+            replayed, total = self.totals.get(instance, 0), instances.get(instance, (0, 0))[0]
+            if replayed != total:
+                yield instance, replayed, total
+
+    def differing_blocks(self, held: HeldBlocks) -> Iterator[tuple[str, int, int | None, int | None]]:
+        """(instance, block, whose by the replay, whose by the rows): where they differ. None: nobody's."""
+        for instance in held.keys() | self.held.keys():
+            rows, replayed = held.get(instance, {}), self.held.get(instance, {})
+            if rows != replayed:
+                for block in sorted(rows.keys() | replayed.keys()):
+                    if rows.get(block) != replayed.get(block):
+                        yield instance, block, replayed.get(block), rows.get(block)
 
     def apply(self, event: Event) -> None:
         """The next event."""
         self.count += 1
         if event.revision != self.revision + 1:
             expected = f"revision {self.revision + 1} after {self.revision}"
-            self._findings.add(Check.JOURNAL, expected, f"revision {event.revision}")
+            self.findings.add(Check.JOURNAL, expected, f"revision {event.revision}")
         self.revision = event.revision
         match event:
             case Granted():
@@ -170,6 +202,31 @@ class Replay:
                 self.totals.pop(event.instance, None)
             case FleetDeleted():
                 self.totals.clear()
+            case Repaired():
+                for correction in event.corrections:
+                    self.correct(correction)
+            case _:
+                pass
+
+    def correct(self, correction: Correction) -> None:
+        """What a repair changed: from here on the journal says so."""
+        match correction:
+            case Correction(CorrectionKind.JOURNAL_SETTLED):
+                self.findings = Findings()
+            case Correction(CorrectionKind.SHAPE_RECONCILED, str(instance), after=total):
+                if total:
+                    self.totals[instance] = total
+                else:
+                    self.totals.pop(instance, None)
+            case Correction(CorrectionKind.BLOCK_FREED, str(instance), block=int(block)):
+                self.held.get(instance, {}).pop(block, None)
+            case Correction(
+                CorrectionKind.BLOCK_HELD | CorrectionKind.JOURNAL_RECONCILED, str(instance), allocation, int(block)
+            ):
+                if allocation is None:
+                    self.held.get(instance, {}).pop(block, None)
+                else:
+                    self.held.setdefault(instance, {})[block] = allocation
             case _:
                 pass
 
@@ -177,11 +234,11 @@ class Replay:
         for instance, block in _each(placements):
             if block >= self.totals.get(instance, 0):
                 expected, found = f"blocks 0..{self.totals.get(instance, 0) - 1}", f"block {block} granted"
-                self._findings.add(Check.JOURNAL, expected, found, instance=instance, allocation=allocation)
+                self.findings.add(Check.JOURNAL, expected, found, instance=instance, allocation=allocation)
             owner = self.held.setdefault(instance, {}).setdefault(block, allocation)
             if owner != allocation:
                 expected = f"block {block} idle at its grant"
-                self._findings.add(Check.JOURNAL, expected, _whose(owner), instance=instance, allocation=allocation)
+                self.findings.add(Check.JOURNAL, expected, _whose(owner), instance=instance, allocation=allocation)
 
     def _free(self, placements: Placements, allocation: int) -> None:
         for instance, block in _each(placements):
@@ -191,7 +248,7 @@ class Replay:
                 del blocks[block]
             else:
                 expected = f"block {block} held by it when it was freed"
-                self._findings.add(Check.JOURNAL, expected, _whose(owner), instance=instance, allocation=allocation)
+                self.findings.add(Check.JOURNAL, expected, _whose(owner), instance=instance, allocation=allocation)
 
 
 def _each(placements: Placements) -> Iterator[tuple[str, int]]:

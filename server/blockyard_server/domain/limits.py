@@ -40,3 +40,5 @@ MAX_INSTANCES_PER_FLEET: Final = 200_000
 
 MAX_DISCREPANCIES: Final = 1000
 """How many differences one Verify reports."""
+MAX_CORRECTIONS: Final = 1000
+"""How many changes one Repair makes; more need a further one."""
