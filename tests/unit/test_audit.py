@@ -43,6 +43,13 @@ class Books:
     memory: dict[str, tuple[int, int]]
     events: list[Event]
     findings: Findings = field(default_factory=Findings)
+    compacted_revision: int = 0
+
+    def compact(self, revision: int) -> "Books":
+        """Forgets the journal up to this revision."""
+        self.compacted_revision = revision
+        self.events = [event for event in self.events if event.revision > revision]
+        return self
 
     def differences(self) -> list[Discrepancy]:
         """Compares everything with everything."""
@@ -51,7 +58,14 @@ class Books:
         count = check_allocations(self.live, held, self.findings)
         check_tokens(self.tokens, self.findings)
         check_memory(self.memory, self.instances, held, self.findings)
-        replayed = check_journal(iter(self.events), self.revision, self.instances, held, self.findings)
+        replayed = check_journal(
+            iter(self.events),
+            self.revision,
+            self.instances,
+            held,
+            self.findings,
+            compacted_revision=self.compacted_revision,
+        )
         assert (count, replayed) == (len(self.live), len(self.events))
         return self.findings.discrepancies
 
@@ -249,3 +263,94 @@ def test_more_differences_than_the_limit_are_cut_and_said_to_be() -> None:
     books.findings.add(Check.TOKEN, "", "")
     assert len(books.findings.discrepancies) == limits.MAX_DISCREPANCIES
     assert books.findings.truncated
+
+
+LAST = 7
+"""The last revision of `kept`, which a compaction always leaves."""
+
+
+@pytest.mark.parametrize("compacted", range(LAST))
+def test_books_that_agree_are_clean_wherever_their_journal_begins(compacted: int) -> None:
+    books = kept().compact(compacted)
+
+    assert (books.revision, len(books.events)) == (LAST, LAST - compacted)
+    assert books.differences() == []
+
+
+def free_what_was_never_granted(books: Books) -> None:
+    """Allocation 6 has no block 3: of a compacted journal, the grant of 6 tells so."""
+    books.revision += 1
+    books.events.append(Released(books.revision, START, 6, "job", (("n1", (3,)),), ()))
+
+
+def take_what_is_held(books: Books) -> None:
+    books.held.append(("n1", 3, LAST))
+
+
+def delete_and_keep(books: Books) -> None:
+    books.revision += 1
+    books.events.append(InstanceDeleted(books.revision, START, "n2"))
+
+
+def free_and_hold(books: Books) -> None:
+    books.revision += 1
+    books.events.append(Released(books.revision, START, ONE, "job", (("n2", (1,)),), ()))
+
+
+def free_for_two(books: Books) -> None:
+    for allocation in (ONE, TWO):
+        books.revision += 1
+        books.events.append(Released(books.revision, START, allocation, "job", (("n2", (1,)),), ()))
+
+
+def grow_unnoticed(books: Books) -> None:
+    books.revision += 1
+    books.events.append(InstanceUpdated(books.revision, START, "n2", shape(9)))
+
+
+@pytest.mark.parametrize("compacted", range(LAST))
+@pytest.mark.parametrize(
+    ("falsify", "found"),
+    [
+        (tear_off_the_last_event, (JOURNAL, None, None)),
+        (lose_a_row, (COUNTER, "n1", None)),
+        (give_a_row_to_another, (HELD, "n1", ONE)),
+        (think_a_block_idle, (MEMORY, "n1", None)),
+        (take_what_is_held, (JOURNAL, "n1", LAST)),
+        (delete_and_keep, (JOURNAL, "n2", None)),
+        (free_and_hold, (JOURNAL, "n2", ONE)),
+        (free_for_two, (JOURNAL, "n2", TWO)),
+        (grow_unnoticed, (JOURNAL, "n2", None)),
+        (journal_the_fleet_away, (JOURNAL, "n1", None)),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_damage_is_still_found_after_a_compaction(
+    falsify: Callable[[Books], None], found: tuple[Check, str | None, int | None], compacted: int
+) -> None:
+    books = kept()
+    falsify(books)
+
+    assert found in books.compact(compacted).found()
+
+
+@pytest.mark.parametrize("compacted", range(5))
+def test_a_release_without_its_grant_is_found_as_long_as_the_grant_would_be_kept(compacted: int) -> None:
+    books = kept()
+    free_what_was_never_granted(books)
+
+    assert (JOURNAL, "n1", 6) in books.compact(compacted).found()
+
+
+def test_a_hole_in_what_is_kept_of_a_journal_is_found() -> None:
+    books = kept().compact(3)
+    del books.events[1]
+
+    assert (JOURNAL, None, None) in books.found()
+
+
+def test_an_allocation_that_ended_before_is_nobody_who_may_hold_a_block_that_an_event_freed() -> None:
+    books = kept().compact(6)
+    books.held.append(("n1", 3, 6))
+
+    assert (JOURNAL, "n1", 6) in books.found()

@@ -187,11 +187,21 @@ class EventFilter:
 
 @dataclass(frozen=True, slots=True)
 class EventPage:
-    """Events in ascending order of the revision; `next_after` is the last revision that was looked at."""
+    """Events in ascending order of the revision, read when the fleet was at `revision`.
+
+    `next_after` is the last revision that was looked at, None if that is `revision`. The journal is kept above
+    `compacted_revision`.
+    """
 
     events: tuple[Event, ...]
     revision: int
     next_after: int | None
+    compacted_revision: int = 0
+
+    @property
+    def upto(self) -> int:
+        """The page has every matching event up to this revision."""
+        return self.revision if self.next_after is None else self.next_after
 
 
 class Check(StrEnum):

@@ -128,10 +128,19 @@ def differing_memory(memory: Memory, instances: dict[str, tuple[int, int]], held
 
 
 def check_journal(
-    events: Iterator[Event], revision: int, instances: dict[str, tuple[int, int]], held: HeldBlocks, findings: Findings
+    events: Iterator[Event],
+    revision: int,
+    instances: dict[str, tuple[int, int]],
+    held: HeldBlocks,
+    findings: Findings,
+    *,
+    compacted_revision: int = 0,
 ) -> int:
-    """The journal's replay against the held blocks and the instances. Answers how many events there were."""
-    replay = Replay()
+    """The replay of the journal, kept above `compacted_revision`, against the held blocks and the instances.
+
+    Answers how many events there were.
+    """
+    replay = Replay(compacted_revision)
     for event in events:
         replay.apply(event)
     compare_replay(replay, revision, instances, held, findings)
@@ -159,20 +168,32 @@ def compare_replay(
 
 
 class Replay:
-    """Replays a journal with nothing but the events themselves. `findings` are the events that cannot be."""
+    """Replays a journal with nothing but the events themselves. `findings` are the events that cannot be.
 
-    def __init__(self) -> None:
-        self.revision = 0
+    Of a journal that is kept above `compacted_revision` alone, the first event about a block tells whose it was before.
+    What no event speaks of is as the records say, as long as they say nothing that the kept events would have told.
+    """
+
+    def __init__(self, compacted_revision: int = 0) -> None:
+        self.revision = self._compacted = compacted_revision
         self.count = 0
         self.totals: dict[str, int] = {}
         self.held: HeldBlocks = {}
         self.findings = Findings()
+        self._from_the_start = compacted_revision == 0
+        """The events tell all there is: an instance that they do not name is not there."""
+        self._known: set[str] = set()
+        """Otherwise, the instances that the events tell the size of, or that they are gone."""
+        self._whole: set[str] = set()
+        """And those that they tell all of: a block that they do not name is idle."""
+        self._idle: dict[str, set[int]] = {}
+        """And single blocks that are idle by the events."""
 
     def differing_shapes(self, instances: dict[str, tuple[int, int]]) -> Iterator[tuple[str, int, int]]:
         """(instance, its blocks by the replay, its blocks by its record): where they differ. 0: not there."""
         for instance in instances.keys() | self.totals.keys():
             replayed, total = self.totals.get(instance, 0), instances.get(instance, (0, 0))[0]
-            if replayed != total:
+            if replayed != total and self._knows_size(instance):
                 yield instance, replayed, total
 
     def differing_blocks(self, held: HeldBlocks) -> Iterator[tuple[str, int, int | None, int | None]]:
@@ -181,7 +202,7 @@ class Replay:
             rows, replayed = held.get(instance, {}), self.held.get(instance, {})
             if rows != replayed:
                 for block in sorted(rows.keys() | replayed.keys()):
-                    if rows.get(block) != replayed.get(block):
+                    if rows.get(block) != replayed.get(block) and self._knows(instance, block, rows.get(block)):
                         yield instance, block, replayed.get(block), rows.get(block)
 
     def apply(self, event: Event) -> None:
@@ -196,12 +217,14 @@ class Replay:
                 self._take(event.placements, event.revision)
             case Released() | Expired():
                 self._free(event.freed, event.allocation)
-            case InstanceCreated() | InstanceUpdated():
-                self.totals[event.instance] = event.fields.total_blocks
-            case InstanceDeleted():
-                self.totals.pop(event.instance, None)
+            case InstanceCreated() | InstanceDeleted():
+                self._resize(event.instance, event.fields.total_blocks if isinstance(event, InstanceCreated) else 0)
+                self._whole.add(event.instance)
+            case InstanceUpdated():
+                self._resize(event.instance, event.fields.total_blocks)
             case FleetDeleted():
                 self.totals.clear()
+                self._from_the_start = True
             case Repaired():
                 for correction in event.corrections:
                     self.correct(correction)
@@ -214,17 +237,14 @@ class Replay:
             case Correction(CorrectionKind.JOURNAL_SETTLED):
                 self.findings = Findings()
             case Correction(CorrectionKind.SHAPE_RECONCILED, str(instance), after=total):
-                if total:
-                    self.totals[instance] = total
-                else:
-                    self.totals.pop(instance, None)
+                self._resize(instance, total or 0)
             case Correction(CorrectionKind.BLOCK_FREED, str(instance), block=int(block)):
-                self.held.get(instance, {}).pop(block, None)
+                self._make_idle(instance, block)
             case Correction(
                 CorrectionKind.BLOCK_HELD | CorrectionKind.JOURNAL_RECONCILED, str(instance), allocation, int(block)
             ):
                 if allocation is None:
-                    self.held.get(instance, {}).pop(block, None)
+                    self._make_idle(instance, block)
                 else:
                     self.held.setdefault(instance, {})[block] = allocation
             case _:
@@ -232,7 +252,7 @@ class Replay:
 
     def _take(self, placements: Placements, allocation: int) -> None:
         for instance, block in _each(placements):
-            if block >= self.totals.get(instance, 0):
+            if block >= self.totals.get(instance, 0) and self._knows_size(instance):
                 expected, found = f"blocks 0..{self.totals.get(instance, 0) - 1}", f"block {block} granted"
                 self.findings.add(Check.JOURNAL, expected, found, instance=instance, allocation=allocation)
             owner = self.held.setdefault(instance, {}).setdefault(block, allocation)
@@ -242,13 +262,34 @@ class Replay:
 
     def _free(self, placements: Placements, allocation: int) -> None:
         for instance, block in _each(placements):
-            blocks = self.held.get(instance, {})
-            owner = blocks.get(block)
-            if owner == allocation:
-                del blocks[block]
+            owner = self.held.get(instance, {}).get(block)
+            if owner == allocation or (owner is None and not self._knows(instance, block, allocation)):
+                self._make_idle(instance, block)
             else:
                 expected = f"block {block} held by it when it was freed"
                 self.findings.add(Check.JOURNAL, expected, _whose(owner), instance=instance, allocation=allocation)
+
+    def _resize(self, instance: str, total: int) -> None:
+        """From here on the instance has so many blocks; 0: it is not there."""
+        self._known.add(instance)
+        if total:
+            self.totals[instance] = total
+        else:
+            self.totals.pop(instance, None)
+
+    def _make_idle(self, instance: str, block: int) -> None:
+        self.held.get(instance, {}).pop(block, None)
+        if not self._from_the_start:
+            self._idle.setdefault(instance, set()).add(block)
+
+    def _knows_size(self, instance: str) -> bool:
+        return self._from_the_start or instance in self._known
+
+    def _knows(self, instance: str, block: int, holder: int | None) -> bool:
+        """Whether the events tell who has the block, or that this allocation has not: its grant would be among them."""
+        if self._from_the_start or instance in self._whole or block in self.held.get(instance, {}):
+            return True
+        return block in self._idle.get(instance, ()) or (holder is not None and holder > self._compacted)
 
 
 def _each(placements: Placements) -> Iterator[tuple[str, int]]:

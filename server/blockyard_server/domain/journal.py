@@ -1,5 +1,7 @@
 """What can be asked of a fleet's journal: which events a filter finds, and from which revision on it is kept. Pure."""
 
+from dataclasses import dataclass, field
+
 from blockyard_server.domain.answers import EventFilter
 from blockyard_server.domain.blocks import Placements
 from blockyard_server.domain.errors import Compacted
@@ -15,13 +17,40 @@ from blockyard_server.domain.events import (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class JournalBounds:
+    """A fleet's journal has the events above `compacted_revision`, up to `revision`."""
+
+    revision: int
+    compacted_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Asks for the events to come: from this revision on, or (0) from the one after the fleet's present one."""
+
+    fleet: str
+    from_revision: int = 0
+    where: EventFilter = field(default_factory=EventFilter)
+    progress_interval_us: int = 10_000_000
+    """After so long without an event a mark says up to which revision there was none."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchPage:
+    """Events in ascending order of the revision, or a mark without any: all that match, up to `revision`, were sent."""
+
+    events: tuple[Event, ...]
+    revision: int
+    time_us: int
+
+
 def matches(where: EventFilter, event: Event) -> bool:
     """Whether the filter finds the event. A store that compares in its database finds the same ones."""
     if where.kinds and event.kind not in where.kinds:
         return False
     if where.holder is not None:
-        held = isinstance(event, Granted | Released | Renewed | Expired)
-        if not held or event.holder != where.holder:
+        if not isinstance(event, Granted | Released | Renewed | Expired) or event.holder != where.holder:
             return False
     return where.instance is None or _is_of_instance(where.instance, event)
 
@@ -39,7 +68,7 @@ def check_kept(fleet: str, after: int, compacted_revision: int) -> None:
 
 
 def _is_of_instance(instance: str, event: Event) -> bool:
-    """The event is of the instance itself, or grants or frees blocks of it; what a release leaves held does not count."""
+    """The event is of the instance itself, or grants or frees blocks of it, whatever a release leaves held."""
     match event:
         case InstanceCreated() | InstanceUpdated() | InstanceDeleted():
             return event.instance == instance

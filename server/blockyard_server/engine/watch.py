@@ -1,0 +1,332 @@
+"""Watches: a fleet's journal as it grows, for whoever follows it, each at a pace of its own (docs/adr/0007-watch.md).
+
+Nothing is pushed and no queue grows. A watch knows the revision up to which it has sent, and reads on from there: out
+of the last few events that all watches of a fleet share, or, further behind, out of the journal itself. A commit only
+wakes it. So a wake-up that is lost delays and never loses, and any server can take a watch over at any revision.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any, Final, TypeVar
+
+from blockyard_server.domain.answers import EventFilter, EventPage
+from blockyard_server.domain.events import Event
+from blockyard_server.domain.fleet import fleet_not_found
+from blockyard_server.domain.journal import JournalBounds, Watch, WatchPage, check_kept, matches
+from blockyard_server.engine.clock import Clock
+from blockyard_server.engine.failures import (
+    EngineFailure,
+    InvariantViolated,
+    Overloaded,
+    ShuttingDown,
+    StoreUnavailable,
+)
+from blockyard_server.engine.store_protocol import InvariantBroken, Reader, Store, StoreFailed
+
+MAX_WATCHES: Final = 2000
+"""Watches that may be open at once; one more is refused with OVERLOADED."""
+PAGE_EVENTS: Final = 256
+"""How many events one answer has, and one read of the journal."""
+RECENT_PAGES: Final = 16
+"""How many reads' worth of events the watches of a fleet share; who is further behind reads the journal."""
+READS_AT_ONCE: Final = 2
+"""Database connections that watches use at a time; the other readers keep theirs."""
+ALL_EVENTS: Final = EventFilter()
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class WatchSettings:
+    """How watches are woken."""
+
+    look_interval_s: float = 1.0
+    """Between two looks at the revisions of all watched fleets: so long a lost notification delays."""
+    tell_interval_s: float = 0.02
+    """Between two notifications of the other servers; what is committed meanwhile goes with the next one."""
+    read_interval_s: float = 0.01
+    """Between two reads of one fleet's new events: under load one read serves many commits."""
+
+
+class WatchHub:
+    """All watches of this server. `start` and everything but `committed` belong to one event loop."""
+
+    def __init__(self, store: Store, clock: Clock, settings: WatchSettings | None = None) -> None:
+        self._store = store
+        self._clock = clock
+        self._settings = settings or WatchSettings()
+        self._tails: dict[str, _Tail] = {}
+        self._watches = 0
+        self._reads = asyncio.Semaphore(READS_AT_ONCE)
+        self._committed: deque[str] = deque()
+        self._noticed = True
+        """The event loop knows that something was committed. From the start on it wants to be told."""
+        self._untold: set[str] = set()
+        self._something_to_tell = asyncio.Event()
+        self._ending = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begins to hear of commits, of this server and of others."""
+        self._loop = asyncio.get_running_loop()
+        self._noticed = False
+        for work in (self._follow, self._tell, self._look):
+            self._tasks.append(asyncio.create_task(self._keep(work), name=f"blockyard-watch{work.__name__}"))
+
+    def end(self) -> None:
+        """Every watch sends a last mark and ends with ShuttingDown; new ones are refused."""
+        self._ending = True
+        for tail in self._tails.values():
+            tail.turn()
+
+    async def stop(self) -> None:
+        """Ends all watches and all that runs in the background."""
+        self.end()
+        tasks = [*self._tasks, *(tail.task for tail in self._tails.values() if tail.task is not None)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def committed(self, fleet: str) -> None:
+        """This server has committed a change of the fleet. From any thread; costs no more when commits come fast."""
+        self._committed.append(fleet)
+        if not self._noticed and self._loop is not None:
+            self._noticed = True
+            self._loop.call_soon_threadsafe(self._notice)
+
+    def heard(self, fleet: str) -> None:
+        """Another server says that it has changed the fleet; empty: any fleet may have been changed."""
+        if fleet:
+            self._ring(fleet)
+        else:
+            self._ring_all()
+
+    async def watch(self, asked: Watch) -> AsyncGenerator[WatchPage, None]:
+        """What matches, in order, without a gap or a repeat; first a mark that says where it begins. Close it at last.
+
+        Raises FleetNotFound, Compacted, EngineFailure: Overloaded, ShuttingDown (after a last mark), StoreUnavailable.
+        """
+        if self._ending:
+            raise ShuttingDown("the server is stopping; watch on at another one or later")
+        if self._watches >= MAX_WATCHES:
+            message = f"{MAX_WATCHES} watches are open, the most that this server accepts; try another one or later"
+            raise Overloaded(message, maximum=MAX_WATCHES)
+        self._watches += 1
+        try:
+            bounds = await self._bounds(asked.fleet)
+            seen = asked.from_revision - 1 if asked.from_revision else bounds.revision
+            check_kept(asked.fleet, seen, bounds.compacted_revision)
+            tail = self._join(asked.fleet, bounds.revision)
+            try:
+                async with aclosing(self._pages(asked, tail, seen)) as pages:
+                    async for page in pages:
+                        yield page
+            finally:
+                self._leave(tail)
+        finally:
+            self._watches -= 1
+
+    async def _pages(self, asked: Watch, tail: "_Tail", seen: int) -> AsyncGenerator[WatchPage, None]:
+        loop = asyncio.get_running_loop()
+        yield self._mark(seen)
+        marked_s = loop.time()
+        while True:
+            if seen < tail.revision:
+                page = tail.after(seen, asked.where)
+                if page is None:
+                    page = await self._events(asked.fleet, asked.where, seen)
+                seen = max(seen, page.upto)
+                if page.events:
+                    yield WatchPage(page.events, seen, self._clock.now_us())
+                    marked_s = loop.time()
+            if self._ending:
+                yield self._mark(seen)
+                raise ShuttingDown("the server is stopping; watch on at another one or later")
+            if loop.time() >= marked_s + asked.progress_interval_us / 1e6:
+                yield self._mark(seen)
+                marked_s = loop.time()
+            if seen >= tail.revision:
+                await tail.news(marked_s + asked.progress_interval_us / 1e6)
+
+    def _mark(self, revision: int) -> WatchPage:
+        return WatchPage((), revision, self._clock.now_us())
+
+    def _join(self, fleet: str, revision: int) -> "_Tail":
+        tail = self._tails.get(fleet)
+        if tail is None:
+            tail = self._tails[fleet] = _Tail(fleet, revision)
+            tail.task = asyncio.create_task(self._read_on(tail), name="blockyard-watch-tail")
+        elif tail.revision < revision:
+            tail.rung.set()
+        tail.watches += 1
+        return tail
+
+    def _leave(self, tail: "_Tail") -> None:
+        tail.watches -= 1
+        if not tail.watches:
+            self._drop(tail)
+
+    def _drop(self, tail: "_Tail") -> None:
+        if self._tails.get(tail.fleet) is tail:
+            del self._tails[tail.fleet]
+        if tail.task is not None and tail.task is not asyncio.current_task():
+            tail.task.cancel()
+
+    async def _read_on(self, tail: "_Tail") -> None:
+        """Reads a fleet's new events, once for all its watches."""
+        while True:
+            await tail.rung.wait()
+            tail.rung.clear()
+            try:
+                page = await self._events(tail.fleet, ALL_EVENTS, tail.revision)
+            except Exception as failure:  # noqa: BLE001 - it is not lost: every watch of the fleet raises it
+                # Who watches is to look for a server that can read, and whoever comes anew finds out anew.
+                self._drop(tail)
+                tail.fail(failure)
+                return
+            tail.take(page)
+            if page.next_after is not None:
+                tail.rung.set()
+            await asyncio.sleep(self._settings.read_interval_s)
+
+    async def _bounds(self, fleet: str) -> JournalBounds:
+        bounds = await self._read(lambda reader: reader.journal_bounds(fleet), fleet)
+        if bounds is None:
+            raise fleet_not_found(fleet)
+        return bounds
+
+    async def _events(self, fleet: str, where: EventFilter, after: int) -> EventPage:
+        """A page of the journal. Raises Compacted if what follows is no longer kept."""
+        page = await self._read(lambda reader: reader.events(fleet, where, after=after, limit=PAGE_EVENTS), fleet)
+        check_kept(fleet, after, page.compacted_revision)
+        return page
+
+    async def _read(self, read: Callable[[Reader], Awaitable[T]], fleet: str = "") -> T:
+        try:
+            async with self._reads, self._store.reader() as reader:
+                return await read(reader)
+        except InvariantBroken as broken:
+            raise InvariantViolated("a record cannot be read; run Verify", fleet=f"fleets/{fleet}") from broken
+        except StoreFailed as failure:
+            raise StoreUnavailable("the database cannot be read; try again") from failure
+
+    def _notice(self) -> None:
+        """In the event loop: something was committed."""
+        # First this: what is added from now on calls again.
+        self._noticed = False
+        while self._committed:
+            fleet = self._committed.popleft()
+            self._untold.add(fleet)
+            self._ring(fleet)
+        self._something_to_tell.set()
+
+    def _ring(self, fleet: str) -> None:
+        tail = self._tails.get(fleet)
+        if tail is not None:
+            tail.rung.set()
+
+    def _ring_all(self) -> None:
+        for tail in self._tails.values():
+            tail.rung.set()
+
+    async def _follow(self) -> None:
+        await self._store.follow(self.heard)
+
+    async def _tell(self) -> None:
+        await self._something_to_tell.wait()
+        self._something_to_tell.clear()
+        fleets, self._untold = self._untold, set()
+        with suppress(StoreFailed):  # best effort: the others look for themselves
+            await self._store.tell(fleets)
+        await asyncio.sleep(self._settings.tell_interval_s)
+
+    async def _look(self) -> None:
+        await asyncio.sleep(self._settings.look_interval_s)
+        fleets = list(self._tails)
+        if not fleets:
+            return
+        try:
+            revisions = await self._read(lambda reader: reader.revisions(fleets))
+        except EngineFailure:
+            # Each finds out for itself whether it can still be read, and tells its watches.
+            self._ring_all()
+            return
+        for fleet, revision in revisions.items():
+            tail = self._tails.get(fleet)
+            if tail is not None and tail.revision < revision:
+                tail.rung.set()
+
+    async def _keep(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Does the work again and again; a fault in it delays the watches, and must not silence them."""
+        while True:
+            try:
+                await work()
+            except Exception:  # noqa: BLE001 - whatever it is, the next look or notification comes
+                _log.exception("watches are woken late: %s failed", work.__name__)
+                await asyncio.sleep(self._settings.look_interval_s)
+
+
+class _Tail:
+    """What the watches of one fleet share: up to where its journal was read, and the last few events."""
+
+    def __init__(self, fleet: str, revision: int) -> None:
+        self.fleet = fleet
+        self.revision = revision
+        """The journal has been read up to here."""
+        self.watches = 0
+        self.rung = asyncio.Event()
+        """There may be something above `revision`."""
+        self.task: asyncio.Task[None] | None = None
+        self._begin = revision
+        """The pages hold every event above this revision, up to `revision`."""
+        self._pages: deque[tuple[int, tuple[Event, ...]]] = deque()
+        self._turned = asyncio.Event()
+        self._failure: Exception | None = None
+
+    def take(self, page: EventPage) -> None:
+        """The next page of the journal, all of its events."""
+        if page.upto <= self.revision:
+            return
+        self.revision = page.upto
+        self._pages.append((page.upto, page.events))
+        if len(self._pages) > RECENT_PAGES:
+            self._begin, _ = self._pages.popleft()
+        self.turn()
+
+    def turn(self) -> None:
+        """Wakes everybody who waits for news."""
+        turned, self._turned = self._turned, asyncio.Event()
+        turned.set()
+
+    def fail(self, failure: Exception) -> None:
+        """From now on whoever waits for news gets the failure."""
+        self._failure = failure
+        self.turn()
+
+    async def news(self, until_s: float) -> None:
+        """Returns once the tail has turned, or at this time of the event loop. Raises what it has failed with."""
+        turned = self._turned
+        if self._failure is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(until_s):
+                    await turned.wait()
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+
+    def after(self, revision: int, where: EventFilter) -> EventPage | None:
+        """The next matching events above a revision; None if they are no longer all here."""
+        if revision < self._begin:
+            return None
+        later = chain.from_iterable(events for upto, events in self._pages if upto > revision)
+        found = (event for event in later if event.revision > revision and matches(where, event))
+        events = tuple(islice(found, PAGE_EVENTS))
+        upto = events[-1].revision if len(events) == PAGE_EVENTS else self.revision
+        return EventPage(events, upto, None)
