@@ -45,6 +45,7 @@ async def running_server(
         store or SqliteStore(settings.data, readers=settings.readers),
         clock or SystemClock(),
         _engine_settings(settings),
+        available=lambda available: edge.health.set_available(available),  # noqa: PLW0108 - made below
     )
     edge = build_server(engine)
     try:

@@ -10,7 +10,7 @@ from blockyard_server.engine.clock import ManualClock
 from blockyard_server.engine.engine import Engine, EngineSettings
 from blockyard_server.engine.sweeper import SweeperSettings
 from blockyard_server.engine.transactor import Transactor
-from blockyard_server.engine.writer import Writer, WriterLimits
+from blockyard_server.engine.writer import Writer, WriterLimits, Writers
 from tests.unit.memory_store import MemoryStore
 
 PATIENCE_S = 10
@@ -49,6 +49,13 @@ def writer_over(store: MemoryStore, limits: WriterLimits | None = None, clock: M
     writer = Writer(Transactor(store, clock or ManualClock()), limits or WriterLimits())
     writer.start()
     return writer
+
+
+def writers_over(store: MemoryStore, clock: ManualClock) -> Writers:
+    """The writers of a server, that have started."""
+    writers = Writers(Transactor(store, clock), WriterLimits(), store.lanes)
+    writers.start()
+    return writers
 
 
 def engine_over(store: MemoryStore, clock: ManualClock | None = None, *, restart_grace_s: float = 0.0) -> Engine:

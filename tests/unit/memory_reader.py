@@ -19,10 +19,11 @@ from blockyard_server.domain.answers import (
     InstancePage,
     InstanceRecord,
 )
+from blockyard_server.domain.journal import JournalBounds, matches
 from blockyard_server.domain.requests import InstanceState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from blockyard_server.domain.allocation import Allocation
     from blockyard_server.domain.events import Event
@@ -51,9 +52,23 @@ class MemoryReader:
             if any(a.end_time_us is not None and a.end_time_us < ended_before_us for a in rows.allocations.values())
         ][:limit]
 
+    async def fleets_to_compact(self, before_us: int, limit: int) -> list[str]:
+        """As in the protocol."""
+        old = [fleet for fleet, rows in self._fleets.items() if rows.kept()[1:] and rows.kept()[0].time_us < before_us]
+        return old[:limit]
+
     async def revision(self, fleet: str) -> int | None:
         """As in the protocol."""
         return self._fleets[fleet].revision if fleet in self._fleets else None
+
+    async def journal_bounds(self, fleet: str) -> JournalBounds | None:
+        """As in the protocol."""
+        rows = self._fleets.get(fleet)
+        return None if rows is None else JournalBounds(rows.revision, rows.compacted_revision)
+
+    async def revisions(self, names: Collection[str]) -> dict[str, int]:
+        """As in the protocol."""
+        return {fleet: self._fleets[fleet].revision for fleet in names if fleet in self._fleets}
 
     async def fleet(self, fleet: str) -> FleetRecord | None:
         """As in the protocol."""
@@ -100,10 +115,11 @@ class MemoryReader:
         return AllocationPage(tuple(map(AllocationView, found))[:limit], rows.revision, None)
 
     async def events(self, fleet: str, where: EventFilter, *, after: int, limit: int) -> EventPage:
-        """As in the protocol; filters by kind only."""
+        """As in the protocol."""
         rows = self._fleets[fleet]
-        found = [e for e in rows.journal if e.revision > after and (not where.kinds or e.kind in where.kinds)]
-        return EventPage(tuple(found[:limit]), rows.revision, None)
+        found = [event for event in rows.kept() if event.revision > after and matches(where, event)]
+        next_after = found[limit - 1].revision if len(found) > limit else None
+        return EventPage(tuple(found[:limit]), rows.revision, next_after, rows.compacted_revision)
 
 
 class MemoryEvidence:
@@ -112,6 +128,7 @@ class MemoryEvidence:
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
         self.revision = rows.revision
+        self.compacted_revision = rows.compacted_revision
         self.exists = rows.record is not None
         self.closed = False
 
@@ -135,7 +152,7 @@ class MemoryEvidence:
 
     def events(self) -> Iterator[Event]:
         """As in the protocol."""
-        return iter(self._rows.journal)
+        return iter(self._rows.kept())
 
     def close(self) -> None:
         """As in the protocol."""

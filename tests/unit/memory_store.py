@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 from blockyard_server.domain.allocation import Allocation, AllocationState, TokenRecord, extended_us, lease_ended
 from blockyard_server.domain.answers import FleetRecord, InstanceRecord
@@ -31,7 +32,13 @@ class Rows:
     allocations: dict[int, Allocation] = field(default_factory=dict)
     tokens: dict[TokenKey, TokenRecord] = field(default_factory=dict)
     journal: list[Event] = field(default_factory=list)
+    compacted_revision: int = 0
     halted: bool = False
+    clock_offset_us: int = 0
+
+    def kept(self) -> list[Event]:
+        """The journal as others see it: `journal` itself is never cut short, because instances are read off it."""
+        return [event for event in self.journal if event.revision > self.compacted_revision]
 
     def copy(self) -> "Rows":
         """The rows as they are now."""
@@ -66,7 +73,9 @@ class MemoryTransaction:
         self.rows = store.rows[fleet].copy() if fleet in store.rows else Rows()
         there = fleet in store.rows
         rows = self.rows
-        self.head = FleetHead(rows.revision, rows.next_order, rows.record, rows.halted) if there else None
+        self.database_time_us = store.database_time_us()
+        head = FleetHead(rows.revision, rows.next_order, rows.record, rows.halted, rows.clock_offset_us)
+        self.head = head if there else None
 
     def load_instances(self) -> list[InstanceRow]:
         """As in the protocol; counted, so that a test can tell whether memory was made anew."""
@@ -76,7 +85,7 @@ class MemoryTransaction:
 
     def events_after(self, revision: int, limit: int) -> list[Event]:
         """As in the protocol."""
-        return [event for event in self.rows.journal if event.revision > revision][:limit]
+        return [event for event in self.rows.kept() if event.revision > revision][:limit]
 
     def tokens(self, keys: Sequence[TokenKey]) -> dict[TokenKey, TokenRecord]:
         """As in the protocol."""
@@ -159,6 +168,18 @@ class MemoryTransaction:
         self.wrote = self.wrote or bool(old)
         return len(old)
 
+    def set_clock_offset(self, offset_us: int) -> None:
+        """As in the protocol."""
+        self.rows.clock_offset_us = offset_us
+        self.wrote = True
+
+    def compact(self, before_us: int, limit: int) -> int:
+        """As in the protocol."""
+        old = list(takewhile(lambda event: event.time_us < before_us, self.rows.kept()[:-1]))[:limit]
+        self.rows.compacted_revision += len(old)
+        self.wrote = self.wrote or bool(old)
+        return len(old)
+
     def set_halted(self, halted: bool) -> None:  # noqa: FBT001 - as in the protocol
         """As in the protocol."""
         self.rows.halted = halted
@@ -181,6 +202,9 @@ class MemoryStore:
         self.before_begin: Callable[[str], None] = lambda _fleet: None
         self.before_write: Callable[[Sequence[Event]], None] = lambda _events: None
         self.before_commit: Callable[[str], None] = lambda _fleet: None
+        self.after_commit: Callable[[str], None] = lambda _fleet: None
+        self.database_time_us: Callable[[], int | None] = lambda: None
+        """The clock of a database that servers share."""
         self.closed = False
         self._lock = threading.Lock()
 
@@ -194,8 +218,8 @@ class MemoryStore:
     @contextmanager
     def transaction(self, fleet: str) -> Iterator[MemoryTransaction]:
         """As in the protocol."""
+        self.before_begin(fleet)
         with self._lock:
-            self.before_begin(fleet)
             self.transactions.append(fleet)
             tx = MemoryTransaction(self, fleet)
             yield tx
@@ -204,6 +228,7 @@ class MemoryStore:
                 before = self.rows[fleet].revision if fleet in self.rows else 0
                 self.rows[fleet] = tx.rows
                 self.commits.append((fleet, tx.rows.revision - before))
+                self.after_commit(fleet)
 
     def pin_evidence(self, fleet: str) -> MemoryEvidence:
         """As in the protocol."""
@@ -220,6 +245,9 @@ class MemoryStore:
         await asyncio.Event().wait()
 
     async def tell(self, fleets: Collection[str]) -> None:
+        """As in the protocol."""
+
+    async def probe(self) -> None:
         """As in the protocol."""
 
     @asynccontextmanager

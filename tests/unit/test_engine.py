@@ -15,7 +15,7 @@ from blockyard_server.engine.failures import EngineFailure, Overloaded, Shutting
 from blockyard_server.engine.store_protocol import StoreFailed
 from blockyard_server.engine.sweeper import Sweeper, SweeperSettings
 from blockyard_server.engine.transactor import Transactor
-from tests.unit.engine_stories import PATIENCE_S, acquire, engine_over, filled_store, writer_over
+from tests.unit.engine_stories import PATIENCE_S, acquire, engine_over, filled_store, writers_over
 from tests.unit.memory_store import MemoryStore
 
 SECOND = 1_000_000
@@ -184,8 +184,8 @@ async def test_a_round_of_the_sweeper_frees_ended_leases_and_forgets_what_is_old
     transactor = Transactor(store, clock)
     for fleet in ("a", "b"):
         transactor.carry_out(fleet, [acquire("lease", fleet=fleet, ttl_us=SECOND), acquire("held", fleet=fleet)])
-    writer = writer_over(store, clock=clock)
-    sweeper = Sweeper(store, writer, Transactor(store, clock), clock, SweeperSettings(retention_s=10.0))
+    writers = writers_over(store, clock)
+    sweeper = Sweeper(store, writers, Transactor(store, clock), SweeperSettings(retention_s=10.0))
 
     clock.advance(SECOND)
     await sweeper.round()
@@ -195,7 +195,7 @@ async def test_a_round_of_the_sweeper_frees_ended_leases_and_forgets_what_is_old
     clock.advance(10 * SECOND + 1)
     await sweeper.round()
     assert [[a.token for a in store.rows[fleet].allocations.values()] for fleet in ("a", "b")] == [["held"]] * 2
-    await writer.stop()
+    await writers.stop()
 
 
 async def test_the_sweeper_goes_on_after_a_failure() -> None:
@@ -215,8 +215,8 @@ async def test_the_sweeper_goes_on_after_a_failure() -> None:
 
     store.before_begin = fail
     store.before_commit = notice
-    writer = writer_over(store, clock=clock)
-    sweeper = Sweeper(store, writer, Transactor(store, clock), clock, SweeperSettings(interval_s=0.001))
+    writers = writers_over(store, clock)
+    sweeper = Sweeper(store, writers, Transactor(store, clock), SweeperSettings(interval_s=0.001))
     sweeper.start()
 
     async with asyncio.timeout(PATIENCE_S):
@@ -224,7 +224,7 @@ async def test_the_sweeper_goes_on_after_a_failure() -> None:
 
     assert failures == []
     await sweeper.stop()
-    await writer.stop()
+    await writers.stop()
 
 
 async def test_after_the_stop_nothing_is_accepted() -> None:

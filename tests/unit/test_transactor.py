@@ -21,9 +21,9 @@ SECOND = 1_000_000
 class Server:
     """A server's write side, without its thread."""
 
-    def __init__(self, store: MemoryStore, clock: ManualClock) -> None:
+    def __init__(self, store: MemoryStore, clock: ManualClock, *, grace_s: float = 0.0) -> None:
         self.store = store
-        self.transactor = Transactor(store, clock)
+        self.transactor = Transactor(store, clock, grace_s=grace_s)
 
     def ask(self, *requests: Request) -> list[Outcome]:
         """The outcomes of one batch."""
@@ -199,13 +199,12 @@ def test_after_a_restart_leases_get_a_bounded_grace_with_one_event(server: Serve
         acquire("short", ttl_us=12 * SECOND), acquire("long", ttl_us=60 * SECOND), acquire("endless")
     )
     clock.advance(5 * SECOND)
-    until_us = clock.now_us() + 10 * SECOND
-    restarted = Server(server.store, clock)
+    restarted = Server(server.store, clock, grace_s=10.0)
 
-    restarted.transactor.extend_leases("gpu", until_us)
+    restarted.transactor.greet("gpu")
     assert isinstance(server.last, LeasesExtended)
     revision = server.last.revision
-    restarted.transactor.extend_leases("gpu", until_us)
+    restarted.transactor.greet("gpu")
     assert server.last.revision == revision
 
     clock.advance(10 * SECOND - 1)

@@ -207,11 +207,12 @@ async def test_a_broken_invariant_halts_that_fleet_and_no_other() -> None:
     assert failure.metadata == {"fleet": "fleets/broken"}
     assert "UNIQUE" not in failure.message
 
-    transactions = len(store.transactions)
+    commits = len(store.commits)
     still, sound = await answered(*(writer.submit(acquire("b", fleet=fleet)) for fleet in ("broken", "sound")))
     assert isinstance(still, InvariantViolated)
     assert isinstance(sound, Grant)
-    assert store.transactions[transactions:] == ["sound"]
+    assert store.commits[commits:] == [("sound", 1)]
+    assert store.rows["broken"].halted
     assert store.rows["broken"].held == {}
     await writer.stop()
 

@@ -26,13 +26,14 @@ from blockyard_server.domain.errors import Refused
 from blockyard_server.domain.fleet import fleet_not_found, instance_not_found
 from blockyard_server.domain.release import allocation_not_found
 from blockyard_server.domain.requests import Acquire, Release, Renew, Request
+from blockyard_server.engine.availability import Availability
 from blockyard_server.engine.clock import Clock
 from blockyard_server.engine.failures import EngineFailure, InvariantViolated, Overloaded, StoreUnavailable
 from blockyard_server.engine.store_protocol import InvariantBroken, Reader, Store, StoreFailed, StoreRefused
 from blockyard_server.engine.sweeper import Sweeper, SweeperSettings
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.verify import audit
-from blockyard_server.engine.writer import Writer, WriterLimits
+from blockyard_server.engine.writer import Writer, WriterLimits, Writers
 
 MAX_WAITING_READS: Final = 1000
 """Reads that may be under way or waiting for a connection."""
@@ -56,13 +57,20 @@ class EngineSettings:
 class Engine:
     """Implements `engine.service.Service` over a store and a clock. `start` before use, `stop` in the end."""
 
-    def __init__(self, store: Store, clock: Clock, settings: EngineSettings) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        settings: EngineSettings,
+        *,
+        available: Callable[[bool], None] = lambda _available: None,
+    ) -> None:
+        """`available` is told in the event loop when the database goes away and when it comes back."""
         self._store = store
-        self._clock = clock
-        self._settings = settings
-        self._transactor = Transactor(store, clock)
-        self._writer = Writer(self._transactor, settings.writer)
-        self._sweeper = Sweeper(store, self._writer, self._transactor, clock, settings.sweeper)
+        self._transactor = Transactor(store, clock, grace_s=settings.restart_grace_s)
+        self._writers = Writers(self._transactor, settings.writer, store.lanes)
+        self._sweeper = Sweeper(store, self._writers, self._transactor, settings.sweeper)
+        self._availability = Availability(store, available)
         self._auditor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="blockyard-verify")
         self._reads = 0
         self._audits: set[asyncio.Task[VerifyReport]] = set()
@@ -73,43 +81,48 @@ class Engine:
         A fleet whose invariants do not hold is halted; the others are served, and Verify tells what is wrong with it.
         """
         self._store.open()
-        self._writer.start()
+        self._writers.start()
         try:
             fleets = self._store.fleet_names()
             await self._for_each(fleets, self._transactor.load)
             # Only now: no lease can be renewed before all fleets are loaded, which may take longer than the grace.
-            until_us = self._clock.now_us() + int(self._settings.restart_grace_s * 1_000_000)
-            await self._for_each(fleets, lambda fleet: self._transactor.extend_leases(fleet, until_us))
+            await self._for_each(fleets, self._transactor.greet)
         except BaseException as failure:
             await self.stop()
             if isinstance(failure, StoreUnavailable | StoreFailed):
                 raise StoreRefused(f"the data cannot be loaded: {failure.__cause__ or failure}") from failure
             raise
         self._sweeper.start()
+        self._availability.start()
 
     async def _for_each(self, fleets: list[str], work: Callable[[str], None]) -> None:
         for fleet in fleets:
             with suppress(InvariantViolated):
-                await self._writer.run_aside(partial(work, fleet))
+                await self._writers.of(fleet).run_aside(partial(work, fleet))
 
     async def stop(self) -> None:
         """Carries out what was accepted, then closes the store."""
+        await self._availability.stop()
         await self._sweeper.stop()
-        await self._writer.stop()
+        await self._writers.stop()
         await asyncio.gather(*self._audits, return_exceptions=True)
         self._auditor.shutdown()
         await self._store.close()
 
     async def submit(self, request: Request) -> Any:
         """Carries out one change, durably, before it answers."""
-        return await self._writer.submit(request)
+        return await self._writers.of(request.fleet).submit(request)
 
     async def submit_many(self, requests: list[Acquire | Release | Renew]) -> list[Answer | Exception]:
         """Carries out many changes, each by itself; refusals and failures are returned in place."""
         futures: list[asyncio.Future[Answer] | EngineFailure] = []
-        for number, request in enumerate(requests):
+        called: set[Writer] = set()
+        for request in requests:
+            writer = self._writers.of(request.fleet)
+            begins_call = writer not in called
+            called.add(writer)
             try:
-                futures.append(self._writer.submit(request, begins_call=number == 0))
+                futures.append(writer.submit(request, begins_call=begins_call))
             except EngineFailure as failure:
                 futures.append(failure)
         try:
@@ -206,14 +219,14 @@ class Engine:
 
     async def _audit(self, fleet: str) -> VerifyReport:
         try:
-            pinned = await self._writer.run_aside(lambda: self._transactor.pin(fleet))
+            pinned = await self._writers.of(fleet).run_aside(lambda: self._transactor.pin(fleet))
             return await asyncio.get_running_loop().run_in_executor(self._auditor, audit, fleet, pinned)
         except StoreFailed as failure:
             raise _unreadable() from failure
 
     async def _read_swept(self, fleet: str, read: Callable[[Reader, int], Awaitable[T]]) -> T:
         """Reads a snapshot in which no lease that has ended by now is still held."""
-        now_us = self._clock.now_us()
+        now_us = self._transactor.times.now_us(fleet)
 
         async def read_if_swept(reader: Reader) -> tuple[T] | None:
             return None if await reader.has_due_leases(fleet, now_us) else (await read(reader, now_us),)

@@ -23,6 +23,7 @@ from blockyard_server.domain.answers import (
     InstanceRecord,
 )
 from blockyard_server.domain.events import Event
+from blockyard_server.domain.journal import JournalBounds
 from blockyard_server.domain.requests import TokenKey
 
 
@@ -59,6 +60,8 @@ class FleetHead:
     record: FleetRecord | None
     halted: bool = False
     """The fleet's writes are stopped, on every server, until it is repaired."""
+    clock_offset_us: int = 0
+    """Added to the database's clock it is the fleet's time (`engine.fleet_time`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,8 @@ class Transaction(Protocol):
 
     head: FleetHead | None
     """None: there never was such a fleet."""
+    database_time_us: int | None
+    """The database's clock, read after the fleet was locked; None: the database has no clock of its own."""
 
     def load_instances(self) -> list[InstanceRow]:
         """All instances in the order of registration, with their held blocks."""
@@ -119,6 +124,17 @@ class Transaction(Protocol):
         """
         ...
 
+    def compact(self, before_us: int, limit: int) -> int:
+        """Forgets the journal up to its first event that is not older than this; `limit` events at most, never the last one.
+
+        Answers how many events went.
+        """
+        ...
+
+    def set_clock_offset(self, offset_us: int) -> None:
+        """Writes what is added to the database's clock for this fleet. The fleet exists. No event, no revision."""
+        ...
+
     def set_halted(self, halted: bool) -> None:  # noqa: FBT001 - it sets what it is named after
         """Writes whether the fleet's writes are stopped. The fleet exists or existed. No event, no revision."""
         ...
@@ -128,6 +144,8 @@ class Evidence(Protocol):
     """All records of a fleet at one revision, for Verify. Used in one worker thread; close it in the end."""
 
     revision: int
+    compacted_revision: int
+    """The journal has the events above this one."""
     exists: bool
     """The fleet is there and not deleted."""
 
@@ -148,7 +166,7 @@ class Evidence(Protocol):
         ...
 
     def events(self) -> Iterator[Event]:
-        """The journal from the beginning on, ascending. An unreadable row as in `live_allocations`."""
+        """The journal, as far as it is kept, ascending. An unreadable row as in `live_allocations`."""
         ...
 
     def close(self) -> None:
@@ -171,8 +189,20 @@ class Reader(Protocol):
         """Fleets for which `Transaction.prune` has something to do."""
         ...
 
+    async def fleets_to_compact(self, before_us: int, limit: int) -> list[str]:
+        """Fleets for which `Transaction.compact` has something to do."""
+        ...
+
     async def revision(self, fleet: str) -> int | None:
         """The fleet's revision, also of a deleted one; None if there never was such a fleet."""
+        ...
+
+    async def journal_bounds(self, fleet: str) -> JournalBounds | None:
+        """Which revisions the fleet's journal has, also a deleted one's; None if there never was such a fleet."""
+        ...
+
+    async def revisions(self, names: Collection[str]) -> dict[str, int]:
+        """The revision of each of these fleets that there is or was. One statement."""
         ...
 
     async def fleet(self, fleet: str) -> FleetRecord | None:
@@ -204,7 +234,11 @@ class Reader(Protocol):
         ...
 
     async def events(self, fleet: str, where: EventFilter, *, after: int, limit: int) -> EventPage:
-        """Events in ascending order of the revision. A page ends early by `limits.MAX_PAGE_BYTES`."""
+        """Events in ascending order of the revision. A page ends early by `limits.MAX_PAGE_BYTES`.
+
+        `after` -1 begins with the first that is kept. For any other, who asks looks whether `page.compacted_revision` has
+        passed it: then events are missing.
+        """
         ...
 
 
@@ -254,4 +288,8 @@ class Store(Protocol):
 
     async def tell(self, fleets: Collection[str]) -> None:
         """Tells the other servers that these fleets have changed. Best effort: what is lost, others find by looking."""
+        ...
+
+    async def probe(self) -> None:
+        """Asks the database for a sign of life. Raises StoreFailed."""
         ...

@@ -9,11 +9,10 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Final
 
-from blockyard_server.engine.clock import Clock
 from blockyard_server.engine.failures import EngineFailure, InvariantViolated
 from blockyard_server.engine.store_protocol import Store, StoreFailed
 from blockyard_server.engine.transactor import Transactor
-from blockyard_server.engine.writer import Writer
+from blockyard_server.engine.writer import Writers
 
 MAX_FLEETS_AT_ONCE: Final = 100
 """How many fleets one round looks after; the others come next."""
@@ -34,13 +33,10 @@ class SweeperSettings:
 class Sweeper:
     """Runs in the background until it is stopped; a round can also be asked for."""
 
-    def __init__(
-        self, store: Store, writer: Writer, transactor: Transactor, clock: Clock, settings: SweeperSettings
-    ) -> None:
+    def __init__(self, store: Store, writers: Writers, transactor: Transactor, settings: SweeperSettings) -> None:
         self._store = store
-        self._writer = writer
+        self._writers = writers
         self._transactor = transactor
-        self._clock = clock
         self._settings = settings
         self._task: asyncio.Task[None] | None = None
 
@@ -56,12 +52,12 @@ class Sweeper:
 
     async def sweep_fleet(self, fleet: str) -> None:
         """Frees all leases of a fleet that have ended by now. Raises EngineFailure."""
-        while await self._writer.run_aside(lambda: self._transactor.expire_due(fleet)):
+        while await self._writers.of(fleet).run_aside(lambda: self._transactor.expire_due(fleet)):
             pass
 
     async def round(self) -> None:
         """Looks after every fleet that needs it. Raises EngineFailure, StoreFailed."""
-        now_us = self._clock.now_us()
+        now_us = self._transactor.times.now_us()
         ended_before_us = now_us - int(self._settings.retention_s * 1_000_000)
         async with self._store.reader() as reader:
             due = await reader.fleets_with_due_leases(now_us, MAX_FLEETS_AT_ONCE)
@@ -72,7 +68,7 @@ class Sweeper:
             await self._for_one_fleet(fleet, self._prune_fleet(fleet, ended_before_us))
 
     async def _prune_fleet(self, fleet: str, ended_before_us: int) -> None:
-        while await self._writer.run_aside(lambda: self._transactor.prune(fleet, ended_before_us)):
+        while await self._writers.of(fleet).run_aside(lambda: self._transactor.prune(fleet, ended_before_us)):
             pass
 
     async def _for_one_fleet(self, fleet: str, work: Awaitable[None]) -> None:

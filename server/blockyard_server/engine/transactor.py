@@ -6,10 +6,11 @@ forgotten and loaded anew (docs/adr/0002).
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.answers import Answer
 from blockyard_server.domain.blocks import block_count
 from blockyard_server.domain.decide import decide
@@ -21,8 +22,18 @@ from blockyard_server.domain.release import expire
 from blockyard_server.domain.requests import CreateFleet, Request
 from blockyard_server.engine.clock import Clock
 from blockyard_server.engine.failures import EngineFailure, InvariantViolated, StoreUnavailable
+from blockyard_server.engine.fleet_time import FleetTimes
 from blockyard_server.engine.memory import FleetMemory
-from blockyard_server.engine.store_protocol import Evidence, InvariantBroken, Store, StoreFailed, Transaction
+from blockyard_server.engine.store_protocol import (
+    CommitUnknown,
+    Evidence,
+    FleetHead,
+    InvariantBroken,
+    Store,
+    StoreConflict,
+    StoreFailed,
+    Transaction,
+)
 
 MAX_EXPIRED_AT_ONCE: Final = 1000
 """How many ended leases one transaction sweeps."""
@@ -30,6 +41,9 @@ MAX_FREED_AT_ONCE: Final = 65_536
 """With so many blocks freed it sweeps no further lease: whoever waits for the writer waits a fraction of a second."""
 MAX_PRUNED_AT_ONCE: Final = 1000
 """How many ended allocations one transaction forgets."""
+
+MAX_ATTEMPTS: Final = 5
+"""How often a transaction is run that the database ended for the sake of another, or whose end got lost."""
 
 _NO_MEMORY: Final = -1
 """No fleet is ever at this revision."""
@@ -65,123 +79,230 @@ class PinnedFleet:
     """Why the fleet cannot be brought into memory."""
 
 
-class Transactor:
-    """Carries out batches. A fleet whose invariants do not hold is halted: it refuses every write from then on."""
+@dataclass(slots=True)
+class Attempt:
+    """One try at a transaction on one fleet: what it sees, and what it wrote so far."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    tx: Transaction
+    state: FleetState
+    now_us: int
+    """The fleet's time."""
+    written: list[Event]
+
+    def write(self, events: Sequence[Event], allocations: Mapping[int, Allocation]) -> None:
+        """See `Transaction.write`. The events are kept for who must find out whether they were committed."""
+        self.tx.write(events, allocations)
+        self.written += events
+
+
+class Transactor:
+    """Carries out batches. A fleet whose invariants do not hold is halted: it refuses every write from then on.
+
+    `committed` is called with the fleet after each commit of events, in the thread that made it. Transactions on
+    different fleets may be carried out at once, each in a thread of its own; never two on one fleet.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        *,
+        grace_s: float = 0.0,
+        committed: Callable[[str], None] = lambda _fleet: None,
+    ) -> None:
         self._store = store
-        self._clock = clock
+        self._grace_us = int(grace_s * 1_000_000)
+        self._committed = committed
+        self.times = FleetTimes(clock)
         self._memory = FleetMemory()
+        self._greeted: set[str] = set()
+        """Fleets whose leases this server need not extend any more."""
         self._halted: dict[str, str] = {}
+        """Halted fleets whose row could not be made to say so yet."""
 
     def carry_out(self, fleet: str, requests: Sequence[Request]) -> list[Outcome]:
         """The outcomes of all requests, in order, durable when this returns. Raises EngineFailure for all of them."""
-        return self._in_transaction(fleet, lambda tx, state: self._decide_all(tx, state, requests))
+        return self.in_transaction(fleet, lambda attempt: _decide_all(attempt, requests))
 
     def expire_due(self, fleet: str) -> bool:
         """Sweeps ended leases, a bounded number. Answers whether there are more."""
-        return self._in_transaction(fleet, self._sweep)
-
-    def extend_leases(self, fleet: str, until_us: int) -> None:
-        """Extends every lease as if it were renewed now, to `until_us` at the latest, with one event.
-
-        Nothing if none would end before `until_us`.
-        """
-
-        def extend(tx: Transaction, state: FleetState) -> None:
-            next_us = tx.next_expire_time_us(after_us=-1)
-            if state.exists and next_us is not None and next_us < until_us:
-                event = LeasesExtended(state.revision + 1, self._clock.now_us(), until_us)
-                state.apply(event)
-                tx.write([event], {})
-
-        self._in_transaction(fleet, extend)
+        return self.in_transaction(fleet, _sweep)
 
     def load(self, fleet: str) -> None:
         """Brings a fleet into memory, for start-up."""
-        self._in_transaction(fleet, lambda _tx, _state: None)
+        self.in_transaction(fleet, lambda _attempt: None, greet=False)
+
+    def greet(self, fleet: str) -> None:
+        """Extends every lease as if it were renewed now, but by no more than the grace, with one event.
+
+        For start-up, when all fleets are loaded. Nothing is written if no lease would end within the grace. A server
+        that meets a fleet later, because another one made it, does this before anything else.
+        """
+        self.in_transaction(fleet, self._greet, greet=False)
 
     def prune(self, fleet: str, ended_before_us: int) -> bool:
         """Forgets old ended allocations, a bounded number. Answers whether there may be more."""
-        return self._in_transaction(
-            fleet, lambda tx, _state: tx.prune(ended_before_us, MAX_PRUNED_AT_ONCE) >= MAX_PRUNED_AT_ONCE
+        return self.in_transaction(
+            fleet, lambda attempt: attempt.tx.prune(ended_before_us, MAX_PRUNED_AT_ONCE) >= MAX_PRUNED_AT_ONCE
         )
 
     def pin(self, fleet: str) -> PinnedFleet:
         """Takes a snapshot of a fleet's records and of its memory, for Verify; also of a halted fleet.
 
-        Raises InvariantViolated if it is halted by this; from then on what keeps it from memory is in the snapshot.
+        If the fleet cannot be brought into memory, it is halted, and the snapshot says why. Raises StoreUnavailable.
         """
+        known_as_halted = fleet in self._halted
         try:
             with self._store.transaction(fleet) as tx:
+                known_as_halted |= tx.head is not None and tx.head.halted
                 state = self._memory.current(fleet, tx)
             self._memory.keep(state)
             memory = {i.name: (i.total_blocks, i.busy) for i in state.index.by_order.values()}
             return PinnedFleet(self._store.pin_evidence(fleet), state.revision, memory)
         except (InvariantBroken, Inconsistent) as broken:
-            if fleet in self._halted:
-                return PinnedFleet(self._store.pin_evidence(fleet), _NO_MEMORY, {}, str(broken))
-            self._halt(fleet, broken)
-            raise _violated(fleet) from broken
+            if not known_as_halted:
+                self.halt(fleet, str(broken))
+            return PinnedFleet(self._store.pin_evidence(fleet), _NO_MEMORY, {}, str(broken))
         except StoreFailed as failure:
             self._memory.forget(fleet)
             raise _unavailable(failure) from failure
 
-    def _in_transaction(self, fleet: str, work: Callable[[Transaction, FleetState], T]) -> T:
-        if fleet in self._halted:
+    def halt(self, fleet: str, why: str) -> None:
+        """Stops the fleet's writes, on every server and after every start, until it is repaired."""
+        self._memory.forget(fleet)
+        self._halted[fleet] = why
+        _log.critical("fleet %s: an invariant does not hold, its writes are stopped: %s", fleet, why)
+        self._record_halt(fleet)
+
+    def resume(self, fleet: str) -> None:
+        """Ends the halt that the fleet's row said and says no more."""
+        self._memory.forget(fleet)
+        self._halted.pop(fleet, None)
+
+    def in_transaction(
+        self, fleet: str, work: Callable[[Attempt], T], *, greet: bool = True, even_if_halted: bool = False
+    ) -> T:
+        """What `work` answers, once its transaction is committed. Runs it anew if the database chose another's.
+
+        Raises EngineFailure, and whatever `work` raises.
+        """
+        if fleet in self._halted and not even_if_halted:
+            self._record_halt(fleet)
             raise _violated(fleet)
+        for _ in range(MAX_ATTEMPTS):
+            written: list[Event] = []
+            try:
+                answer = self._attempt(fleet, work, written, greet=greet, even_if_halted=even_if_halted)
+            except (InvariantBroken, Inconsistent) as broken:
+                self.halt(fleet, str(broken))
+                raise _violated(fleet) from broken
+            except StoreConflict as conflict:
+                _log.info("fleet %s: the transaction is run again: %s", fleet, conflict)
+                continue
+            except StoreFailed as failure:
+                _log.error("fleet %s: the store failed: %s", fleet, failure)
+                raise _unavailable(failure) from failure
+            if written:
+                self._committed(fleet)
+            return answer
+        raise StoreUnavailable(
+            f"the database ended the transaction {MAX_ATTEMPTS} times; try again with the same token"
+        )
+
+    def _attempt(
+        self, fleet: str, work: Callable[[Attempt], T], written: list[Event], *, greet: bool, even_if_halted: bool
+    ) -> T:
+        answers: list[T] = []
         try:
             with self._store.transaction(fleet) as tx:
-                state = self._memory.current(fleet, tx)
-                result = work(tx, state)
-        except (InvariantBroken, Inconsistent) as broken:
-            self._halt(fleet, broken)
-            raise _violated(fleet) from broken
-        except StoreFailed as failure:
+                _expect_served(fleet, tx.head, even_if_halted=even_if_halted)
+                attempt = self._begin(fleet, tx, written, greet=greet)
+                answers.append(work(attempt))
+        except CommitUnknown as unknown:
             self._memory.forget(fleet)
-            _log.error("fleet %s: the store failed: %s", fleet, failure)
-            raise _unavailable(failure) from failure
+            if not (answers and self._was_committed(fleet, written, unknown)):
+                raise StoreConflict("the commit did not happen") from unknown
         except BaseException:
             self._memory.forget(fleet)
             raise
-        self._memory.keep(state)
-        return result
+        else:
+            self._memory.keep(attempt.state)
+        return answers[0]
 
-    def _halt(self, fleet: str, broken: Exception) -> None:
-        self._memory.forget(fleet)
-        self._halted[fleet] = str(broken)
-        _log.critical("fleet %s: an invariant does not hold, its writes are stopped: %s", fleet, broken)
+    def _begin(self, fleet: str, tx: Transaction, written: list[Event], *, greet: bool) -> Attempt:
+        reading = self.times.read(fleet, tx.head, tx.database_time_us)
+        if reading.offset_us is not None:
+            _log.warning("fleet %s: the database's clock was set; the fleet's time goes on as before", fleet)
+            tx.set_clock_offset(reading.offset_us)
+        attempt = Attempt(tx, self._memory.current(fleet, tx), reading.now_us, written)
+        if greet and tx.database_time_us is not None and attempt.state.exists and fleet not in self._greeted:
+            self._greet(attempt)
+        return attempt
 
-    def _decide_all(self, tx: Transaction, state: FleetState, requests: Sequence[Request]) -> list[Outcome]:
-        now_us = self._clock.now_us()
-        records = _look_up(tx, requests)
-        events, more_due = _expire_due(tx, state, records, now_us)
-        outcomes: list[Outcome] = []
-        for request in requests:
-            try:
-                answer, event = decide(state, records, request, now_us)
-            except Refused as refused:
-                if more_due and isinstance(refused, _HANGS_ON_LEASES):
-                    # Those behind it wait with it: within a fleet, requests are carried out in order.
-                    outcomes += [AGAIN] * (len(requests) - len(outcomes))
-                    break
-                outcomes.append(refused)
-                continue
-            outcomes.append(answer)
-            if event is not None:
-                state.apply(event)
-                records.apply(event)
-                events.append(event)
-        if events:
-            tx.write(events, records.touched)
-        return outcomes
+    def _greet(self, attempt: Attempt) -> None:
+        """This server knows nothing of the time that passed before: the clock may have been set meanwhile."""
+        state, until_us = attempt.state, attempt.now_us + self._grace_us
+        next_us = attempt.tx.next_expire_time_us(after_us=-1)
+        if state.exists and next_us is not None and next_us < until_us:
+            event = LeasesExtended(state.revision + 1, attempt.now_us, until_us)
+            state.apply(event)
+            attempt.write([event], {})
+        self._greeted.add(state.fleet)
 
-    def _sweep(self, tx: Transaction, state: FleetState) -> bool:
-        records = Records()
-        events, more_due = _expire_due(tx, state, records, self._clock.now_us())
-        if events:
-            tx.write(events, records.touched)
-        return more_due
+    def _was_committed(self, fleet: str, written: Sequence[Event], unknown: CommitUnknown) -> bool:
+        """Reads in the journal whether a transaction's events are there. Raises StoreFailed.
+
+        The lock of the fleet is free only when that transaction is over, one way or the other.
+        """
+        _log.warning("fleet %s: whether the commit happened is read in the journal: %s", fleet, unknown)
+        if not written:
+            return False
+        with self._store.transaction(fleet) as tx:
+            return tx.events_after(written[0].revision - 1, len(written)) == list(written)
+
+    def _record_halt(self, fleet: str) -> None:
+        """Has the fleet's row say that it is halted. As long as that fails, this server knows it alone."""
+        try:
+            with self._store.transaction(fleet) as tx:
+                if tx.head is not None and not tx.head.halted:
+                    tx.set_halted(True)
+        except (StoreFailed, InvariantBroken) as failure:
+            _log.error("fleet %s: that it is halted could not be recorded, only this server knows: %s", fleet, failure)
+        else:
+            del self._halted[fleet]
+
+
+def _decide_all(attempt: Attempt, requests: Sequence[Request]) -> list[Outcome]:
+    state, now_us = attempt.state, attempt.now_us
+    records = _look_up(attempt.tx, requests)
+    events, more_due = _expire_due(attempt.tx, state, records, now_us)
+    outcomes: list[Outcome] = []
+    for request in requests:
+        try:
+            answer, event = decide(state, records, request, now_us)
+        except Refused as refused:
+            if more_due and isinstance(refused, _HANGS_ON_LEASES):
+                # Those behind it wait with it: within a fleet, requests are carried out in order.
+                outcomes += [AGAIN] * (len(requests) - len(outcomes))
+                break
+            outcomes.append(refused)
+            continue
+        outcomes.append(answer)
+        if event is not None:
+            state.apply(event)
+            records.apply(event)
+            events.append(event)
+    if events:
+        attempt.write(events, records.touched)
+    return outcomes
+
+
+def _sweep(attempt: Attempt) -> bool:
+    records = Records()
+    events, more_due = _expire_due(attempt.tx, attempt.state, records, attempt.now_us)
+    if events:
+        attempt.write(events, records.touched)
+    return more_due
 
 
 def _look_up(tx: Transaction, requests: Sequence[Request]) -> Records:
@@ -216,10 +337,13 @@ def _expire_due(tx: Transaction, state: FleetState, records: Records, now_us: in
     return events, more_due
 
 
+def _expect_served(fleet: str, head: FleetHead | None, *, even_if_halted: bool) -> None:
+    if head is not None and head.halted and not even_if_halted:
+        raise _violated(fleet)
+
+
 def _violated(fleet: str) -> EngineFailure:
-    message = (
-        f"an invariant of fleet {fleet} does not hold; its writes are stopped until an operator has looked: run Verify"
-    )
+    message = f"an invariant of fleet {fleet} does not hold; its writes are stopped: run Verify, then Repair"
     return InvariantViolated(message, fleet=f"fleets/{fleet}")
 
 

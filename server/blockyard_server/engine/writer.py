@@ -1,4 +1,4 @@
-"""The one writer of the process: a bounded queue, group commit, and one thread in which transactions run.
+"""The writers of the process: each a bounded queue, group commit, and one thread in which transactions run.
 
 Requests that arrive while a commit is under way share the next one. A request waits for its outcome in a future of
 its own, so a client that goes away cancels its waiting and never the commit.
@@ -7,6 +7,7 @@ its own, so a client that goes away cancels its waiting and never the commit.
 import asyncio
 import logging
 import uuid
+import zlib
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -56,7 +57,7 @@ class _Aside:
 
 
 class Writer:
-    """Carries out requests in the order of their arrival within each fleet."""
+    """Carries out requests in the order of their arrival within each fleet. One lane of `Writers`."""
 
     def __init__(self, transactor: Transactor, limits: WriterLimits) -> None:
         self._transactor = transactor
@@ -199,6 +200,26 @@ class Writer:
             if await self._carry_out(fleet, [ticket]):
                 return tickets[number:]
         return []
+
+
+class Writers:
+    """The lanes: a fleet always goes to the same one, so that fleets in different lanes never wait for each other."""
+
+    def __init__(self, transactor: Transactor, limits: WriterLimits, lanes: int) -> None:
+        self._lanes = [Writer(transactor, limits) for _ in range(lanes)]
+
+    def of(self, fleet: str) -> Writer:
+        """The fleet's lane."""
+        return self._lanes[zlib.crc32(fleet.encode()) % len(self._lanes)]
+
+    def start(self) -> None:
+        """Begins to carry out what is submitted."""
+        for lane in self._lanes:
+            lane.start()
+
+    async def stop(self) -> None:
+        """Carries out what was accepted, refuses the rest, and ends."""
+        await asyncio.gather(*(lane.stop() for lane in self._lanes))
 
 
 def _calls(tickets: list[_Ticket]) -> int:

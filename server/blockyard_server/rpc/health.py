@@ -26,13 +26,27 @@ class Health:
 
     def __init__(self, services: Sequence[str]) -> None:
         self._services = ("", *services)
-        self._serving = True
-        self._draining = asyncio.Event()
+        self._available = True
+        self._draining = False
+        self._changed = asyncio.Event()
 
     def drain(self) -> None:
         """NOT_SERVING from now on; every Watch says so and ends."""
-        self._serving = False
-        self._draining.set()
+        self._draining = True
+        self._tell()
+
+    def set_available(self, available: bool) -> None:  # noqa: FBT001 - it sets what it is named after
+        """Whether there is a database to serve from: without, NOT_SERVING; every Watch says so, and goes on."""
+        self._available = available
+        self._tell()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    @property
+    def _serving(self) -> bool:
+        return self._available and not self._draining
 
     def _status(self) -> pb.HealthCheckResponse:
         serving = pb.HealthCheckResponse.SERVING if self._serving else pb.HealthCheckResponse.NOT_SERVING
@@ -51,9 +65,14 @@ class Health:
     async def Watch(self, request: pb.HealthCheckRequest, _context: _Context) -> AsyncIterator[pb.HealthCheckResponse]:
         """The state now and at each change; SERVICE_UNKNOWN for an unknown service."""
         known = request.service in self._services
-        yield self._status() if known else pb.HealthCheckResponse(status=pb.HealthCheckResponse.SERVICE_UNKNOWN)
-        if self._serving:
-            await self._draining.wait()
-            if known:
-                yield self._status()
-        raise ShuttingDown("the server is stopping")
+        said: int | None = None
+        while True:
+            changed = self._changed
+            status = self._status() if known else pb.HealthCheckResponse(status=pb.HealthCheckResponse.SERVICE_UNKNOWN)
+            if status.status != said:
+                said = status.status
+                yield status
+            if self._draining:
+                raise ShuttingDown("the server is stopping")
+            if changed is self._changed:
+                await changed.wait()

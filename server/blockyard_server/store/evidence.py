@@ -27,6 +27,7 @@ class SqliteEvidence:
         head = db.execute(statements.EVIDENCE_HEAD, (fleet,)).fetchone()
         self.revision: int = head[0] if head else 0
         self.exists = head is not None and not head[1]
+        self.compacted_revision: int = head[2] if head else 0
 
     def instances(self) -> Iterator[tuple[str, int, int]]:
         """See the protocol."""

@@ -3,7 +3,7 @@
 Every statement finds its rows by an index, and looks at a bounded number of them; a test asks the planner.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Select, case, exists, func, literal_column, or_, select
@@ -26,6 +26,7 @@ from blockyard_server.domain.answers import (
     InstancePage,
     InstanceRecord,
 )
+from blockyard_server.domain.journal import JournalBounds
 from blockyard_server.domain.requests import InstanceState
 from blockyard_server.store.allocation_search import AllocationSearch
 from blockyard_server.store.codec import (
@@ -89,10 +90,29 @@ class SqlReader:
         )
         return await self._names(select(fleets.c.fleet).where(or_(ended, cancelled)), limit)
 
+    async def fleets_to_compact(self, before_us: int, limit: int) -> list[str]:
+        """See the protocol. Of each fleet one event is looked at: the oldest that is kept."""
+        oldest = fleets.c.compacted_revision + 1
+        old = exists().where(
+            journal.c.fleet == fleets.c.fleet, journal.c.revision == oldest, journal.c.time_us < before_us
+        )
+        return await self._names(select(fleets.c.fleet).where(oldest < fleets.c.revision, old), limit)
+
     async def revision(self, fleet: str) -> int | None:
         """See the protocol."""
         found: int | None = await self._connection.scalar(select(fleets.c.revision).where(fleets.c.fleet == fleet))
         return found
+
+    async def journal_bounds(self, fleet: str) -> JournalBounds | None:
+        """See the protocol."""
+        bounds = select(fleets.c.revision, fleets.c.compacted_revision).where(fleets.c.fleet == fleet)
+        rows = await self._rows(bounds)
+        return JournalBounds(*rows[0]) if rows else None
+
+    async def revisions(self, names: Collection[str]) -> dict[str, int]:
+        """See the protocol."""
+        rows = await self._rows(select(fleets.c.fleet, fleets.c.revision).where(fleets.c.fleet.in_(names)))
+        return {row[0]: row[1] for row in rows}
 
     async def fleet(self, fleet: str) -> FleetRecord | None:
         """See the protocol."""
@@ -185,8 +205,9 @@ class SqlReader:
 
     async def events(self, fleet: str, where: EventFilter, *, after: int, limit: int) -> EventPage:
         """See the protocol. With a filter, a page also ends once so many rows were looked at, even if it is empty."""
-        revision = await self.revision(fleet) or 0
-        search = EventSearch(fleet, where, revision)
+        bounds = await self.journal_bounds(fleet) or JournalBounds(0, 0)
+        search = EventSearch(fleet, where, bounds.revision)
+        after = bounds.compacted_revision if after < 0 else after
         upto = search.begin(after)
 
         async def fetch(last: int, count: int) -> Sequence[Row]:
@@ -194,7 +215,8 @@ class SqlReader:
             return await self._rows(columns.where(*search.after(last)).order_by(journal.c.revision).limit(count))
 
         page = await fill_page(fetch, decode_journal, lambda e: e.revision, weigh_event, after=after, limit=limit)
-        return EventPage(tuple(page.items), revision, page.items[-1].revision if page.more else upto)
+        next_after = page.items[-1].revision if page.more else upto
+        return EventPage(tuple(page.items), bounds.revision, next_after, bounds.compacted_revision)
 
     async def _rows(self, statement: Select[Any]) -> list[Row]:
         return [tuple(row) for row in await self._connection.execute(statement)]

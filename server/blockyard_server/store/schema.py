@@ -54,6 +54,7 @@ fleets: Final = _table(
     Column(
         "halted", Integer, CheckConstraint("halted IN (0, 1)", name="halted"), nullable=False, server_default=text("0")
     ),
+    Column("clock_offset_us", _Big, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("fleet"),
     CheckConstraint("revision >= 0", name="revision"),
     CheckConstraint("next_order >= 1", name="next_order"),

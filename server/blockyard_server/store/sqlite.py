@@ -135,6 +135,9 @@ class SqliteStore:
     async def tell(self, fleets: Collection[str]) -> None:
         """See the protocol."""
 
+    async def probe(self) -> None:
+        """See the protocol. A file has no absence that a commit would not tell of."""
+
     def _lock_file(self) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

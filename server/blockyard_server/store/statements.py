@@ -28,7 +28,8 @@ def of_rows(insert: str, rows: int) -> str:
     return f"{head} VALUES {', '.join([row] * rows)}"
 
 
-HEAD: Final = f"SELECT next_order, deleted, halted, {_columns(FLEET_COLUMNS)} FROM fleets WHERE fleet = ?"
+HEAD: Final = f"""
+SELECT next_order, deleted, halted, clock_offset_us, {_columns(FLEET_COLUMNS)} FROM fleets WHERE fleet = ?"""
 FLEET_COUNT: Final = "SELECT count(*) FROM fleets WHERE deleted = 0"
 FLEET_NAMES: Final = "SELECT fleet FROM fleets WHERE deleted = 0 ORDER BY fleet"
 
@@ -70,6 +71,13 @@ UPDATE fleets SET labels = ?, default_placement_strategy = ?, default_ttl_us = ?
 DELETE_FLEET: Final = """
 UPDATE fleets SET deleted = 1, config_revision = ?, update_time_us = ? WHERE fleet = ? AND deleted = 0"""
 SET_HALTED: Final = "UPDATE fleets SET halted = ? WHERE fleet = ?"
+COMPACTED_REVISION: Final = "SELECT compacted_revision FROM fleets WHERE fleet = ?"
+# Of so many events above the compacted revision, the first that is too young to go.
+FIRST_TO_KEEP: Final = """
+SELECT min(revision) FROM journal WHERE fleet = ? AND revision > ? AND revision <= ? AND time_us >= ?"""
+COMPACT_FLEET: Final = "UPDATE fleets SET compacted_revision = ? WHERE fleet = ? AND compacted_revision = ?"
+COMPACT_JOURNAL: Final = "DELETE FROM journal WHERE fleet = ? AND revision > ? AND revision <= ?"
+SET_CLOCK_OFFSET: Final = "UPDATE fleets SET clock_offset_us = ? WHERE fleet = ?"
 ADVANCE_FLEET: Final = """
 UPDATE fleets SET revision = ?, next_order = max(next_order, ?) WHERE fleet = ? AND revision = ?"""
 
@@ -111,7 +119,7 @@ FORGET_TOKEN: Final = "DELETE FROM tokens WHERE fleet = ? AND caller = ? AND tok
 FORGET_CANCELLED: Final = "DELETE FROM tokens WHERE fleet = ? AND caller = ? AND token = ? AND allocation IS NULL"
 FORGET_ALLOCATION: Final = "DELETE FROM allocations WHERE fleet = ? AND allocation = ? AND +live = 0"
 
-EVIDENCE_HEAD: Final = "SELECT revision, deleted FROM fleets WHERE fleet = ?"
+EVIDENCE_HEAD: Final = "SELECT revision, deleted, compacted_revision FROM fleets WHERE fleet = ?"
 EVIDENCE_INSTANCES: Final = "SELECT instance, total_blocks, busy_blocks FROM instances WHERE fleet = ?"
 EVIDENCE_HELD: Final = "SELECT instance, block, allocation FROM held_blocks WHERE fleet = ?"
 EVIDENCE_LIVE: Final = f"SELECT {_columns(ALLOCATION_COLUMNS)} FROM allocations WHERE fleet = ? AND live = 1"

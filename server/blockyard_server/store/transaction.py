@@ -40,9 +40,11 @@ class SqliteTransaction:
         row = db.execute(statements.HEAD, (fleet,)).fetchone()
         self.head: FleetHead | None = None
         if row is not None:
-            next_order, deleted, halted, *rest = row
+            next_order, deleted, halted, clock_offset_us, *rest = row
             record = decode_fleet(rest)
-            self.head = FleetHead(record.revision, next_order, None if deleted else record, bool(halted))
+            there = None if deleted else record
+            self.head = FleetHead(record.revision, next_order, there, bool(halted), clock_offset_us)
+        self.database_time_us: int | None = None
         self._revision = self.head.revision if self.head else 0
 
     def load_instances(self) -> list[InstanceRow]:
@@ -121,6 +123,31 @@ class SqliteTransaction:
         self._count(statements.FORGET_ALLOCATION, allocations, "an ended allocation is not there to be forgotten")
         self._count(statements.FORGET_CANCELLED, cancelled, "a cancelled token is not there to be forgotten")
         return 2 * len(ended) + len(cancelled)
+
+    def compact(self, before_us: int, limit: int) -> int:
+        """See the protocol. What is still held, and every token, has rows of its own: only history goes."""
+        if self.head is None:
+            return 0
+        [compacted] = self._db.execute(statements.COMPACTED_REVISION, (self._fleet,)).fetchone()
+        last = min(compacted + limit, self._revision - 1)
+        window = (self._fleet, compacted, last, before_us)
+        [kept] = self._db.execute(statements.FIRST_TO_KEEP, window).fetchone()
+        upto = last if kept is None else kept - 1
+        if upto <= compacted:
+            return 0
+        self.wrote = True
+        # First the promise, then the deletion: the journal's guard lets nothing else go.
+        advance = (upto, self._fleet, compacted)
+        self._count(statements.COMPACT_FLEET, [advance], "the fleet is not compacted as far as was read")
+        gone = self._db.execute(statements.COMPACT_JOURNAL, (self._fleet, compacted, upto)).rowcount
+        if gone != upto - compacted:
+            raise InvariantBroken(f"fleet {self._fleet}: of revisions {compacted + 1} to {upto} {gone} are in the journal")
+        return upto - compacted
+
+    def set_clock_offset(self, offset_us: int) -> None:
+        """See the protocol."""
+        self.wrote = True
+        self._count(statements.SET_CLOCK_OFFSET, [(offset_us, self._fleet)], "the fleet whose time is set is not there")
 
     def set_halted(self, halted: bool) -> None:  # noqa: FBT001 - it sets what it is named after
         """See the protocol."""

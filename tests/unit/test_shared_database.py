@@ -1,0 +1,240 @@
+"""Servers on one database: conflicts, commits whose end got lost, halts that all know of, and one time for all."""
+
+import pytest
+
+from blockyard_server.domain.answers import Grant, ReleaseAnswer, ReleaseOutcome
+from blockyard_server.domain.errors import LeaseExpired
+from blockyard_server.domain.events import LeasesExtended
+from blockyard_server.domain.requests import Release, Renew, Request
+from blockyard_server.engine.clock import ManualClock
+from blockyard_server.engine.failures import InvariantViolated, StoreUnavailable
+from blockyard_server.engine.fleet_time import BACKWARD_TOLERANCE_US
+from blockyard_server.engine.store_protocol import CommitUnknown, InvariantBroken, StoreConflict, StoreFailed
+from blockyard_server.engine.transactor import MAX_ATTEMPTS, Outcome, Transactor
+from tests.unit.engine_stories import acquire, filled_store, once
+from tests.unit.memory_store import MemoryStore
+
+SECOND_US = 1_000_000
+HOUR_US = 3600 * SECOND_US
+
+
+class Server:
+    """A server's write side on a database that it shares; its own clock says nothing about the time."""
+
+    def __init__(self, store: MemoryStore, clock: ManualClock, *, ahead_us: int = 0) -> None:
+        self.store = store
+        self.clock = clock
+        self.transactor = Transactor(store, _Ahead(clock, ahead_us), grace_s=3600.0)
+
+    def ask(self, *requests: Request) -> list[Outcome]:
+        """The outcomes of one batch."""
+        return self.transactor.carry_out("gpu", requests)
+
+    def grant(self, token: str, ttl_us: int | None = None) -> int:
+        """Acquires a block, and answers the allocation."""
+        (outcome,) = self.ask(acquire(token, ttl_us=ttl_us))
+        assert isinstance(outcome, Grant)
+        return outcome.view.allocation.allocation
+
+
+class _Ahead:
+    """A server's own clock: runs like all others, from wherever it was set."""
+
+    def __init__(self, clock: ManualClock, ahead_us: int) -> None:
+        self._clock = clock
+        self._ahead_us = ahead_us
+
+    def now_us(self) -> int:
+        return self._clock.now_us() + self._ahead_us
+
+
+class Shared:
+    """A database with a clock that can be set, and servers on it. Time passes for all of them alike."""
+
+    def __init__(self) -> None:
+        self.store = filled_store()
+        self.clock = ManualClock()
+        self.set_by_us = 0
+        self.store.database_time_us = lambda: self.clock.now_us() + self.set_by_us
+
+    def server(self, *, ahead_us: int = 0) -> Server:
+        """One more server."""
+        return Server(self.store, self.clock, ahead_us=ahead_us)
+
+
+@pytest.fixture
+def shared() -> Shared:
+    return Shared()
+
+
+def test_a_transaction_that_the_database_ended_for_another_is_run_again(shared: Shared) -> None:
+    server = shared.server()
+    shared.store.before_commit = once(StoreConflict("deadlock detected"))
+
+    assert server.grant("a") in shared.store.rows["gpu"].allocations
+    assert len(shared.store.rows["gpu"].held) == 1
+
+
+def test_a_transaction_that_is_ended_again_and_again_is_given_up_and_changes_nothing(shared: Shared) -> None:
+    attempts: list[str] = []
+
+    def refuse(fleet: str) -> None:
+        attempts.append(fleet)
+        raise StoreConflict("deadlock detected")
+
+    shared.store.before_commit = refuse
+
+    with pytest.raises(StoreUnavailable):
+        shared.server().ask(acquire("a"))
+
+    assert len(attempts) == MAX_ATTEMPTS
+    assert shared.store.rows["gpu"].held == {}
+
+
+def test_a_commit_whose_answer_was_lost_is_found_in_the_journal_and_its_answers_stand(shared: Shared) -> None:
+    server = shared.server()
+    allocation = server.grant("a")
+    shared.store.after_commit = once(CommitUnknown("the connection was lost"))
+
+    granted, released = server.ask(acquire("b"), Release("gpu", "slurm", allocation=allocation))
+
+    assert isinstance(granted, Grant)
+    assert not granted.replayed
+    assert isinstance(released, ReleaseAnswer)
+    assert released.outcome is ReleaseOutcome.RELEASED
+    assert len(shared.store.rows["gpu"].held) == 1
+
+
+def test_a_commit_that_did_not_happen_is_not_found_and_is_made_again(shared: Shared) -> None:
+    server = shared.server()
+    shared.store.before_commit = once(CommitUnknown("the connection was lost"))
+
+    (granted,) = server.ask(acquire("a"))
+
+    assert isinstance(granted, Grant)
+    assert not granted.replayed
+    assert len(shared.store.rows["gpu"].held) == 1
+
+
+def test_another_servers_event_at_the_same_revision_is_not_taken_for_a_lost_commit(shared: Shared) -> None:
+    first, second = shared.server(), shared.server()
+    first.grant("a")
+    shared.store.before_commit = once(CommitUnknown("the connection was lost"))
+    looks = iter(["the attempt", "the look into the journal"])
+
+    def overtake(_fleet: str) -> None:
+        if next(looks, "") == "the look into the journal":
+            second.grant("b")
+
+    shared.store.before_begin = overtake
+
+    (granted,) = first.ask(acquire("c"))
+
+    assert isinstance(granted, Grant)
+    assert {a.token for a in shared.store.rows["gpu"].allocations.values()} == {"a", "b", "c"}
+    assert len(shared.store.rows["gpu"].held) == 3
+
+
+def test_while_the_end_of_a_commit_cannot_be_read_nobody_is_answered(shared: Shared) -> None:
+    server = shared.server()
+    shared.store.after_commit = once(CommitUnknown("the connection was lost"))
+    begins = iter([None, StoreFailed("no connection")])
+
+    def begin(_fleet: str) -> None:
+        failure = next(begins, None)
+        if failure is not None:
+            raise failure
+
+    shared.store.before_begin = begin
+
+    with pytest.raises(StoreUnavailable):
+        server.ask(acquire("a"))
+
+    (replay,) = server.ask(acquire("a"))
+    assert isinstance(replay, Grant)
+    assert replay.replayed
+
+
+def test_a_fleet_that_one_server_halts_is_halted_for_all_and_after_a_start(shared: Shared) -> None:
+    first, second = shared.server(), shared.server()
+    second.grant("a")
+    shared.store.before_write = once(InvariantBroken("UNIQUE constraint failed"))
+
+    for server in (first, second, shared.server()):
+        with pytest.raises(InvariantViolated):
+            server.ask(acquire("b"))
+
+    assert shared.store.rows["gpu"].halted
+
+
+def test_a_halt_that_cannot_be_recorded_holds_here_and_is_recorded_later(shared: Shared) -> None:
+    first, second = shared.server(), shared.server()
+    shared.store.before_write = once(InvariantBroken("UNIQUE constraint failed"))
+    begins = iter([None, StoreFailed("no connection")])
+
+    def begin(_fleet: str) -> None:
+        failure = next(begins, None)
+        if failure is not None:
+            raise failure
+
+    shared.store.before_begin = begin
+
+    with pytest.raises(InvariantViolated):
+        first.ask(acquire("a"))
+    assert not shared.store.rows["gpu"].halted
+    with pytest.raises(InvariantViolated):
+        first.ask(acquire("a"))
+    with pytest.raises(InvariantViolated):
+        second.ask(acquire("a"))
+
+
+def test_a_server_whose_own_clock_is_an_hour_ahead_ends_no_lease_early(shared: Shared) -> None:
+    right, ahead = shared.server(), shared.server(ahead_us=HOUR_US)
+    ahead.grant("greets")
+    lease = right.grant("lease", ttl_us=60 * SECOND_US)
+
+    shared.clock.advance(60 * SECOND_US - 1)
+    (renewed,) = ahead.ask(Renew("gpu", lease))
+    assert not isinstance(renewed, LeaseExpired)
+
+    shared.clock.advance(60 * SECOND_US)
+    (late,) = ahead.ask(Renew("gpu", lease))
+    assert isinstance(late, LeaseExpired)
+
+
+@pytest.mark.parametrize("by_us", [HOUR_US, -HOUR_US, 2 * SECOND_US])
+def test_a_step_of_the_databases_clock_is_taken_out_of_the_fleets_time(shared: Shared, by_us: int) -> None:
+    first, second = shared.server(), shared.server()
+    lease = first.grant("lease", ttl_us=60 * SECOND_US)
+    second.grant("other")
+
+    shared.set_by_us = by_us
+    shared.clock.advance(59 * SECOND_US)
+    for server in (first, second):
+        (renewed,) = server.ask(Renew("gpu", lease))
+        assert not isinstance(renewed, LeaseExpired), "the clock was set, and no time has passed"
+    shared.clock.advance(60 * SECOND_US)
+    (late,) = second.ask(Renew("gpu", lease))
+    assert isinstance(late, LeaseExpired)
+
+
+def test_a_small_step_back_is_waited_out(shared: Shared) -> None:
+    server = shared.server()
+    lease = server.grant("lease", ttl_us=60 * SECOND_US)
+
+    shared.set_by_us = -BACKWARD_TOLERANCE_US
+    shared.clock.advance(60 * SECOND_US)
+    (renewed,) = server.ask(Renew("gpu", lease))
+
+    assert not isinstance(renewed, LeaseExpired), "it ends late, and never early"
+
+
+def test_a_server_extends_the_leases_of_a_fleet_that_it_meets_for_the_first_time(shared: Shared) -> None:
+    lease = shared.server().grant("lease", ttl_us=60 * SECOND_US)
+
+    shared.set_by_us = HOUR_US
+    newcomer = shared.server()
+    (renewed,) = newcomer.ask(Renew("gpu", lease))
+
+    assert not isinstance(renewed, LeaseExpired)
+    assert [e for e in shared.store.rows["gpu"].journal if isinstance(e, LeasesExtended)]
