@@ -19,6 +19,7 @@ class Echo:
     def __init__(self) -> None:
         self.heard = b""
         self.ended = 0
+        self._begun = 0
         self.address = ""
         self._server: asyncio.Server
 
@@ -30,7 +31,13 @@ class Echo:
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
 
+        async def all_ended() -> bool:
+            return self.ended == self._begun
+
+        await eventually(all_ended, "every connection had ended")
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._begun += 1
         try:
             while data := await reader.read(65_536):
                 self.heard += data
@@ -228,13 +235,15 @@ async def test_mischief_does_every_fault_and_leaves_a_healed_proxy() -> None:
 
         async def talk() -> None:
             while True:
+                streams = await connect(proxy)
                 try:
-                    streams = await connect(proxy)
                     while True:
                         async with asyncio.timeout(0.1):  # wait_for may swallow a cancellation
                             await say(streams, b"hello")
                 except (ConnectionError, TimeoutError, asyncio.IncompleteReadError):
                     continue
+                finally:
+                    streams[1].close()
 
         talking = [asyncio.create_task(talk()) for _ in range(4)]
 
