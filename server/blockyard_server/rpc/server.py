@@ -128,6 +128,8 @@ def _options(settings: EdgeSettings) -> tuple[tuple[str, int], ...]:
         ("grpc.max_concurrent_streams", settings.max_concurrent_calls),
         ("grpc.keepalive_time_ms", int(settings.keepalive_time_s * 1000)),
         ("grpc.keepalive_timeout_ms", int(settings.keepalive_timeout_s * 1000)),
+        # Since gRPC has two timers for one ping, the earlier one counts; this one's default is a minute.
+        ("grpc.http2.ping_timeout_ms", int(settings.keepalive_timeout_s * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", int(settings.min_client_ping_interval_s * 1000)),
+        ("grpc.http2.min_ping_interval_without_data_ms", int(settings.min_client_ping_interval_s * 1000)),
     )
