@@ -88,6 +88,10 @@ bench: $(VENV)/.dev  ## The measurements, as a table
 soak: $(VENV)/.dev  ## The model check and the crashes, for hours
 	BLOCKYARD_SOAK=1 $(PYTEST) -n $(WORKERS) -m soak --timeout=0 $(ARGS)
 
+.PHONY: power
+power: $(VENV)/.dev  ## Power cuts at every write of SQLite: 10,000 images of the disk
+	$(BIN)/python -m tests.power $(ARGS)
+
 .PHONY: check
 check:  ## All that CI runs
 	@bash .ci/run

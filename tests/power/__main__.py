@@ -1,0 +1,65 @@
+"""Cuts the power in as many ways as asked for, and says what was found. Exits with 1 if anything promised was gone.
+
+`make power` is this. One campaign (`--seed`) is always the same, so a violation can be looked at again.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from itertools import count
+
+from tests.power.campaign import Plan, Tally, run_campaign
+from tests.power.life import Settings
+
+IMAGES = 10_000
+
+
+def main() -> int:
+    """Runs campaigns until there are enough images."""
+    parser = argparse.ArgumentParser(prog="python -m tests.power", description=__doc__)
+    parser.add_argument("--images", type=int, default=IMAGES, help="end when there are so many (%(default)s)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="the first campaign (%(default)s)")
+    parser.add_argument("--lives", type=int, default=Plan().lives, help="of each campaign (%(default)s)")
+    parser.add_argument("--batches", type=int, default=Settings().batches, help="of each life (%(default)s)")
+    parser.add_argument("--stride", type=int, default=Plan().stride, help="cut at every so-many-th step (%(default)s)")
+    arguments = parser.parse_args()
+    plan = Plan(arguments.lives, arguments.stride, settings=Settings(batches=arguments.batches))
+    total, campaigns, began_s = Tally(), 0, time.monotonic()
+    for seed, tally in _campaigns(plan, arguments.seed, arguments.images, arguments.workers):
+        total.add(tally)
+        campaigns += 1
+        sys.stderr.write(
+            f"campaign {seed}: {tally.images} images, {tally.violations} violations; {total.images} images so far, "
+            f"{time.monotonic() - began_s:.0f} s\n"
+        )
+    sys.stdout.write(
+        f"power loss: {campaigns} campaigns, {total.acknowledged} acknowledged batches, {total.cuts} cuts, "
+        f"{total.images} images ({total.ahead} with the batch under way), {total.violations} violations, "
+        f"{time.monotonic() - began_s:.0f} s\n"
+    )
+    sys.stdout.writelines(f"{report}\n" for report in total.reports)
+    return 1 if total.violations else 0
+
+
+def _campaigns(plan: Plan, first: int, images: int, workers: int) -> Iterator[tuple[int, Tally]]:
+    """Campaigns as they end; no new ones begin once there are enough images, and what runs is waited for."""
+    running: dict[Future[Tally], int] = {}
+    seeds = count(first)
+    with ProcessPoolExecutor(workers) as pool:
+        done = 0
+        while running or done < images:
+            while done < images and len(running) < workers:
+                seed = next(seeds)
+                running[pool.submit(run_campaign, seed, plan)] = seed
+            for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                tally = ended.result()
+                done += tally.images
+                yield running.pop(ended), tally
+
+
+if __name__ == "__main__":
+    sys.exit(main())

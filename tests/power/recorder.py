@@ -1,0 +1,144 @@
+"""A VFS beneath SQLite that does everything on the real disk and notes what would be left of it without power.
+
+The folder's syncs are seen where SQLite makes them: its unix VFS opens the folder by a system call of its own, which
+may be replaced.
+"""
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Flag, auto
+from itertools import count
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import apsw
+
+from tests.power.disk import Create, Delete, Files, Step, Sync, SyncFolder, Truncate, Write
+
+SHARED_SUFFIX: Final = "-shm"
+"""The index of the log is shared memory, not written by the VFS and never synced."""
+
+_numbers: Final = count()
+_OPEN_FOLDER: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(ctypes.c_int))
+
+
+class Lies(Flag):
+    """What a disk says is done and is not."""
+
+    NONE = 0
+    FILES = auto()
+    """Syncs of files."""
+    FOLDERS = auto()
+    """Syncs of folders."""
+
+
+class Recorder:
+    """Notes every step on the files of one folder, which holds `files`. SQLite's own chances come from `random`."""
+
+    def __init__(self, folder: Path, files: Files, random: Random, lies: Lies = Lies.NONE) -> None:
+        self.folder = folder
+        self.steps: list[Step] = []
+        self.shared: list[tuple[int, bytes]] = []
+        """What the index of the log was after so many steps, for each sync."""
+        self.name = f"recorder-{next(_numbers)}"
+        self.folder_syncs = 0
+        self.lies = lies
+        self.random = random
+        self._files = {name: number for number, name in enumerate(files)}
+        self._next = count(len(files))
+
+    def number(self, name: str) -> int:
+        """The file that has this name now."""
+        return self._files[name]
+
+    def created(self, name: str) -> None:
+        """There is a file that was not there."""
+        self._files[name] = next(self._next)
+        self.steps.append(Create(name, self._files[name]))
+
+    def deleted(self, name: str) -> None:
+        """A file is there no longer."""
+        del self._files[name]
+        self.steps.append(Delete(name))
+
+    def synced(self, file: int | None, folder_syncs: int) -> None:
+        """A call has returned that synced the file, and the folder if it was opened since `folder_syncs`."""
+        if file is not None and Lies.FILES not in self.lies:
+            self.steps.append(Sync(file))
+        if self.folder_syncs > folder_syncs and Lies.FOLDERS not in self.lies:
+            self.steps.append(SyncFolder())
+        for path in self.folder.glob(f"*{SHARED_SUFFIX}"):
+            self.shared.append((len(self.steps), path.read_bytes()))
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """While the block runs, SQLite (apsw's) has a VFS of the name `name`."""
+        unix = apsw.VFS(f"{self.name}-unix", "unix")
+        original = _OPEN_FOLDER(unix.xGetSystemCall("openDirectory") or 0)
+
+        def open_folder(path: bytes, descriptor: object) -> int:
+            self.folder_syncs += 1
+            return int(original(path, descriptor))
+
+        called_by_sqlite = _OPEN_FOLDER(open_folder)
+        pointer = ctypes.cast(called_by_sqlite, ctypes.c_void_p).value or 0
+        assert unix.xSetSystemCall("openDirectory", pointer)
+        vfs = _Vfs(self)
+        apsw.randomness(0)  # it begins anew, and asks us: the log's salts are then the seed's as well
+        try:
+            yield
+        finally:
+            vfs.unregister()
+            apsw.randomness(0)
+            unix.xSetSystemCall("openDirectory", 0)  # the original again
+            unix.unregister()
+
+
+class _Vfs(apsw.VFS):
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__(recorder.name, "unix", makedefault=True)  # only the default one is asked for randomness
+        self._recorder = recorder
+
+    def xRandomness(self, numbytes: int) -> bytes:  # noqa: N802 - SQLite's name
+        return self._recorder.random.randbytes(numbytes)
+
+    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802 - SQLite's name
+        if name is None:
+            return apsw.VFSFile("unix", name, flags)  # a temporary file, of which nothing need be left
+        path = Path(name.filename() if isinstance(name, apsw.URIFilename) else name)
+        assert path.parent == self._recorder.folder
+        is_new = not path.exists()
+        file = _File(self._recorder, path.name, name, flags)
+        if is_new:
+            self._recorder.created(path.name)
+        file.number = self._recorder.number(path.name)
+        return file
+
+    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802, FBT001 - SQLite's name and arguments
+        before = self._recorder.folder_syncs
+        super().xDelete(filename, syncdir)
+        self._recorder.deleted(Path(filename).name)
+        self._recorder.synced(None, before)
+
+
+class _File(apsw.VFSFile):
+    def __init__(self, recorder: Recorder, name: str, opened: str | apsw.URIFilename, flags: list[int]) -> None:
+        super().__init__("unix", opened, flags)
+        self._recorder = recorder
+        self._name = name
+        self.number = -1
+
+    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802 - SQLite's name
+        super().xWrite(data, offset)
+        self._recorder.steps.append(Write(self.number, offset, bytes(data)))
+
+    def xTruncate(self, newsize: int) -> None:  # noqa: N802 - SQLite's name
+        super().xTruncate(newsize)
+        self._recorder.steps.append(Truncate(self.number, newsize))
+
+    def xSync(self, flags: int) -> None:  # noqa: N802 - SQLite's name
+        before = self._recorder.folder_syncs
+        super().xSync(flags)
+        self._recorder.synced(self.number, before)
