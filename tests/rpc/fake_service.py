@@ -3,8 +3,9 @@
 What it cannot do by itself, tests ask of it: `failures` are raised by the next calls, one each.
 """
 
+import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -31,9 +32,11 @@ from blockyard_server.domain.decide import decide
 from blockyard_server.domain.events import Event
 from blockyard_server.domain.fleet import FleetState, fleet_not_found
 from blockyard_server.domain.index import Instance
+from blockyard_server.domain.journal import Watch, WatchPage, matches
 from blockyard_server.domain.records import Records
 from blockyard_server.domain.release import find
 from blockyard_server.domain.requests import Acquire, InstanceState, Release, Renew, Request
+from blockyard_server.engine.failures import ShuttingDown
 
 Row = TypeVar("Row")
 
@@ -53,6 +56,10 @@ class FakeService:
         self.failures: deque[Exception] = deque()
         self.requests: list[Request] = []
         self.discrepancies: tuple[Discrepancy, ...] = ()
+        self.watches: list[Watch] = []
+        self.watches_end = asyncio.Event()
+        self.news = asyncio.Condition()
+        self._telling: set[asyncio.Task[None]] = set()
         self._fleets: dict[str, _Fleet] = {}
 
     async def submit(self, request: Request) -> Any:
@@ -64,6 +71,7 @@ class FakeService:
             fleet.state.apply(event)
             fleet.records.apply(event)
             fleet.events.append(event)
+            self._tell()
         return answer
 
     async def submit_many(self, requests: list[Acquire | Release | Renew]) -> list[Answer | Exception]:
@@ -132,16 +140,42 @@ class FakeService:
         found = self._fleets.get(fleet)
         if found is None or not found.events:
             raise fleet_not_found(fleet)
-        matching = [
-            event
-            for event in found.events
-            if event.revision > after
-            and (not where.kinds or event.kind in where.kinds)
-            and where.holder in {None, getattr(event, "holder", None)}
-            and where.instance in {None, getattr(event, "instance", None)}
-        ]
+        matching = [event for event in found.events if event.revision > after and matches(where, event)]
         page, following = _page(matching, limit)
         return EventPage(tuple(page), found.state.revision, page[-1].revision if following else None)
+
+    async def watch(self, asked: Watch) -> AsyncGenerator[WatchPage, None]:
+        """Each event by itself, as soon as it is there; the marks in between only when a test asks for them."""
+        self._fail_if_asked_to()
+        found = self._fleets.get(asked.fleet)
+        if found is None or not found.events:
+            raise fleet_not_found(asked.fleet)
+        seen = asked.from_revision - 1 if asked.from_revision else found.state.revision
+        self.watches.append(asked)
+        yield WatchPage((), seen, self.now_us)
+        while not self.watches_end.is_set():
+            for event in found.events:
+                if event.revision > seen and matches(asked.where, event):
+                    yield WatchPage((event,), event.revision, self.now_us)
+            seen = max(seen, found.state.revision)
+            async with self.news:
+                await self.news.wait()
+        yield WatchPage((), seen, self.now_us)
+        raise ShuttingDown("the server is stopping")
+
+    def end_watches(self) -> None:
+        self.watches_end.set()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Wakes who watches, once whoever has the condition lets it go."""
+        task = asyncio.ensure_future(self._notify())
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def _notify(self) -> None:
+        async with self.news:
+            self.news.notify_all()
 
     async def verify(self, fleet: str) -> VerifyReport:
         found = self._existing(fleet)

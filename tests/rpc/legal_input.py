@@ -85,6 +85,12 @@ LEGAL: Mapping[str, Mapping[str, str]] = {
     "ListEventsRequest.kinds": {"empty": OK, "an element unspecified": OK},
     "ListEventsRequest.holder": _ANY_HOLDER,
     "ListEventsRequest.instance": {"empty": OK},
+    "WatchRequest.from_revision": {"zero": OK, "huge": OK},
+    "WatchRequest.kinds": {"empty": OK, "an element unspecified": OK},
+    "WatchRequest.holder": _ANY_HOLDER,
+    "WatchRequest.instance": {"empty": OK},
+    "Watch: progress_interval.seconds": {"zero": OK},
+    "Watch: progress_interval.nanos": {"zero": OK},
     # Fleets and instances
     "CreateFleetRequest.fleet": {"empty": OK},
     "CreateFleet: fleet.name": {"empty": OK},

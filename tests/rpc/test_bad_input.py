@@ -26,7 +26,7 @@ from tests.rpc.bad_values import Case, cases_of
 from tests.rpc.fake_service import FakeService
 from tests.rpc.legal_input import BLAMED_INSTEAD, IGNORED, LEGAL, OK, answer_to
 from tests.rpc.well_formed import REQUESTS, World, make_world
-from tests.rpc.wire import Blockyard, Refusal, acquire_request, refusal_of, unpacked
+from tests.rpc.wire import Blockyard, Refusal, acquire_request, first_of, refusal_of, unpacked
 
 SERVICES = [module.DESCRIPTOR.services_by_name for module in (pb, fleet_admin_pb2, ledger_pb2)]
 METHODS = {method.name: method for services in SERVICES for service in services.values() for method in service.methods}
@@ -197,6 +197,7 @@ NOWHERE = [
     pb.DescribeRequest(fleet="fleets/nope"),
     pb.GetAllocationRequest(name="fleets/nope/allocations/3"),
     pb.ListAllocationsRequest(parent="fleets/nope"),
+    pb.WatchRequest(fleet="fleets/nope"),
     fleet_admin_pb2.GetFleetRequest(name="fleets/nope"),
     fleet_admin_pb2.UpdateFleetRequest(fleet=resources_pb2.Fleet(name="fleets/nope")),
     fleet_admin_pb2.DeleteFleetRequest(name="fleets/nope"),
@@ -218,7 +219,9 @@ NOWHERE = [
 async def test_a_well_formed_name_of_nothing_is_not_found(any_blockyard: Blockyard, request_: Message) -> None:
     await make_world(any_blockyard, "world")
 
-    given = await refusal_of(call_of(any_blockyard, request_.DESCRIPTOR.name.removesuffix("Request"))(request_))
+    given = await refusal_of(
+        first_of(call_of(any_blockyard, request_.DESCRIPTOR.name.removesuffix("Request"))(request_))
+    )
 
     assert given.code is grpc.StatusCode.NOT_FOUND
     assert given.reason == "FLEET_NOT_FOUND"
@@ -257,7 +260,7 @@ class Given:
 
 async def answer(blockyard: Blockyard, request_: str, request: Message) -> Given:
     try:
-        given = await call_of(blockyard, request_)(request)
+        given = await first_of(call_of(blockyard, request_)(request))
     except grpc.aio.AioRpcError as error:
         return refused(error)
     if isinstance(request, pb.BatchRequest) and given.results[0].HasField("error"):
@@ -270,9 +273,11 @@ async def answer(blockyard: Blockyard, request_: str, request: Message) -> Given
 
 async def raw_answer(blockyard: Blockyard, request_: str, data: bytes) -> Given:
     method = METHODS[request_.split(maxsplit=1)[0]]
-    call: Any = blockyard.channel.unary_unary(f"/{method.containing_service.full_name}/{method.name}")
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    channel: Any = blockyard.channel
+    call = channel.unary_stream(path) if method.server_streaming else channel.unary_unary(path)
     try:
-        await call(data)
+        await first_of(call(data))
     except grpc.aio.AioRpcError as error:
         return refused(error)
     return Given(None)

@@ -159,6 +159,14 @@ REQUESTS: dict[str, Make] = {
     ),
     "Batch of releases": lambda world: pb.BatchRequest(operations=[pb.BatchOperation(release=_release(world))]),
     "Batch of renewals": lambda world: pb.BatchRequest(operations=[pb.BatchOperation(renew=_renew(world))]),
+    "Watch": lambda world: pb.WatchRequest(
+        fleet=world.name,
+        from_revision=1,
+        kinds=[ledger_pb2.Event.GRANTED],
+        holder="job-1",
+        instance=world.busy,
+        progress_interval=Duration(seconds=60, nanos=500_000_000),
+    ),
     "CreateFleet": lambda world: fleet_admin_pb2.CreateFleetRequest(
         fleet_id=f"{world.fleet}-new", fleet=_fleet(name=f"{world.name}-new")
     ),

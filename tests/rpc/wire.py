@@ -75,6 +75,17 @@ def acquire_request(token: str = "token-1", *, fleet: str = "gpu", blocks: int =
     )
 
 
+async def first_of(call: Any) -> Any:
+    """The answer of a call, or the first one of a stream, which is left then."""
+    if not isinstance(call, grpc.aio.UnaryStreamCall):
+        return await call
+    answer = await call.read()
+    if answer is grpc.aio.EOF:
+        raise AssertionError("the stream ended well, without an answer")
+    call.cancel()
+    return answer
+
+
 async def refusal_of(call: Any) -> Refusal:
     """The error that a call ends with; fails if it ends well."""
     try:

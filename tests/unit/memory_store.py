@@ -13,7 +13,16 @@ from itertools import takewhile
 from blockyard_server.domain.allocation import Allocation, AllocationState, TokenRecord, extended_us, lease_ended
 from blockyard_server.domain.answers import FleetRecord, InstanceRecord
 from blockyard_server.domain.blocks import Placements
-from blockyard_server.domain.events import Event, Expired, Granted, LeasesExtended, Released, TokenWasCancelled
+from blockyard_server.domain.corrections import CorrectionKind
+from blockyard_server.domain.events import (
+    Event,
+    Expired,
+    Granted,
+    LeasesExtended,
+    Released,
+    Repaired,
+    TokenWasCancelled,
+)
 from blockyard_server.domain.fleet import FleetState
 from blockyard_server.domain.requests import TokenKey
 from blockyard_server.engine.store_protocol import FleetHead, InstanceRow, InvariantBroken
@@ -122,7 +131,10 @@ class MemoryTransaction:
         self.rows.allocations.update(allocations)
         mirror = FleetState(self._fleet, self.rows.journal[0].revision - 1)
         for event in self.rows.journal:
-            mirror.apply(event)
+            if isinstance(event, Repaired):
+                mirror.revision = event.revision
+            else:
+                mirror.apply(event)
         self.rows.record, self.rows.next_order = mirror.record, mirror.next_order
         records = {i.name: mirror.instance_record(i) for i in mirror.index.by_order.values()}
         self.rows.instances = {
@@ -180,6 +192,20 @@ class MemoryTransaction:
         self.wrote = self.wrote or bool(old)
         return len(old)
 
+    def repair(self, event: Repaired, tokens: Sequence[TokenRecord]) -> None:
+        """As in the protocol."""
+        self.wrote = True
+        for each in event.corrections:
+            key = (each.instance or "", each.block or 0)
+            if each.kind is CorrectionKind.BLOCK_FREED and self.rows.held.pop(key, None) != each.allocation:
+                message = f"block {key} is not held by {each.allocation}"
+                raise InvariantBroken(message)
+            if each.kind is CorrectionKind.BLOCK_HELD:
+                self.rows.held[key] = each.allocation or 0
+        for record in tokens:
+            self.rows.tokens[record.caller, record.token] = record
+        self.write([event], {})
+
     def set_halted(self, halted: bool) -> None:  # noqa: FBT001 - as in the protocol
         """As in the protocol."""
         self.rows.halted = halted
@@ -199,6 +225,7 @@ class MemoryStore:
         """The fleet and the number of events of each commit that wrote."""
         self.loads: list[str] = []
         self.evidence: list[MemoryEvidence] = []
+        self.reads = 0
         self.before_begin: Callable[[str], None] = lambda _fleet: None
         self.before_write: Callable[[Sequence[Event]], None] = lambda _events: None
         self.before_commit: Callable[[str], None] = lambda _fleet: None
@@ -252,7 +279,8 @@ class MemoryStore:
 
     @asynccontextmanager
     async def reader(self) -> AsyncIterator[MemoryReader]:
-        """As in the protocol."""
+        """As in the protocol; counted."""
+        self.reads += 1
         yield MemoryReader({fleet: rows.copy() for fleet, rows in self.rows.items()})
 
 

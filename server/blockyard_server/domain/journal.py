@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from blockyard_server.domain import limits
 from blockyard_server.domain.answers import EventFilter
 from blockyard_server.domain.blocks import Placements
 from blockyard_server.domain.errors import Compacted
@@ -32,7 +33,7 @@ class Watch:
     fleet: str
     from_revision: int = 0
     where: EventFilter = field(default_factory=EventFilter)
-    progress_interval_us: int = 10_000_000
+    progress_interval_us: int = limits.DEFAULT_PROGRESS_INTERVAL_US
     """After so long without an event a mark says up to which revision there was none."""
 
 
@@ -49,9 +50,8 @@ def matches(where: EventFilter, event: Event) -> bool:
     """Whether the filter finds the event. A store that compares in its database finds the same ones."""
     if where.kinds and event.kind not in where.kinds:
         return False
-    if where.holder is not None:
-        if not isinstance(event, Granted | Released | Renewed | Expired) or event.holder != where.holder:
-            return False
+    if where.holder is not None and _holder_of(event) != where.holder:
+        return False
     return where.instance is None or _is_of_instance(where.instance, event)
 
 
@@ -65,6 +65,10 @@ def check_kept(fleet: str, after: int, compacted_revision: int) -> None:
             from_revision=after + 1,
             oldest_revision=oldest,
         )
+
+
+def _holder_of(event: Event) -> str | None:
+    return event.holder if isinstance(event, Granted | Released | Renewed | Expired) else None
 
 
 def _is_of_instance(instance: str, event: Event) -> bool:

@@ -1,7 +1,7 @@
 """The engine: everything that the edge may ask for, put together from the writer, the sweeper and the readers."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from blockyard_server.domain.answers import (
 )
 from blockyard_server.domain.errors import Refused
 from blockyard_server.domain.fleet import fleet_not_found, instance_not_found
+from blockyard_server.domain.journal import Watch, WatchPage, check_kept
 from blockyard_server.domain.release import allocation_not_found
 from blockyard_server.domain.requests import Acquire, Release, Renew, Request
 from blockyard_server.engine.availability import Availability
@@ -33,6 +34,7 @@ from blockyard_server.engine.store_protocol import InvariantBroken, Reader, Stor
 from blockyard_server.engine.sweeper import Sweeper, SweeperSettings
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.verify import audit
+from blockyard_server.engine.watch import WatchHub
 from blockyard_server.engine.writer import Writer, WriterLimits, Writers
 
 MAX_WAITING_READS: Final = 1000
@@ -67,7 +69,8 @@ class Engine:
     ) -> None:
         """`available` is told in the event loop when the database goes away and when it comes back."""
         self._store = store
-        self._transactor = Transactor(store, clock, grace_s=settings.restart_grace_s)
+        self._watches = WatchHub(store, self._now_us)
+        self._transactor = Transactor(store, clock, grace_s=settings.restart_grace_s, committed=self._watches.committed)
         self._writers = Writers(self._transactor, settings.writer, store.lanes)
         self._sweeper = Sweeper(store, self._writers, self._transactor, settings.sweeper)
         self._availability = Availability(store, available)
@@ -82,6 +85,7 @@ class Engine:
         """
         self._store.open()
         self._writers.start()
+        self._watches.start()
         try:
             fleets = self._store.fleet_names()
             await self._for_each(fleets, self._transactor.load)
@@ -95,6 +99,9 @@ class Engine:
         self._sweeper.start()
         self._availability.start()
 
+    def _now_us(self, fleet: str) -> int:
+        return self._transactor.times.now_us(fleet)
+
     async def _for_each(self, fleets: list[str], work: Callable[[str], None]) -> None:
         for fleet in fleets:
             with suppress(InvariantViolated):
@@ -105,6 +112,7 @@ class Engine:
         await self._availability.stop()
         await self._sweeper.stop()
         await self._writers.stop()
+        await self._watches.stop()
         await asyncio.gather(*self._audits, return_exceptions=True)
         self._auditor.shutdown()
         await self._store.close()
@@ -198,9 +206,20 @@ class Engine:
         async def read(reader: Reader) -> EventPage:
             if await reader.revision(fleet) is None:
                 raise fleet_not_found(fleet)
-            return await reader.events(fleet, where, after=after, limit=limit)
+            page = await reader.events(fleet, where, after=after, limit=limit)
+            if after >= 0:
+                check_kept(fleet, after, page.compacted_revision)
+            return page
 
         return await self._read(read, fleet)
+
+    def watch(self, asked: Watch) -> AsyncGenerator[WatchPage, None]:
+        """The events to come."""
+        return self._watches.watch(asked)
+
+    def end_watches(self) -> None:
+        """Ends every watch with a last mark."""
+        self._watches.end()
 
     async def verify(self, fleet: str) -> VerifyReport:
         """Compares all records of a fleet at one revision; mends nothing.

@@ -4,6 +4,7 @@
 Every method may raise `domain.errors.Refused` or `engine.failures.EngineFailure`.
 """
 
+from collections.abc import AsyncGenerator
 from typing import Protocol, overload
 
 from blockyard_server.domain.answers import (
@@ -24,6 +25,7 @@ from blockyard_server.domain.answers import (
     Renewal,
     VerifyReport,
 )
+from blockyard_server.domain.journal import Watch, WatchPage
 from blockyard_server.domain.requests import (
     Acquire,
     CreateFleet,
@@ -91,6 +93,14 @@ class Service(Protocol):
 
     async def list_events(self, fleet: str, where: EventFilter, *, after: int, limit: int) -> EventPage:
         """Events with revisions above `after`, `limit` at most."""
+        ...
+
+    def watch(self, asked: Watch) -> AsyncGenerator[WatchPage, None]:
+        """The events to come, without a gap or a repeat; first a mark that says where it begins. Close it at last."""
+        ...
+
+    def end_watches(self) -> None:
+        """Every watch sends a last mark and ends with ShuttingDown; new ones are refused."""
         ...
 
     async def verify(self, fleet: str) -> VerifyReport:

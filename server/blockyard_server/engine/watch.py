@@ -18,7 +18,6 @@ from blockyard_server.domain.answers import EventFilter, EventPage
 from blockyard_server.domain.events import Event
 from blockyard_server.domain.fleet import fleet_not_found
 from blockyard_server.domain.journal import JournalBounds, Watch, WatchPage, check_kept, matches
-from blockyard_server.engine.clock import Clock
 from blockyard_server.engine.failures import (
     EngineFailure,
     InvariantViolated,
@@ -58,9 +57,10 @@ class WatchSettings:
 class WatchHub:
     """All watches of this server. `start` and everything but `committed` belong to one event loop."""
 
-    def __init__(self, store: Store, clock: Clock, settings: WatchSettings | None = None) -> None:
+    def __init__(self, store: Store, now_us: Callable[[str], int], settings: WatchSettings | None = None) -> None:
+        """`now_us` is a fleet's time."""
         self._store = store
-        self._clock = clock
+        self._now_us = now_us
         self._settings = settings or WatchSettings()
         self._tails: dict[str, _Tail] = {}
         self._watches = 0
@@ -88,8 +88,11 @@ class WatchHub:
             tail.turn()
 
     async def stop(self) -> None:
-        """Ends all watches and all that runs in the background."""
+        """Ends all watches and all that runs in the background. What was committed is told before."""
         self.end()
+        if self._untold:
+            with suppress(StoreFailed):
+                await self._store.tell(self._untold)
         tasks = [*self._tasks, *(tail.task for tail in self._tails.values() if tail.task is not None)]
         for task in tasks:
             task.cancel()
@@ -136,7 +139,7 @@ class WatchHub:
 
     async def _pages(self, asked: Watch, tail: "_Tail", seen: int) -> AsyncGenerator[WatchPage, None]:
         loop = asyncio.get_running_loop()
-        yield self._mark(seen)
+        yield self._mark(asked, seen)
         marked_s = loop.time()
         while True:
             if seen < tail.revision:
@@ -145,19 +148,19 @@ class WatchHub:
                     page = await self._events(asked.fleet, asked.where, seen)
                 seen = max(seen, page.upto)
                 if page.events:
-                    yield WatchPage(page.events, seen, self._clock.now_us())
+                    yield WatchPage(page.events, seen, self._now_us(asked.fleet))
                     marked_s = loop.time()
             if self._ending:
-                yield self._mark(seen)
+                yield self._mark(asked, seen)
                 raise ShuttingDown("the server is stopping; watch on at another one or later")
             if loop.time() >= marked_s + asked.progress_interval_us / 1e6:
-                yield self._mark(seen)
+                yield self._mark(asked, seen)
                 marked_s = loop.time()
             if seen >= tail.revision:
                 await tail.news(marked_s + asked.progress_interval_us / 1e6)
 
-    def _mark(self, revision: int) -> WatchPage:
-        return WatchPage((), revision, self._clock.now_us())
+    def _mark(self, asked: Watch, revision: int) -> WatchPage:
+        return WatchPage((), revision, self._now_us(asked.fleet))
 
     def _join(self, fleet: str, revision: int) -> "_Tail":
         tail = self._tails.get(fleet)

@@ -3,7 +3,8 @@
 A handler holds nothing and starts nothing: if its call is cancelled, the work that it submitted goes on.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -12,6 +13,7 @@ from blockyard.v1 import allocator_pb2 as pb
 from blockyard.v1 import allocator_pb2_grpc, resources_pb2
 from blockyard_server.domain.answers import Answer, Grant, ReleaseAnswer, Renewal
 from blockyard_server.domain.errors import InvalidRequest
+from blockyard_server.engine.failures import WatcherTooSlow
 from blockyard_server.engine.service import Service
 from blockyard_server.rpc.caller import decode_caller
 from blockyard_server.rpc.decode_allocator import (
@@ -21,7 +23,12 @@ from blockyard_server.rpc.decode_allocator import (
     decode_release,
     decode_renew,
 )
-from blockyard_server.rpc.decode_reads import decode_allocation_only, decode_describe, decode_list_allocations
+from blockyard_server.rpc.decode_reads import (
+    decode_allocation_only,
+    decode_describe,
+    decode_list_allocations,
+    decode_watch,
+)
 from blockyard_server.rpc.encode_allocator import (
     encode_allocation,
     encode_allocation_page,
@@ -33,6 +40,7 @@ from blockyard_server.rpc.encode_allocator import (
     fill_release,
     fill_renewal,
 )
+from blockyard_server.rpc.encode_ledger import encode_watch_page
 from blockyard_server.rpc.errors import encode_failure
 from blockyard_server.rpc.guard import failure_of
 
@@ -79,6 +87,19 @@ class AllocatorServicer(allocator_pb2_grpc.AllocatorServicer):
         found = await self._service.list_allocations(page.fleet, page.where, after=page.after, limit=page.limit)
         return encode_allocation_page(page.fleet, found, page.scope)
 
+    async def Watch(self, request: pb.WatchRequest, context: _Context) -> AsyncIterator[pb.WatchResponse]:
+        """The journal as it grows."""
+        asked = decode_watch(request)
+        async with aclosing(self._service.watch(asked)) as pages:
+            async for page in pages:
+                for answer in encode_watch_page(asked.fleet, page):
+                    try:
+                        yield answer
+                    except WatcherTooSlow:
+                        # The answer that did not get through is still in gRPC's hands, ahead of this error: whoever
+                        # reads on after all gets both, so the answer counts as sent.
+                        raise _too_slow(asked.fleet, answer.revision) from None
+
     async def Batch(self, request: pb.BatchRequest, context: _Context) -> pb.BatchResponse:
         """Many operations, each with its own outcome, in order."""
         operations = decode_operations(request, decode_caller(context))
@@ -86,6 +107,11 @@ class AllocatorServicer(allocator_pb2_grpc.AllocatorServicer):
         answers = iter(await self._service.submit_many(well_formed) if well_formed else ())
         results = [one if isinstance(one, InvalidRequest) else next(answers) for one in operations]
         return _encode_results(operations, results)
+
+
+def _too_slow(fleet: str, revision: int) -> WatcherTooSlow:
+    message = f"what is sent is not read; watch fleet {fleet} on from the revision after {revision}"
+    return WatcherTooSlow(message, fleet=f"fleets/{fleet}", revision=revision)
 
 
 def _encode_results(

@@ -10,12 +10,21 @@ from typing import Final, Generic, TypeVar
 from blockyard.v1 import allocator_pb2, fleet_admin_pb2, ledger_pb2
 from blockyard_server.domain.answers import AllocationFilter, EventFilter
 from blockyard_server.domain.events import KINDS
+from blockyard_server.domain.journal import Watch
+from blockyard_server.domain.limits import DEFAULT_PROGRESS_INTERVAL_US
 from blockyard_server.rpc.decode_allocator import ALLOCATION_STATES
-from blockyard_server.rpc.fields import Violations, decode_guard_holder, decode_page_size, raise_if_any
+from blockyard_server.rpc.fields import (
+    Violations,
+    decode_guard_holder,
+    decode_page_size,
+    decode_progress_interval_us,
+    raise_if_any,
+)
 from blockyard_server.rpc.names import decode_allocation, decode_fleet, decode_instance, decode_instance_of
 from blockyard_server.rpc.page_tokens import decode_id_token, decode_number_token
 
 Where = TypeVar("Where")
+_Filtered = ledger_pb2.ListEventsRequest | allocator_pb2.WatchRequest
 
 MAX_KINDS: Final = 32
 _KINDS: Final[dict[int, str]] = {ledger_pb2.Event.Kind.Value(kind): kind for kind in KINDS}
@@ -126,19 +135,38 @@ def decode_list_events(request: ledger_pb2.ListEventsRequest) -> ReadPage[EventF
     fleet = decode_fleet(request.parent, "parent", bad)
     if request.from_revision < 0:
         bad.append(("from_revision", "must not be negative"))
-    where = EventFilter(
-        kinds=_decode_kinds(request, bad),
-        holder=decode_guard_holder(request.holder, bad),
-        instance=decode_instance_of(fleet, request.instance, "instance", bad) if request.instance else None,
-    )
+    where = _decode_event_filter(fleet, request, bad)
     limit = decode_page_size(request.page_size, bad)
     scope = ("ListEvents", fleet, request.from_revision, where.kinds, where.holder, where.instance)
-    after = decode_number_token(scope, request.page_token, max(request.from_revision - 1, 0), bad)
+    # -1 for `from_revision` 0: from the first that is kept, whichever that is.
+    after = decode_number_token(scope, request.page_token, request.from_revision - 1, bad)
     raise_if_any(bad)
     return ReadPage(fleet, where, after, limit, scope)
 
 
-def _decode_kinds(request: ledger_pb2.ListEventsRequest, bad: Violations) -> tuple[str, ...]:
+def decode_watch(request: allocator_pb2.WatchRequest) -> Watch:
+    """A watch."""
+    bad: Violations = []
+    fleet = decode_fleet(request.fleet, "fleet", bad)
+    if request.from_revision < 0:
+        bad.append(("from_revision", "must not be negative"))
+    where = _decode_event_filter(fleet, request, bad)
+    interval_us = DEFAULT_PROGRESS_INTERVAL_US
+    if request.HasField("progress_interval"):
+        interval_us = decode_progress_interval_us(request.progress_interval, "progress_interval", bad)
+    raise_if_any(bad)
+    return Watch(fleet, request.from_revision, where, interval_us)
+
+
+def _decode_event_filter(fleet: str, request: _Filtered, bad: Violations) -> EventFilter:
+    return EventFilter(
+        kinds=_decode_kinds(request, bad),
+        holder=decode_guard_holder(request.holder, bad),
+        instance=decode_instance_of(fleet, request.instance, "instance", bad) if request.instance else None,
+    )
+
+
+def _decode_kinds(request: _Filtered, bad: Violations) -> tuple[str, ...]:
     if len(request.kinds) > MAX_KINDS:
         bad.append(("kinds", f"has {len(request.kinds)} entries; at most {MAX_KINDS} are allowed"))
         return ()

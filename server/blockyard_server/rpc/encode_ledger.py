@@ -1,9 +1,10 @@
 """The Ledger's answers as messages."""
 
+from collections.abc import Iterator
 from typing import Final
 
+from blockyard.v1 import allocator_pb2, resources_pb2
 from blockyard.v1 import ledger_pb2 as pb
-from blockyard.v1 import resources_pb2
 from blockyard_server.domain.answers import Check, EventPage, VerifyReport
 from blockyard_server.domain.blocks import Placements
 from blockyard_server.domain.corrections import Correction, CorrectionKind
@@ -24,6 +25,7 @@ from blockyard_server.domain.events import (
     Repaired,
     TokenWasCancelled,
 )
+from blockyard_server.domain.journal import WatchPage
 from blockyard_server.rpc.encode_fleet_admin import fill_fleet_fields, fill_instance_fields
 from blockyard_server.rpc.names import encode_allocation_name, encode_instance_name
 from blockyard_server.rpc.page_tokens import encode_page_token
@@ -108,6 +110,20 @@ def encode_event_page(fleet: str, page: EventPage, scope: tuple[object, ...]) ->
     last = fill_page(message.events, page.events, lambda into, event: fill_event(into, fleet, event))
     message.next_page_token = encode_page_token(scope, page.next_after if last is None else last.revision)
     return message
+
+
+def encode_watch_page(fleet: str, page: WatchPage) -> Iterator[allocator_pb2.WatchResponse]:
+    """Events of a watch, or a mark without any: in more than one answer if one would weigh too much."""
+    events = page.events
+    while True:
+        message = allocator_pb2.WatchResponse()
+        fill_timestamp(message.server_time, page.time_us)
+        last = fill_page(message.events, events, lambda into, event: fill_event(into, fleet, event))
+        message.revision = page.revision if last is None else last.revision
+        yield message
+        if last is None:
+            return
+        events = events[len(message.events) :]
 
 
 def encode_verify_report(fleet: str, report: VerifyReport) -> pb.VerifyResponse:

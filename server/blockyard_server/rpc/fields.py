@@ -95,14 +95,28 @@ def decode_etag(value: str, path: str, bad: Violations) -> str | None:
 
 def decode_ttl_us(ttl: Duration, path: str, bad: Violations) -> int:
     """A lease in microseconds (finer parts are cut off), within the service's limits."""
-    seconds, nanos = ttl.seconds, ttl.nanos
+    ttl_us = _decode_duration_us(ttl, path, bad)
+    if ttl_us is not None and not limits.MIN_TTL_US <= ttl_us <= limits.MAX_TTL_US:
+        bad.append((path, "must be 100 ms to 366 days"))
+    return ttl_us or 0
+
+
+def decode_progress_interval_us(interval: Duration, path: str, bad: Violations) -> int:
+    """How long a watch may be silent, in microseconds, within the service's limits."""
+    interval_us = _decode_duration_us(interval, path, bad)
+    if interval_us is not None and not (
+        limits.MIN_PROGRESS_INTERVAL_US <= interval_us <= limits.MAX_PROGRESS_INTERVAL_US
+    ):
+        bad.append((path, "must be 100 ms to 1 hour"))
+    return interval_us or 0
+
+
+def _decode_duration_us(duration: Duration, path: str, bad: Violations) -> int | None:
+    seconds, nanos = duration.seconds, duration.nanos
     if abs(nanos) > _MAX_NANOS or abs(seconds) > _MAX_DURATION_S or seconds * nanos < 0:
         bad.append((path, "must be a valid google.protobuf.Duration: seconds and nanos in range, with the same sign"))
-        return 0
-    ttl_us = seconds * 1_000_000 + nanos // 1000
-    if not limits.MIN_TTL_US <= ttl_us <= limits.MAX_TTL_US:
-        bad.append((path, "must be 100 ms to 366 days"))
-    return ttl_us
+        return None
+    return seconds * 1_000_000 + nanos // 1000
 
 
 def decode_page_size(page_size: int, bad: Violations) -> int:

@@ -18,7 +18,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from blockyard_server.domain.errors import InvalidRequest, Refused
-from blockyard_server.engine.failures import EngineFailure, InternalError, Overloaded, ShuttingDown
+from blockyard_server.engine.failures import EngineFailure, InternalError, Overloaded, ShuttingDown, WatcherTooSlow
 from blockyard_server.rpc.errors import Abort, Failure, encode_abort
 
 _LOG: Final = logging.getLogger(__name__)
@@ -34,12 +34,14 @@ if TYPE_CHECKING:
 class GuardedMethods(grpc.GenericRpcHandler):
     """Every method of the server by its full name, guarded; at most so many calls, and as many streams, at once."""
 
-    def __init__(self, max_concurrent: int) -> None:
+    def __init__(self, max_concurrent: int, write_patience_s: float = 10.0) -> None:
+        """A stream whose client does not take an answer for `write_patience_s` ends with WATCHER_TOO_SLOW."""
         self._handlers: dict[str, _Handler] = {}
         self._max_concurrent = self._free = max_concurrent
         # Of their own: a stream may stay open for as long as its client lives, and must not take a call's place.
         self._free_streams = max_concurrent
         self._streams: set[asyncio.Task[Any]] = set()
+        self._write_patience_s = write_patience_s
         self._ending = asyncio.Event()
         self._refusing = False
         self._refused = 0
@@ -113,6 +115,9 @@ class GuardedMethods(grpc.GenericRpcHandler):
         return guarded
 
     def _stream(self, handle: _Stream, parse: _Parse, *, client_streaming: bool) -> "_Handler":
+        def request_of(incoming: Any) -> Any:
+            return _parsed(incoming, parse) if client_streaming else parse(incoming)
+
         async def guarded(incoming: Any, context: _Context) -> None:
             if self._ending.is_set():
                 await context.abort(*_stopping())
@@ -122,27 +127,39 @@ class GuardedMethods(grpc.GenericRpcHandler):
             task = cast("asyncio.Task[Any]", asyncio.current_task())
             self._streams.add(task)
             try:
-                request = _parsed(incoming, parse) if client_streaming else parse(incoming)
-                async with aclosing(cast("Any", handle(request, context))) as answers:
-                    async for answer in answers:
-                        await context.write(answer.SerializeToString())
-            except asyncio.CancelledError:
-                if not self._ending.is_set():
-                    raise
-                task.uncancel()
-                refusal: Abort = _stopping()
-            except Exception as error:  # noqa: BLE001 - whatever it is, its text must not reach a client
-                refusal = encode_abort(failure_of(error))
-            else:
-                return
+                refusal = await self._send_all(lambda: handle(request_of(incoming), context), context, task)
+                if refusal is not None:
+                    # It keeps its place until then: to a client that does not read, this takes as long as it lives.
+                    await context.abort(*refusal)
             finally:
                 self._streams.discard(task)
                 self._free_streams += 1
-            await context.abort(*refusal)
 
         if client_streaming:
             return grpc.stream_stream_rpc_method_handler(guarded)
         return grpc.unary_stream_rpc_method_handler(guarded)
+
+    async def _send_all(
+        self, handle: Callable[[], AsyncIterator[Message]], context: _Context, task: "asyncio.Task[Any]"
+    ) -> Abort | None:
+        """Sends all answers of a stream; then what it is to be ended with, None if with OK."""
+        try:
+            async with aclosing(cast("Any", handle())) as answers:
+                async for answer in answers:
+                    try:
+                        async with asyncio.timeout(self._write_patience_s):
+                            await context.write(answer.SerializeToString())
+                    except TimeoutError:
+                        # The handler may know what to say about it.
+                        await answers.athrow(WatcherTooSlow("what is sent is not read"))
+        except asyncio.CancelledError:
+            if not self._ending.is_set():
+                raise
+            task.uncancel()
+            return _stopping()
+        except Exception as error:  # noqa: BLE001 - whatever it is, its text must not reach a client
+            return encode_abort(failure_of(error))
+        return None
 
 
 def _parser(message_class: type[Message]) -> _Parse:

@@ -37,6 +37,8 @@ class EdgeSettings:
     """A ping that is not answered for so long ends the connection."""
     min_client_ping_interval_s: float = 5.0
     """Clients that ping an idle connection more often are disconnected."""
+    write_patience_s: float = 10.0
+    """A stream whose client takes no answer for so long is ended: WATCHER_TOO_SLOW."""
     stream_patience_s: float = 0.5
     """How long streams may take to end by themselves when the server drains."""
     quiet_s: float = 0.05
@@ -50,7 +52,8 @@ class Edge:
 
     def __init__(self, service: Service, settings: EdgeSettings) -> None:
         self._settings = settings
-        self.methods = GuardedMethods(settings.max_concurrent_calls)
+        self._service = service
+        self.methods = GuardedMethods(settings.max_concurrent_calls, settings.write_patience_s)
         services: list[tuple[ServiceDescriptor, object]] = [
             (_service(allocator_pb2, "Allocator"), AllocatorServicer(service)),
             (_service(fleet_admin_pb2, "FleetAdmin"), FleetAdminServicer(service)),
@@ -85,6 +88,7 @@ class Edge:
     async def stop(self, grace_s: float) -> None:
         """Drains: NOT_SERVING, streams end, new calls are refused; calls under way have `grace_s` to finish."""
         self.health.drain()
+        self._service.end_watches()
         await self.methods.end_streams(self._settings.stream_patience_s)
         await self.methods.refuse_until_quiet(self._settings.quiet_s, min(self._settings.farewell_s, grace_s))
         await self.server.stop(grace_s)
