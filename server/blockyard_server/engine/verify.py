@@ -41,7 +41,9 @@ def audit(fleet: str, pinned: PinnedFleet) -> VerifyReport:
         if pinned.memory_revision == evidence.revision:
             check_memory(pinned.memory, instances, held, findings)
         journal = _readable(evidence.events(), Check.JOURNAL, findings)
-        events = check_journal(journal, evidence.revision, instances, held, findings)
+        events = check_journal(
+            journal, evidence.revision, instances, held, findings, compacted_revision=evidence.compacted_revision
+        )
         return VerifyReport(
             revision=evidence.revision,
             discrepancies=tuple(findings.discrepancies),
