@@ -50,6 +50,8 @@ class ServerProcess:
         self.data = folder / "blockyard.db"
         self.port = free_port() if port is None else port
         self.address = f"127.0.0.1:{self.port}"
+        self.program = [str(Path(sysconfig.get_path("scripts")) / "blockyard")]
+        """What the next launch runs; a test may put another program around it."""
         self._settings = {"listen": self.address, "data": self.data, "log_level": "WARNING", **settings}
         self._stdout = folder / "stdout.txt"
         self._stderr = folder / "stderr.txt"
@@ -63,10 +65,14 @@ class ServerProcess:
     ) -> None:
         self.kill()
 
+    def add_setting(self, **settings: Any) -> None:
+        """From the next launch on."""
+        self._settings.update(settings)
+
     def launch(self) -> None:
         """Starts the process and does not wait until it serves."""
         assert self._process is None, "it runs already"
-        command = [str(Path(sysconfig.get_path("scripts")) / "blockyard"), "serve"]
+        command = [*self.program, "serve"]
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in self._settings.items()]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("BLOCKYARD_")}
         environment["PYTHONUNBUFFERED"] = "1"

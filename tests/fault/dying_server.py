@@ -1,0 +1,111 @@
+"""`blockyard serve` that kills itself at a named point: `python -m tests.fault.dying_server POINT NTH serve …`.
+
+The points are put around the parts from outside; the server itself knows nothing of them.
+"""
+
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from alembic import command
+from alembic.operations import Operations
+
+from blockyard.cli import main
+from blockyard_server.domain.fleet import FleetState
+from blockyard_server.engine.memory import FleetMemory
+from blockyard_server.engine.transactor import Attempt, Transactor
+from blockyard_server.engine.writer import Writer
+from blockyard_server.store.sqlite import SqliteStore
+
+STORES: Final = (SqliteStore,)
+
+
+class Countdown:
+    """Kills the process when the point is passed for the `nth` time."""
+
+    def __init__(self, point: str, nth: int) -> None:
+        self._point = point
+        self._left = nth
+
+    def passed(self, point: str) -> None:
+        """The process is at this point."""
+        if point == self._point:
+            self._left -= 1
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _around(countdown: Countdown, owner: Any, name: str, what: str) -> None:
+    """Puts `before …` and `after …` around a function or method, plain or a coroutine's."""
+    original: Callable[..., Any] = getattr(owner, name)
+
+    @functools.wraps(original)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        countdown.passed(f"before {what}")
+        result = original(*args, **kwargs)
+        countdown.passed(f"after {what}")
+        return result
+
+    setattr(owner, name, watched)
+
+
+def _around_transaction(countdown: Countdown, store: Any) -> None:
+    original = store.transaction
+
+    @contextmanager
+    def watched(self: Any, fleet: str) -> Iterator[Any]:
+        countdown.passed("before begin")
+        with original(self, fleet) as transaction:
+            countdown.passed("after begin")
+            tokens = transaction.tokens
+
+            def looked_up(keys: Any) -> Any:
+                countdown.passed("before token")
+                found = tokens(keys)
+                countdown.passed("after token")
+                return found
+
+            transaction.tokens = looked_up
+            yield transaction
+            countdown.passed("before commit")
+        countdown.passed("after commit")
+
+    store.transaction = watched
+
+
+def _around_answer(countdown: Countdown) -> None:
+    original = Writer._carry_out
+
+    async def watched(self: Writer, fleet: str, tickets: Any) -> Any:
+        again = await original(self, fleet, tickets)
+        countdown.passed("after answer")
+        return again
+
+    Writer._carry_out = watched  # type: ignore[method-assign]  # that is what this program is for
+
+
+def install(countdown: Countdown) -> None:
+    """Puts every point in its place."""
+    for store in STORES:
+        _around_transaction(countdown, store)
+    _around(countdown, Attempt, "write", "rows")
+    _around(countdown, FleetState, "apply", "apply")
+    _around(countdown, FleetMemory, "keep", "memory")
+    _around(countdown, Transactor, "carry_out", "carrying out")
+    _around(countdown, Transactor, "expire_due", "sweep")
+    _around(countdown, Transactor, "prune", "prune")
+    _around(countdown, Transactor, "greet", "greeting")
+    _around(countdown, command, "upgrade", "migration")
+    for operation in ("create_table", "execute", "create_index"):
+        _around(countdown, Operations, operation, "migration's statement")
+    _around_answer(countdown)
+
+
+if __name__ == "__main__":
+    install(Countdown(sys.argv[1], int(sys.argv[2])))
+    sys.argv[1:] = sys.argv[3:]
+    main()

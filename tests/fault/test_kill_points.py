@@ -1,0 +1,173 @@
+"""kill -9 at named points of a transaction's life: after each restart everything that clients were told is true.
+
+`test_crash.py` kills at random; here each point is met, so that no gap between two steps is left to chance. Set
+BLOCKYARD_SEED to repeat a run's choices.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.fault.test_crash import CrashRun, Report, chosen_seed, say
+from tests.harness.patience import eventually
+
+DURING_WORK: Final = {
+    "before begin": 60,
+    "after begin": 60,
+    "before token": 60,
+    "after token": 60,
+    "before apply": 60,
+    "after apply": 60,
+    "before rows": 40,
+    "after rows": 40,
+    "before commit": 40,
+    "after commit": 40,
+    "before memory": 40,
+    "after memory": 40,
+    "before carrying out": 40,
+    "after carrying out": 40,
+    "after answer": 40,
+    "before sweep": 5,
+    "after sweep": 5,
+    "before prune": 3,
+    "after prune": 3,
+}
+"""The points that a server under load passes, and up to which passage it is killed: chosen anew each time."""
+DURING_START: Final = {
+    "before migration": 1,
+    "before migration's statement": 12,
+    "after migration's statement": 12,
+    "after migration": 1,
+    "before greeting": 1,
+    "after greeting": 1,
+}
+"""The points that a start passes; those of a migration only the first one."""
+
+
+class PointRun(CrashRun):
+    """A run whose server dies at a point instead of being killed from outside."""
+
+    def __init__(self, folder: Path, seed: str) -> None:
+        super().__init__(folder, seed)
+        self.server.add_setting(retention_s=0.5)
+        self._honest = self.server.program
+
+    def die_at(self, point: str, nth: int) -> None:
+        """The next launch ends there."""
+        self.server.program = [sys.executable, "-m", "tests.fault.dying_server", point, str(nth)]
+
+    def live(self) -> None:
+        """The next launch does not."""
+        self.server.program = self._honest
+
+    async def rounds(self, point: str, count: int) -> None:
+        """So many deaths at the point, each with a comparison afterwards."""
+        for _ in range(count):
+            await asyncio.to_thread(self.server.terminate)
+            self.die_at(point, self.dice.randint(1, DURING_WORK[point]))
+            await asyncio.to_thread(self.server.start)
+            self.live()
+            await self.round()
+
+    async def _kill_in_the_middle(self, load: list["asyncio.Task[None]"], gone: asyncio.Event) -> None:
+        async def dead() -> bool:
+            for task in load:
+                if task.done():
+                    task.result()
+            return not self.server.runs
+
+        await eventually(dead, "the server came to the point")
+        gone.set()
+        self.server.kill()
+        self.kills += 1
+
+
+async def _points_of_work(folder: Path, seed: str, repetitions: int, report: Report) -> int:
+    deaths = 0
+    for number, point in enumerate(DURING_WORK):
+        run = PointRun(folder / str(number), f"{seed}/{point}")
+        with run.server:
+            await run.begin()
+            await run.rounds(point, repetitions)
+            await run.end()
+        deaths += run.kills
+        report(f"{point}: {run.kills} deaths, {run.told.answers} answers, all of them true")
+    return deaths
+
+
+def _points_of_a_start(folder: Path, seed: str, repetitions: int, report: Report) -> int:
+    deaths = 0
+    for point, passages in DURING_START.items():
+        for turn in range(repetitions):
+            run = PointRun(folder / f"{point} {turn}".replace(" ", "-"), f"{seed}/{point}/{turn}")
+            with run.server:
+                asyncio.run(_die_while_starting(run, point, run.dice.randint(1, passages)))
+            deaths += run.kills
+        report(f"{point}: {repetitions} deaths, each made good by the next start")
+    return deaths
+
+
+async def _die_while_starting(run: PointRun, point: str, nth: int) -> None:
+    if "greeting" in point:
+        await run.begin()
+        await asyncio.to_thread(run.server.terminate)
+    run.die_at(point, nth)
+    run.server.launch()
+
+    async def dead() -> bool:
+        return not run.server.runs
+
+    await eventually(dead, "the server came to the point")
+    run.server.kill()
+    run.kills += 1
+    run.live()
+    if "greeting" in point:
+        await asyncio.to_thread(run.server.start)
+    else:
+        await run.begin()
+    await run.end()
+
+
+@pytest.mark.timeout(300)
+async def test_a_server_that_dies_at_any_point_of_its_work_has_kept_every_word(tmp_path: Path) -> None:
+    seed = chosen_seed()
+    say(f"BLOCKYARD_SEED={seed}")
+    assert await _points_of_work(tmp_path, seed, 1, say) >= len(DURING_WORK)
+
+
+@pytest.mark.timeout(300)
+def test_a_server_that_dies_at_any_point_of_its_start_is_made_good_by_the_next(tmp_path: Path) -> None:
+    seed = chosen_seed()
+    say(f"BLOCKYARD_SEED={seed}")
+    assert _points_of_a_start(tmp_path, seed, 1, say) == len(DURING_START)
+
+
+def _aloud(capfd: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    def report(line: str) -> None:
+        # To stderr: the stdout of parallel test processes is nobody's.
+        with capfd.disabled():
+            sys.stderr.write(f"kill points: {line}\n")
+
+    return report
+
+
+@pytest.mark.soak
+async def test_a_server_that_dies_fifty_times_at_each_point_of_its_work_has_kept_every_word(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    report, seed = _aloud(capfd), chosen_seed()
+    report(f"BLOCKYARD_SEED={seed}")
+    assert await _points_of_work(tmp_path, seed, 50, report) >= 50 * len(DURING_WORK)
+
+
+@pytest.mark.soak
+def test_a_server_that_dies_twenty_times_at_each_point_of_its_start_is_made_good_by_the_next(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    report, seed = _aloud(capfd), chosen_seed()
+    report(f"BLOCKYARD_SEED={seed}")
+    assert _points_of_a_start(tmp_path, seed, 20, report) == 20 * len(DURING_START)
