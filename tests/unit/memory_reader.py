@@ -57,6 +57,15 @@ class MemoryReader:
         old = [fleet for fleet, rows in self._fleets.items() if rows.kept()[1:] and rows.kept()[0].time_us < before_us]
         return old[:limit]
 
+    async def fleets_to_audit(self, after: str, limit: int) -> list[str]:
+        """As in the protocol."""
+        served = (f for f, rows in self._fleets.items() if rows.record is not None and not rows.halted)
+        return sorted(fleet for fleet in served if fleet > after)[:limit]
+
+    async def halted_fleets(self, limit: int) -> list[str]:
+        """As in the protocol."""
+        return sorted(fleet for fleet, rows in self._fleets.items() if rows.halted)[:limit]
+
     async def revision(self, fleet: str) -> int | None:
         """As in the protocol."""
         return self._fleets[fleet].revision if fleet in self._fleets else None
@@ -153,6 +162,27 @@ class MemoryEvidence:
     def events(self) -> Iterator[Event]:
         """As in the protocol."""
         return iter(self._rows.kept())
+
+    def instances_after(self, instance: str, limit: int) -> list[tuple[str, int, int]]:
+        """As in the protocol."""
+        return sorted(row for row in self.instances() if row[0] > instance)[:limit]
+
+    def held_of_instances(self, first: str, last: str) -> Iterator[tuple[str, int, int]]:
+        """As in the protocol."""
+        return (row for row in self.held_blocks() if first <= row[0] <= last)
+
+    def tokens_after(self, allocation: int, limit: int) -> list[tuple[int, int | None]]:
+        """As in the protocol."""
+        return sorted(row for row in self.tokens_of_live_allocations() if row[0] > allocation)[:limit]
+
+    def live_between(self, after: int, upto: int) -> Iterator[Allocation]:
+        """As in the protocol."""
+        ordered = sorted(self.live_allocations(), key=lambda a: a.allocation)
+        return (a for a in ordered if after < a.allocation <= upto)
+
+    def held_of_allocations(self, after: int, upto: int) -> Iterator[tuple[str, int, int]]:
+        """As in the protocol."""
+        return (row for row in self.held_blocks() if after < row[2] <= upto)
 
     def close(self) -> None:
         """As in the protocol."""

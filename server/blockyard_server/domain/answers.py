@@ -63,6 +63,8 @@ class FleetRecord:
     config_revision: int
     create_time_us: int
     update_time_us: int
+    halted: bool = False
+    """Its writes are stopped, because an invariant was found not to hold."""
 
 
 @dataclass(frozen=True, slots=True)

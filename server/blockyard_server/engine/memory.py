@@ -1,7 +1,9 @@
 """The fleets in memory, each exact while the writer holds the fleet's lock."""
 
+from dataclasses import replace
 from typing import Final
 
+from blockyard_server.domain.events import Repaired
 from blockyard_server.domain.fleet import FleetState
 from blockyard_server.engine.store_protocol import FleetHead, InvariantBroken, Transaction
 
@@ -27,6 +29,11 @@ class FleetMemory:
             state = _load(fleet, tx.head, tx)
         return state
 
+    def remembered(self, fleet: str, revision: int) -> FleetState | None:
+        """The fleet as it was at this revision, if it is in memory so."""
+        state = self._states.get(fleet)
+        return state if state is not None and state.revision == revision else None
+
     def keep(self, state: FleetState) -> None:
         """Remembers a fleet after its transaction has committed; one that is not there is not kept."""
         if not state.exists:
@@ -40,8 +47,10 @@ class FleetMemory:
 
 
 def _load(fleet: str, head: FleetHead, tx: Transaction) -> FleetState:
-    state = FleetState(fleet, head.revision, head.next_order, head.record)
-    if head.record is not None:
+    # Memory serves a fleet only while it is not halted, whatever its row says at the moment.
+    record = None if head.record is None else replace(head.record, halted=False)
+    state = FleetState(fleet, head.revision, head.next_order, record)
+    if record is not None:
         for row in tx.load_instances():
             if row.busy.bit_count() != row.record.busy_blocks or row.busy >> row.record.fields.total_blocks:
                 name = row.record.instance
@@ -57,5 +66,7 @@ def _catch_up(state: FleetState, head: FleetHead, tx: Transaction) -> bool:
     if not 0 < head.revision - state.revision <= MAX_CATCH_UP:
         return False
     for event in tx.events_after(state.revision, MAX_CATCH_UP):
+        if isinstance(event, Repaired):
+            return False
         state.apply(event)
     return state.revision == head.revision

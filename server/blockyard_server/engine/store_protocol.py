@@ -22,7 +22,7 @@ from blockyard_server.domain.answers import (
     InstancePage,
     InstanceRecord,
 )
-from blockyard_server.domain.events import Event
+from blockyard_server.domain.events import Event, Repaired
 from blockyard_server.domain.journal import JournalBounds
 from blockyard_server.domain.requests import TokenKey
 
@@ -131,6 +131,14 @@ class Transaction(Protocol):
         """
         ...
 
+    def repair(self, event: Repaired, tokens: Sequence[TokenRecord]) -> None:
+        """Carries out the corrections of an event, in their order, and writes it and the fleet's new revision.
+
+        `event` is at `head.revision + 1`; `tokens` are the records of its TOKEN_RECORDED. Counters are set out of the
+        rows, by the database; its guards stay in force. Raises InvariantBroken if a row is not as the plan saw it.
+        """
+        ...
+
     def set_clock_offset(self, offset_us: int) -> None:
         """Writes what is added to the database's clock for this fleet. The fleet exists. No event, no revision."""
         ...
@@ -169,6 +177,26 @@ class Evidence(Protocol):
         """The journal, as far as it is kept, ascending. An unreadable row as in `live_allocations`."""
         ...
 
+    def instances_after(self, instance: str, limit: int) -> list[tuple[str, int, int]]:
+        """As `instances`, `limit` at most, those whose name sorts after this, by name."""
+        ...
+
+    def held_of_instances(self, first: str, last: str) -> Iterator[tuple[str, int, int]]:
+        """As `held_blocks`, of the instances whose names are in this range, both ends included."""
+        ...
+
+    def tokens_after(self, allocation: int, limit: int) -> list[tuple[int, int | None]]:
+        """As `tokens_of_live_allocations`, `limit` at most, those above this allocation, ascending."""
+        ...
+
+    def live_between(self, after: int, upto: int) -> Iterator[Allocation]:
+        """As `live_allocations`, those above `after` and up to `upto`, ascending."""
+        ...
+
+    def held_of_allocations(self, after: int, upto: int) -> Iterator[tuple[str, int, int]]:
+        """As `held_blocks`, of the allocations above `after` and up to `upto`."""
+        ...
+
     def close(self) -> None:
         """Ends the snapshot."""
         ...
@@ -191,6 +219,14 @@ class Reader(Protocol):
 
     async def fleets_to_compact(self, before_us: int, limit: int) -> list[str]:
         """Fleets for which `Transaction.compact` has something to do."""
+        ...
+
+    async def fleets_to_audit(self, after: str, limit: int) -> list[str]:
+        """Fleets that are neither deleted nor halted and whose names sort after this, by name."""
+        ...
+
+    async def halted_fleets(self, limit: int) -> list[str]:
+        """Fleets that are halted, by name."""
         ...
 
     async def revision(self, fleet: str) -> int | None:
@@ -267,7 +303,8 @@ class Store(Protocol):
     def pin_evidence(self, fleet: str) -> Evidence:
         """A snapshot for Verify, taken now.
 
-        Called in the writer thread while no transaction is open: it shows exactly what the writer's memory shows.
+        Called in the writer thread while no transaction is open: it shows exactly what the writer's memory shows. Or
+        within a transaction on the fleet that has not written yet: it shows what the lock keeps as it is.
         """
         ...
 

@@ -48,6 +48,7 @@ def fill_fleet(message: resources_pb2.Fleet, record: FleetRecord) -> None:
     fill_fleet_fields(message, record.fleet, record.fields)
     message.etag = etag_of(record.config_revision)
     message.revision = record.revision
+    message.halted = record.halted
     fill_timestamp(message.create_time, record.create_time_us)
     fill_timestamp(message.update_time, record.update_time_us)
 

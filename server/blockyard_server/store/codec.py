@@ -32,6 +32,7 @@ FLEET_COLUMNS: Final = (
     "config_revision",
     "create_time_us",
     "update_time_us",
+    "halted",
 )
 INSTANCE_COLUMNS: Final = (
     "fleet",
@@ -97,12 +98,12 @@ def encode_keys(keys: Sequence[tuple[str, str]] | Sequence[int]) -> str:
 
 def decode_fleet(row: Row) -> FleetRecord:
     """A fleet out of FLEET_COLUMNS. Raises InvariantBroken for a row that cannot be read."""
-    fleet, revision, labels, strategy, default_ttl_us, max_ttl_us, config_revision, created_us, updated_us = row
+    fleet, revision, labels, strategy, default_ttl_us, max_ttl_us, config_revision, created_us, updated_us, halted = row
     try:
         fields = FleetFields(decode_map(labels), PlacementStrategy(strategy), default_ttl_us, max_ttl_us)
     except _UNREADABLE as unreadable:
         raise InvariantBroken(f"the row of fleet {fleet} cannot be read") from unreadable
-    return FleetRecord(fleet, fields, revision, config_revision, created_us, updated_us)
+    return FleetRecord(fleet, fields, revision, config_revision, created_us, updated_us, bool(halted))
 
 
 def decode_instance(row: Row) -> InstanceRecord:

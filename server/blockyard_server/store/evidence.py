@@ -9,10 +9,11 @@ from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.events import Event
 from blockyard_server.engine.store_protocol import StoreFailed
 from blockyard_server.store import statements
-from blockyard_server.store.codec import decode_allocation, decode_journal
+from blockyard_server.store.codec import Row, decode_allocation, decode_journal
+from blockyard_server.store.slices import Slices
 
 
-class SqliteEvidence:
+class SqliteEvidence(Slices):
     """A snapshot on a connection of its own. Made in the writer thread, used in one other, and closed there.
 
     `closed` is told once the connection has gone, so that the store can close its readers before its writer.
@@ -55,8 +56,11 @@ class SqliteEvidence:
         self._closed(self)
 
     def _rows(self, statement: str) -> Iterator[Any]:
+        return self._select(statement)
+
+    def _select(self, statement: str, *parameters: Any) -> Iterator[Row]:
         with reading():
-            yield from self._db.execute(statement, (self._fleet,))
+            yield from self._db.execute(statement, (self._fleet, *parameters))
 
 
 @contextmanager

@@ -98,6 +98,15 @@ class SqlReader:
         )
         return await self._names(select(fleets.c.fleet).where(oldest < fleets.c.revision, old), limit)
 
+    async def fleets_to_audit(self, after: str, limit: int) -> list[str]:
+        """See the protocol."""
+        served = select(fleets.c.fleet).where(fleets.c.fleet > after, fleets.c.deleted == 0, fleets.c.halted == 0)
+        return await self._names(served, limit)
+
+    async def halted_fleets(self, limit: int) -> list[str]:
+        """See the protocol."""
+        return await self._names(select(fleets.c.fleet).where(fleets.c.deleted == 0, fleets.c.halted == 1), limit)
+
     async def revision(self, fleet: str) -> int | None:
         """See the protocol."""
         found: int | None = await self._connection.scalar(select(fleets.c.revision).where(fleets.c.fleet == fleet))

@@ -29,7 +29,7 @@ def of_rows(insert: str, rows: int) -> str:
 
 
 HEAD: Final = f"""
-SELECT next_order, deleted, halted, clock_offset_us, {_columns(FLEET_COLUMNS)} FROM fleets WHERE fleet = ?"""
+SELECT next_order, deleted, clock_offset_us, {_columns(FLEET_COLUMNS)} FROM fleets WHERE fleet = ?"""
 FLEET_COUNT: Final = "SELECT count(*) FROM fleets WHERE deleted = 0"
 FLEET_NAMES: Final = "SELECT fleet FROM fleets WHERE deleted = 0 ORDER BY fleet"
 

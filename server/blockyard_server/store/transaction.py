@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from blockyard_server.domain.allocation import Allocation, TokenRecord
-from blockyard_server.domain.events import Event, FleetCreated, FleetDeleted, FleetEvent, FleetUpdated
+from blockyard_server.domain.events import Event, FleetCreated, FleetDeleted, FleetEvent, FleetUpdated, Repaired
 from blockyard_server.domain.requests import FleetFields, TokenKey
 from blockyard_server.engine.store_protocol import FleetHead, InstanceRow, InvariantBroken
 from blockyard_server.store import statements
@@ -24,6 +24,7 @@ from blockyard_server.store.codec import (
     encode_keys,
     encode_map,
 )
+from blockyard_server.store.repair import mend_rows
 from blockyard_server.store.rows import RowChanges, allocations_changed, allocations_inserted, net_changes
 
 MAX_ROWS_AT_ONCE: Final = 64
@@ -40,10 +41,10 @@ class SqliteTransaction:
         row = db.execute(statements.HEAD, (fleet,)).fetchone()
         self.head: FleetHead | None = None
         if row is not None:
-            next_order, deleted, halted, clock_offset_us, *rest = row
+            next_order, deleted, clock_offset_us, *rest = row
             record = decode_fleet(rest)
             there = None if deleted else record
-            self.head = FleetHead(record.revision, next_order, there, bool(halted), clock_offset_us)
+            self.head = FleetHead(record.revision, next_order, there, record.halted, clock_offset_us)
         self.database_time_us: int | None = None
         self._revision = self.head.revision if self.head else 0
 
@@ -143,6 +144,12 @@ class SqliteTransaction:
         if gone != upto - compacted:
             raise InvariantBroken(f"fleet {self._fleet}: of revisions {compacted + 1} to {upto} {gone} are in the journal")
         return upto - compacted
+
+    def repair(self, event: Repaired, tokens: Sequence[TokenRecord]) -> None:
+        """See the protocol."""
+        self.wrote = True
+        mend_rows(lambda statement, row: self._db.execute(statement, row).rowcount, self._fleet, event, tokens)
+        self.write([event], {})
 
     def set_clock_offset(self, offset_us: int) -> None:
         """See the protocol."""
