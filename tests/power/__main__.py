@@ -1,6 +1,6 @@
-"""Cuts the power in as many ways as asked for, and says what was found. Exits with 1 if anything promised was gone.
+"""Cuts the power in as many ways as asked for, and says what was found. Exits with 1 if a promise was broken.
 
-`make power` is this. One campaign (`--seed`) is always the same, so a violation can be looked at again.
+`make power` is this. The campaign of a seed is always the same, so a violation can be looked at again.
 """
 
 import argparse
@@ -13,8 +13,12 @@ from itertools import count
 
 from tests.power.campaign import Plan, Tally, run_campaign
 from tests.power.life import Settings
+from tests.power.recorder import Lies
+from tests.power.store import Pragmas
 
 IMAGES = 10_000
+BATCHES = 15
+"""So that a campaign takes minutes, and several of them are needed."""
 
 
 def main() -> int:
@@ -24,10 +28,17 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="the first campaign (%(default)s)")
     parser.add_argument("--lives", type=int, default=Plan().lives, help="of each campaign (%(default)s)")
-    parser.add_argument("--batches", type=int, default=Settings().batches, help="of each life (%(default)s)")
+    parser.add_argument("--batches", type=int, default=BATCHES, help="of each life (%(default)s)")
     parser.add_argument("--stride", type=int, default=Plan().stride, help="cut at every so-many-th step (%(default)s)")
+    parser.add_argument("--synchronous", choices=["OFF", "NORMAL"], help="instead of the store's FULL: must be red")
+    parser.add_argument("--lie", choices=["FILES", "FOLDERS"], help="the disk does not sync these: must be red")
     arguments = parser.parse_args()
-    plan = Plan(arguments.lives, arguments.stride, settings=Settings(batches=arguments.batches))
+    settings = Settings(
+        batches=arguments.batches,
+        pragmas=Pragmas(synchronous=arguments.synchronous),
+        lies=Lies[arguments.lie or "NONE"],
+    )
+    plan = Plan(arguments.lives, arguments.stride, settings=settings)
     total, campaigns, began_s = Tally(), 0, time.monotonic()
     for seed, tally in _campaigns(plan, arguments.seed, arguments.images, arguments.workers):
         total.add(tally)
@@ -41,6 +52,7 @@ def main() -> int:
         f"{total.images} images ({total.ahead} with the batch under way), {total.violations} violations, "
         f"{time.monotonic() - began_s:.0f} s\n"
     )
+    sys.stdout.writelines(f"  {images} images: {fault}\n" for fault, images in total.faults.most_common())
     sys.stdout.writelines(f"{report}\n" for report in total.reports)
     return 1 if total.violations else 0
 
