@@ -30,6 +30,8 @@ OPTIONS: Final[list[tuple[str, Any]]] = [
     # A connection that a fail-over or a firewall has swallowed is noticed during a call, not by the calls after it.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # gRPC has two timers for one ping, and the earlier one counts; this one's default is a minute.
+    ("grpc.http2.ping_timeout_ms", 10_000),
     # The answer to a batch may be several times its request, which the server limits; losing it would be worse.
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.enable_retries", 0),
@@ -49,11 +51,12 @@ _SERVICE_CONFIG: Final = json.dumps(
 )
 _SEVERAL: Final[dict[str, Any]] = {
     "grpc.service_config": _SERVICE_CONFIG,
-    # A server that hangs answers no call of the round until its connection is given up: sooner than that of an only
-    # server, for which there is nothing to gain. Servers permit a ping every 5 s. The health watch keeps a call open
-    # on each connection, so idle ones are pinged too, without the limit that gRPC sets to pings without data.
+    # A server that hangs is in the round, and answers none of its calls, until its connection is given up: sooner than
+    # that of an only server, where nothing is gained by it. Servers permit a ping every 5 s. The health watch keeps a
+    # call open on each connection, so idle ones are pinged too, without gRPC's limit to pings without data.
     "grpc.keepalive_time_ms": 10_000,
     "grpc.keepalive_timeout_ms": 5_000,
+    "grpc.http2.ping_timeout_ms": 5_000,
     "grpc.http2.max_pings_without_data": 0,
 }
 

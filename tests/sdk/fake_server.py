@@ -8,12 +8,12 @@ import asyncio
 import atexit
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -31,6 +31,7 @@ from grpc_status import rpc_status
 from blockyard.reasons import DOMAIN, REASONS, Reason
 from blockyard.v1 import allocator_pb2, fleet_admin_pb2, ledger_pb2, resources_pb2
 
+T = TypeVar("T")
 SERVER_TIME = Timestamp(seconds=1_800_000_000)
 
 
@@ -126,12 +127,17 @@ class FakeServer:
     def stop_serving(self) -> None:
         """From now on its health is NOT_SERVING, and whoever watches it hears that."""
         assert self.health is not None, "it never served"
-        told = self.health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
-        asyncio.run_coroutine_threadsafe(told, _loop()).result(timeout=30)
+        carried_out(self.health.set("", health_pb2.HealthCheckResponse.NOT_SERVING))
 
     def refuse(self, status: Status) -> Message:
         """As an answer: this error."""
         raise RefusalError(status)
+
+    def shut_down(self, retry_after_s: float) -> None:
+        """From now on it refuses everything, as a server that is stopping."""
+        status = error_status(Reason.SHUTTING_DOWN, retry_after_s=retry_after_s)
+        for method in ("Acquire", "Release", "Renew", "GetAllocation"):
+            self.answers(method, lambda _: self.refuse(status))
 
     def requests(self, method: str) -> list[Any]:
         """What was asked of this method so far."""
@@ -257,18 +263,22 @@ async def _stay() -> grpc.aio.Server:
     return server
 
 
+def carried_out(work: Coroutine[Any, Any, T]) -> T:
+    """Its result, once the loop of the fake servers has carried it out."""
+    return asyncio.run_coroutine_threadsafe(work, _loop()).result(timeout=30)
+
+
 @contextmanager
-def serving(fake: FakeServer) -> Iterator[FakeServer]:
-    """Serves it on a free port."""
-    loop = _loop()
-    server = asyncio.run_coroutine_threadsafe(_start(fake), loop).result(timeout=30)
+def serving(fake: FakeServer, address: str = "127.0.0.1:0") -> Iterator[FakeServer]:
+    """Serves it on a free port, or where it is told to."""
+    server = carried_out(_start(fake, address))
     try:
         yield fake
     finally:
-        asyncio.run_coroutine_threadsafe(server.stop(None), loop).result(timeout=30)
+        carried_out(server.stop(None))
 
 
-async def _start(fake: FakeServer) -> grpc.aio.Server:
+async def _start(fake: FakeServer, address: str) -> grpc.aio.Server:
     server = grpc.aio.server()
     for module in (allocator_pb2, fleet_admin_pb2, ledger_pb2):
         for service in module.DESCRIPTOR.services_by_name.values():
@@ -276,7 +286,7 @@ async def _start(fake: FakeServer) -> grpc.aio.Server:
             server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service.full_name, handlers)])
     fake.health = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(fake.health, server)
-    fake.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    fake.target = f"{address.rpartition(':')[0]}:{server.add_insecure_port(address)}"
     await server.start()
     return server
 
