@@ -108,6 +108,6 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
 def _engine_settings(settings: Settings) -> EngineSettings:
     return EngineSettings(
         writer=WriterLimits(settings.max_waiting, settings.max_batch, settings.max_linger_s),
-        sweeper=SweeperSettings(settings.sweep_interval_s, settings.retention_s),
+        sweeper=SweeperSettings(settings.sweep_interval_s, settings.retention_s, settings.journal_retention_s),
         restart_grace_s=settings.restart_grace_s,
     )

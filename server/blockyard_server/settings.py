@@ -12,6 +12,8 @@ from typing import Any, Final
 from platformdirs import user_data_path
 
 DEFAULT_PORT: Final = 7350
+MIN_JOURNAL_RETENTION_S: Final = 60.0
+"""Servers that share a database, and watches that begin again, follow the journal: they are given at least this."""
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(\d{1,5})")
@@ -50,6 +52,12 @@ class Settings:
     sweep_interval_s: float = _setting(1.0, "Between two sweeps of ended leases, in seconds.", least=0.01, most=3600)
     retention_s: float = _setting(
         604_800.0, "How long ended allocations and their tokens are remembered, in seconds.", least=0, most=320_000_000
+    )
+    journal_retention_s: float = _setting(
+        2_592_000.0,
+        "How long each change of a fleet is kept in its journal, for events, watch and verify, in seconds.",
+        least=MIN_JOURNAL_RETENTION_S,
+        most=320_000_000,
     )
     restart_grace_s: float = _setting(
         3600.0, "A start renews every live lease, but for no longer than this, in seconds.", least=0, most=320_000_000

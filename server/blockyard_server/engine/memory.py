@@ -65,7 +65,10 @@ def _catch_up(state: FleetState, head: FleetHead, tx: Transaction) -> bool:
         return True
     if not 0 < head.revision - state.revision <= MAX_CATCH_UP:
         return False
-    for event in tx.events_after(state.revision, MAX_CATCH_UP):
+    events = tx.events_after(state.revision, MAX_CATCH_UP)
+    if not events or events[0].revision != state.revision + 1:
+        return False  # the journal has been compacted beyond what this server has seen
+    for event in events:
         if isinstance(event, Repaired):
             return False
         state.apply(event)

@@ -125,9 +125,9 @@ class Transaction(Protocol):
         ...
 
     def compact(self, before_us: int, limit: int) -> int:
-        """Forgets the journal up to its first event that is not older than this; `limit` events at most, never the last one.
+        """Forgets the journal up to its first event that is not older than this; never the last event.
 
-        Answers how many events went.
+        `limit` events at most. Answers how many went.
         """
         ...
 
@@ -272,8 +272,8 @@ class Reader(Protocol):
     async def events(self, fleet: str, where: EventFilter, *, after: int, limit: int) -> EventPage:
         """Events in ascending order of the revision. A page ends early by `limits.MAX_PAGE_BYTES`.
 
-        `after` -1 begins with the first that is kept. For any other, who asks looks whether `page.compacted_revision` has
-        passed it: then events are missing.
+        `after` -1 begins with the first that is kept. For any other, who asks looks whether the page's
+        `compacted_revision` has passed it: then events are missing.
         """
         ...
 

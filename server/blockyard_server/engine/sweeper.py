@@ -1,4 +1,4 @@
-"""The garbage collector: frees ended leases that nobody asked about, and forgets what is older than the retention.
+"""The garbage collector: frees ended leases that nobody asked about, and forgets what is older than its retention.
 
 It decides nothing: a lease has ended by the predicate alone, swept or not.
 """
@@ -16,6 +16,8 @@ from blockyard_server.engine.writer import Writers
 
 MAX_FLEETS_AT_ONCE: Final = 100
 """How many fleets one round looks after; the others come next."""
+MAX_COMPACTIONS: Final = 10
+"""How many transactions one round spends on a fleet's journal: leases that end meanwhile do not wait for history."""
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +30,8 @@ class SweeperSettings:
     """Between two rounds."""
     retention_s: float = 7 * 24 * 3600.0
     """How long an ended allocation and its token, or a cancelled token, are remembered."""
+    journal_retention_s: float = 30 * 24 * 3600.0
+    """How long an event is kept in its fleet's journal."""
 
 
 class Sweeper:
@@ -59,17 +63,26 @@ class Sweeper:
         """Looks after every fleet that needs it. Raises EngineFailure, StoreFailed."""
         now_us = self._transactor.times.now_us()
         ended_before_us = now_us - int(self._settings.retention_s * 1_000_000)
+        happened_before_us = now_us - int(self._settings.journal_retention_s * 1_000_000)
         async with self._store.reader() as reader:
             due = await reader.fleets_with_due_leases(now_us, MAX_FLEETS_AT_ONCE)
             old = await reader.fleets_to_prune(ended_before_us, MAX_FLEETS_AT_ONCE)
+            long = await reader.fleets_to_compact(happened_before_us, MAX_FLEETS_AT_ONCE)
         for fleet in due:
             await self._for_one_fleet(fleet, self.sweep_fleet(fleet))
         for fleet in old:
             await self._for_one_fleet(fleet, self._prune_fleet(fleet, ended_before_us))
+        for fleet in long:
+            await self._for_one_fleet(fleet, self._compact_fleet(fleet, happened_before_us))
 
     async def _prune_fleet(self, fleet: str, ended_before_us: int) -> None:
         while await self._writers.of(fleet).run_aside(lambda: self._transactor.prune(fleet, ended_before_us)):
             pass
+
+    async def _compact_fleet(self, fleet: str, happened_before_us: int) -> None:
+        for _ in range(MAX_COMPACTIONS):
+            if not await self._writers.of(fleet).run_aside(lambda: self._transactor.compact(fleet, happened_before_us)):
+                return
 
     async def _for_one_fleet(self, fleet: str, work: Awaitable[None]) -> None:
         try:

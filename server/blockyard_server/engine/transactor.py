@@ -41,6 +41,8 @@ MAX_FREED_AT_ONCE: Final = 65_536
 """With so many blocks freed it sweeps no further lease: whoever waits for the writer waits a fraction of a second."""
 MAX_PRUNED_AT_ONCE: Final = 1000
 """How many ended allocations one transaction forgets."""
+MAX_COMPACTED_AT_ONCE: Final = 1000
+"""How many events one transaction forgets."""
 
 MAX_ATTEMPTS: Final = 5
 """How often a transaction is run that the database ended for the sake of another, or whose end got lost."""
@@ -144,6 +146,12 @@ class Transactor:
         """Forgets old ended allocations, a bounded number. Answers whether there may be more."""
         return self.in_transaction(
             fleet, lambda attempt: attempt.tx.prune(ended_before_us, MAX_PRUNED_AT_ONCE) >= MAX_PRUNED_AT_ONCE
+        )
+
+    def compact(self, fleet: str, before_us: int) -> bool:
+        """Forgets old events of the journal, a bounded number. Answers whether there may be more."""
+        return self.in_transaction(
+            fleet, lambda attempt: attempt.tx.compact(before_us, MAX_COMPACTED_AT_ONCE) >= MAX_COMPACTED_AT_ONCE
         )
 
     def pin(self, fleet: str) -> PinnedFleet:
