@@ -19,6 +19,7 @@ from blockyard import (
     NotFound,
     Operation,
     Placement,
+    Reason,
     ReleaseOutcome,
     ReleaseResult,
     Renewal,
@@ -42,18 +43,24 @@ class ServerGone(Exception):
     """No answer came: the outcome of the call is unknown."""
 
 
-def no_answer(failure: CallFailed) -> bool:
-    """Whether a failure is the transport's, and not an answer of the server."""
+def no_answer(failure: CallFailed, *, database_may_go: bool = False) -> bool:
+    """Whether a failure says nothing of the outcome: it is the transport's, or the server lost its database."""
+    if failure.reason == Reason.STORE_UNAVAILABLE:
+        return database_may_go
     return failure.reason is None and failure.status in {"UNAVAILABLE", "CANCELLED", "UNKNOWN", "INTERNAL"}
 
 
 class Scheduler:
-    """One client: acquires, releases, renews, batches and administers at random, one call after the other."""
+    """One client: acquires, releases, renews, batches and administers at random, one call after the other.
 
-    def __init__(self, number: int, told: Told) -> None:
+    `database_may_go`: that a server has no database ends the work, like a server that has gone.
+    """
+
+    def __init__(self, number: int, told: Told, *, database_may_go: bool = False) -> None:
         self._number = number
         self._name = f"scheduler-{number}"
         self._told = told
+        self._database_may_go = database_may_go
         self._turn = 0
         self._dice = Random()
         self._client: OneShotClient
@@ -83,7 +90,7 @@ class Scheduler:
         for intent in intents:
             intent.in_doubt = True
         outcome = await self._client.start(call).outcome()
-        if isinstance(outcome, CallFailed) and no_answer(outcome):
+        if isinstance(outcome, CallFailed) and no_answer(outcome, database_may_go=self._database_may_go):
             raise ServerGone
         for intent, doubt in zip(intents, doubts, strict=True):
             intent.in_doubt = doubt

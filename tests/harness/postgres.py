@@ -49,11 +49,11 @@ class Postgres:
     `settings` go into postgresql.conf, above SETTINGS; `primary` makes it a streaming standby of that one.
     """
 
-    def __init__(self, *, primary: "Postgres | None" = None, **settings: str) -> None:
+    def __init__(self, *, primary: "Postgres | None" = None, port: int | None = None, **settings: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="blockyard-postgres-"))
         self.data = self.folder / "data"
         self.log = self.folder / "log.txt"
-        self.port = free_port()
+        self.port = free_port() if port is None else port
         self._owner = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
         self._process: subprocess.Popen[bytes] | None = None
         if self._owner is not None:

@@ -43,7 +43,7 @@ def free_port() -> int:
 class ServerProcess:
     """`blockyard serve` on the data in `folder`, always on the same port. A context manager: leaving it kills it.
 
-    `settings` are the server's, by field name.
+    `settings` are the server's, by field name; with a `database` there is no data in the folder.
     """
 
     def __init__(self, folder: Path, *, port: int | None = None, **settings: Any) -> None:
@@ -52,7 +52,9 @@ class ServerProcess:
         self.address = f"127.0.0.1:{self.port}"
         self.program = [str(Path(sysconfig.get_path("scripts")) / "blockyard")]
         """What the next launch runs; a test may put another program around it."""
-        self._settings = {"listen": self.address, "data": self.data, "log_level": "WARNING", **settings}
+        place = {} if "database" in settings else {"data": self.data}
+        self._settings = {"listen": self.address, **place, "log_level": "WARNING", **settings}
+        folder.mkdir(parents=True, exist_ok=True)
         self._stdout = folder / "stdout.txt"
         self._stderr = folder / "stderr.txt"
         self._process: subprocess.Popen[bytes] | None = None
