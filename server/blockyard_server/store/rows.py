@@ -2,7 +2,7 @@
 
 A block may be freed and granted again in one batch, and an allocation granted and ended: only what differs between
 the rows before the batch and the rows after it is written. The order in which the changes are carried out is the
-transaction's (`transaction.SqliteTransaction.write`).
+transaction's (`transaction.SqlTransaction.write`).
 """
 
 from collections.abc import Mapping, Sequence

@@ -23,7 +23,8 @@ from blockyard_server.store.evidence import SqliteEvidence, reading
 from blockyard_server.store.lock import DataLock
 from blockyard_server.store.migrate import migrate
 from blockyard_server.store.reader import SqlReader
-from blockyard_server.store.transaction import SqliteTransaction
+from blockyard_server.store.sqlite_session import SqliteSession
+from blockyard_server.store.transaction import SqlTransaction
 
 OLDEST_SQLITE: Final = (3, 37, 0)
 """The first SQLite with STRICT tables."""
@@ -82,12 +83,13 @@ class SqliteStore:
         self._close_writer()
 
     @contextmanager
-    def transaction(self, fleet: str) -> Iterator[SqliteTransaction]:
+    def transaction(self, fleet: str) -> Iterator[SqlTransaction]:
         """See the protocol."""
         db = self._connected()
         try:
             db.execute("BEGIN IMMEDIATE")
-            transaction = SqliteTransaction(db, fleet)
+            session = SqliteSession(db)
+            transaction = SqlTransaction(session, statements, fleet, session.head(fleet))
             yield transaction
             if transaction.wrote:
                 self._commit(db)

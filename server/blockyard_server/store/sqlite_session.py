@@ -1,0 +1,75 @@
+"""What a transaction says to SQLite: at once, in the writer's thread, on its one connection."""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from blockyard_server.domain.requests import TokenKey
+from blockyard_server.engine.store_protocol import InvariantBroken
+from blockyard_server.store import statements
+from blockyard_server.store.codec import Row, encode_keys
+
+MAX_ROWS_AT_ONCE: Final = 64
+"""A power of two. With 14 columns 896 parameters, which every SQLite allows."""
+
+
+class SqliteSession:
+    """A `transaction.Session`. Raises sqlite3.Error besides what the protocol names."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def head(self, fleet: str) -> Row | None:
+        """The fleet's row, as a transaction takes it."""
+        row: Row | None = self._db.execute(statements.HEAD, (fleet,)).fetchone()
+        return row
+
+    def rows(self, statement: str, parameters: Row) -> Sequence[Row]:
+        """See the protocol."""
+        return self._db.execute(statement, parameters).fetchall()
+
+    def stream(self, statement: str, parameters: Row) -> Iterable[Row]:
+        """See the protocol."""
+        return self._db.execute(statement, parameters)
+
+    def take_time(self) -> None:
+        """See the protocol. There are no limits."""
+
+    def tokens(self, fleet: str, keys: Sequence[TokenKey]) -> Sequence[Row]:
+        """See the protocol."""
+        return self._db.execute(statements.TOKENS, (encode_keys(keys), fleet)).fetchall()
+
+    def allocations(self, fleet: str, ids: Sequence[int]) -> Sequence[Row]:
+        """See the protocol."""
+        return self._db.execute(statements.ALLOCATIONS, (encode_keys(ids), fleet)).fetchall()
+
+    def create_fleet(self, row: Row) -> None:
+        """See the protocol. There is no other server."""
+        self._db.execute(statements.INSERT_FLEET, row)
+
+    def change(self, statement: str, parameters: Row) -> int:
+        """See the protocol."""
+        return self._db.execute(statement, parameters).rowcount
+
+    def insert(self, statement: str, rows: Sequence[Row]) -> None:
+        """Inserts many rows with few statements, of 64, 32, 16 … rows, so that each text is prepared once.
+
+        `executemany` would hand the interpreter's lock over and back once for each row, which costs the other threads
+        more than the rows cost SQLite (docs/adr/0004).
+        """
+        begin, size = 0, MAX_ROWS_AT_ONCE
+        while begin < len(rows):
+            while size > len(rows) - begin:
+                size //= 2
+            values = [value for row in rows[begin : begin + size] for value in row]
+            self._db.execute(statements.of_rows(statement, size), values)
+            begin += size
+
+    def count(self, statement: str, rows: Sequence[Row], otherwise: str) -> None:
+        """See the protocol."""
+        changed = self._db.executemany(statement, rows).rowcount
+        if changed != len(rows):
+            raise InvariantBroken(f"{otherwise} ({changed} rows of {len(rows)})")
+
+    def flush(self) -> None:
+        """See the protocol. Nothing was held back."""
