@@ -42,6 +42,8 @@ class GuardedMethods(grpc.GenericRpcHandler):
         self._free_streams = max_concurrent
         self._streams: set[asyncio.Task[Any]] = set()
         self._write_patience_s = write_patience_s
+        self.streams_that_are_ending = 0
+        """Streams whose end is on its way to a client that has not taken it yet."""
         self._ending = asyncio.Event()
         self._refusing = False
         self._refused = 0
@@ -130,7 +132,11 @@ class GuardedMethods(grpc.GenericRpcHandler):
                 refusal = await self._send_all(lambda: handle(request_of(incoming), context), context, task)
                 if refusal is not None:
                     # It keeps its place until then: to a client that does not read, this takes as long as it lives.
-                    await context.abort(*refusal)
+                    self.streams_that_are_ending += 1
+                    try:
+                        await context.abort(*refusal)
+                    finally:
+                        self.streams_that_are_ending -= 1
             finally:
                 self._streams.discard(task)
                 self._free_streams += 1
