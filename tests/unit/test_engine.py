@@ -9,6 +9,7 @@ from blockyard_server.domain.answers import AllocationFilter, EventFilter, Grant
 from blockyard_server.domain.errors import AllocationNotFound, FleetNotFound, InstanceNotFound, NoCapacity
 from blockyard_server.domain.requests import Acquire, DeleteFleet, Release, Renew
 from blockyard_server.engine import engine as engine_module
+from blockyard_server.engine import ledger as ledger_module
 from blockyard_server.engine.clock import ManualClock, SystemClock
 from blockyard_server.engine.engine import Engine
 from blockyard_server.engine.failures import EngineFailure, Overloaded, ShuttingDown, StoreUnavailable
@@ -169,7 +170,7 @@ async def test_a_store_that_cannot_be_read_is_unavailable(monkeypatch: pytest.Mo
 
 async def test_more_reads_and_verifies_than_may_wait_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "MAX_WAITING_READS", 0)
-    monkeypatch.setattr(engine_module, "MAX_WAITING_AUDITS", 0)
+    monkeypatch.setattr(ledger_module, "MAX_WAITING_AUDITS", 0)
     engine = await started()
 
     for refused in (engine.get_fleet("gpu"), engine.verify("gpu")):

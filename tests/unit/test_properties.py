@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 from blockyard_server.domain import index as index_module
 from blockyard_server.domain.allocation import AllocationState
 from blockyard_server.domain.answers import Grant, ReleaseAnswer
-from blockyard_server.domain.audit import Findings, Replay
+from blockyard_server.domain.audit import Replay
 from blockyard_server.domain.blocks import to_blocks
 from blockyard_server.domain.decide import decide
 from blockyard_server.domain.errors import Refused
@@ -86,8 +86,7 @@ class History(RuleBasedStateMachine):
         super().__init__()
         self.fleet = PureFleet()
         self.model: dict[str, NaiveInstance] = {}
-        self.findings = Findings()
-        self.replay = Replay(self.findings)
+        self.replay = Replay()
         self.replay.apply(self.fleet.events[0])
         self.grants: list[int] = []
 
@@ -227,7 +226,7 @@ class History(RuleBasedStateMachine):
 
     @invariant()
     def the_replay_of_the_journal_is_what_memory_and_records_say(self) -> None:
-        assert not self.findings.discrepancies
+        assert not self.replay.findings.discrepancies
         assert self.replay.revision == self.fleet.state.revision
         assert self.replay.totals == {name: i.total_blocks for name, i in self.fleet.state.index.by_name.items()}
         assert {name: held for name, held in self.replay.held.items() if held} == {

@@ -7,7 +7,7 @@ import pytest
 from blockyard_server.domain import fingerprint as fingerprint_module
 from blockyard_server.domain import index as index_module
 from blockyard_server.domain.answers import Check
-from blockyard_server.domain.audit import Findings, Replay
+from blockyard_server.domain.audit import Replay
 from blockyard_server.domain.errors import NoCapacity, StaleFencingToken, Unsatisfiable
 from blockyard_server.domain.events import (
     Event,
@@ -106,13 +106,12 @@ def test_107_blocks_that_are_held_beyond_their_instance_keep_the_fleet_out_of_me
 
 
 def test_108_a_grant_beyond_an_instance_is_a_fault_of_the_journal() -> None:
-    findings = Findings()
-    replay = Replay(findings)
+    replay = Replay()
     fields = ("job", "default", "a", b"", (("n1", (0, 4)),), None, None, ())
     replay.apply(InstanceCreated(1, START, "n1", 1, shape(4)))
 
     replay.apply(Granted(2, START, *fields))
 
-    assert [(found.check, found.instance, found.actual) for found in findings.discrepancies] == [
+    assert [(found.check, found.instance, found.actual) for found in replay.findings.discrepancies] == [
         (Check.JOURNAL, "n1", "block 4 granted")
     ]

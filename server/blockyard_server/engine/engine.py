@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +19,7 @@ from blockyard_server.domain.answers import (
     FleetSnapshot,
     InstancePage,
     InstanceRecord,
+    RepairReport,
     VerifyReport,
 )
 from blockyard_server.domain.errors import Refused
@@ -27,20 +27,20 @@ from blockyard_server.domain.fleet import fleet_not_found, instance_not_found
 from blockyard_server.domain.journal import Watch, WatchPage, check_kept
 from blockyard_server.domain.release import allocation_not_found
 from blockyard_server.domain.requests import Acquire, Release, Renew, Request
+from blockyard_server.engine.auditor import Auditor, AuditorSettings
 from blockyard_server.engine.availability import Availability
 from blockyard_server.engine.clock import Clock
+from blockyard_server.engine.counts import Counts
 from blockyard_server.engine.failures import EngineFailure, InvariantViolated, Overloaded, StoreUnavailable
+from blockyard_server.engine.ledger import LedgerWork
 from blockyard_server.engine.store_protocol import InvariantBroken, Reader, Store, StoreFailed, StoreRefused
 from blockyard_server.engine.sweeper import Sweeper, SweeperSettings
 from blockyard_server.engine.transactor import Transactor
-from blockyard_server.engine.verify import audit
 from blockyard_server.engine.watch import WatchHub
 from blockyard_server.engine.writer import Writer, WriterLimits, Writers
 
 MAX_WAITING_READS: Final = 1000
 """Reads that may be under way or waiting for a connection."""
-MAX_WAITING_AUDITS: Final = 8
-"""Verifies that may be under way or waiting for the one worker."""
 
 T = TypeVar("T")
 
@@ -51,6 +51,7 @@ class EngineSettings:
 
     writer: WriterLimits = field(default_factory=WriterLimits)
     sweeper: SweeperSettings = field(default_factory=SweeperSettings)
+    auditor: AuditorSettings = field(default_factory=AuditorSettings)
     restart_grace_s: float = 3600.0
     """A start renews every live lease, but for no longer than this: its holder could not renew it meanwhile, and
     the wall clock may have been set forward."""
@@ -70,13 +71,20 @@ class Engine:
         """`available` is told in the event loop when the database goes away and when it comes back."""
         self._store = store
         self._watches = WatchHub(store, self._now_us)
-        self._transactor = Transactor(store, clock, grace_s=settings.restart_grace_s, committed=self._watches.committed)
-        self._writers = Writers(self._transactor, settings.writer, store.lanes)
+        self.counts = Counts()
+        self._transactor = Transactor(
+            store,
+            clock,
+            grace_s=settings.restart_grace_s,
+            committed=self._watches.committed,
+            counts=self.counts,
+        )
+        self._writers = Writers(self._transactor, settings.writer, store.lanes, self.counts)
         self._sweeper = Sweeper(store, self._writers, self._transactor, settings.sweeper)
         self._availability = Availability(store, available)
-        self._auditor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="blockyard-verify")
+        self._ledger = LedgerWork(store, self._writers, self._transactor, self.counts)
+        self._auditor = Auditor(store, self._writers, self._transactor, self._ledger, self.counts, settings.auditor)
         self._reads = 0
-        self._audits: set[asyncio.Task[VerifyReport]] = set()
 
     async def start(self) -> None:
         """Opens the store, brings every fleet into memory and begins to work. Raises StoreRefused, EngineFailure.
@@ -97,6 +105,7 @@ class Engine:
                 raise StoreRefused(f"the data cannot be loaded: {failure.__cause__ or failure}") from failure
             raise
         self._sweeper.start()
+        self._auditor.start()
         self._availability.start()
 
     def _now_us(self, fleet: str) -> int:
@@ -111,10 +120,10 @@ class Engine:
         """Carries out what was accepted, then closes the store."""
         await self._availability.stop()
         await self._sweeper.stop()
+        await self._auditor.stop()
         await self._writers.stop()
         await self._watches.stop()
-        await asyncio.gather(*self._audits, return_exceptions=True)
-        self._auditor.shutdown()
+        await self._ledger.stop()
         await self._store.close()
 
     async def submit(self, request: Request) -> Any:
@@ -222,26 +231,17 @@ class Engine:
         self._watches.end()
 
     async def verify(self, fleet: str) -> VerifyReport:
-        """Compares all records of a fleet at one revision; mends nothing.
+        """Compares all records of a fleet at one revision; mends nothing, and halts the fleet if they differ."""
+        return await self._ledger.verify(fleet)
 
-        Whoever asked may go away meanwhile; the comparison goes on, because only it closes the snapshot.
-        """
-        if len(self._audits) >= MAX_WAITING_AUDITS:
-            raise Overloaded(
-                f"{MAX_WAITING_AUDITS} Verifies are waiting, the most that this server accepts; try again later",
-                maximum=MAX_WAITING_AUDITS,
-            )
-        task = asyncio.create_task(self._audit(fleet), name="blockyard-verify")
-        self._audits.add(task)
-        task.add_done_callback(self._audits.discard)
-        return await asyncio.shield(task)
+    async def repair(self, fleet: str, *, apply: bool) -> RepairReport:
+        """Says what would make a fleet's records agree and, with `apply`, does it."""
+        return await self._ledger.repair(fleet, apply=apply)
 
-    async def _audit(self, fleet: str) -> VerifyReport:
-        try:
-            pinned = await self._writers.of(fleet).run_aside(lambda: self._transactor.pin(fleet))
-            return await asyncio.get_running_loop().run_in_executor(self._auditor, audit, fleet, pinned)
-        except StoreFailed as failure:
-            raise _unreadable() from failure
+    @property
+    def requests_waiting(self) -> int:
+        """How many changes wait for a transaction now."""
+        return self._writers.waiting
 
     async def _read_swept(self, fleet: str, read: Callable[[Reader, int], Awaitable[T]]) -> T:
         """Reads a snapshot in which no lease that has ended by now is still held."""

@@ -23,6 +23,7 @@ from blockyard_server.domain.answers import (
     InstanceRecord,
     ReleaseAnswer,
     Renewal,
+    RepairReport,
     VerifyReport,
 )
 from blockyard_server.domain.journal import Watch, WatchPage
@@ -104,5 +105,9 @@ class Service(Protocol):
         ...
 
     async def verify(self, fleet: str) -> VerifyReport:
-        """Compares all records of a fleet at one revision; mends nothing."""
+        """Compares all records of a fleet at one revision; mends nothing, and halts the fleet if they differ."""
+        ...
+
+    async def repair(self, fleet: str, *, apply: bool) -> RepairReport:
+        """Says what would make a fleet's records agree and, with `apply`, does it."""
         ...

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.answers import Answer
+from blockyard_server.domain.audit import Memory
 from blockyard_server.domain.blocks import block_count
 from blockyard_server.domain.decide import decide
 from blockyard_server.domain.errors import AllocationEnded, FleetInUse, InstanceInUse, LeaseExpired, NoCapacity, Refused
@@ -21,6 +22,7 @@ from blockyard_server.domain.records import Records
 from blockyard_server.domain.release import expire
 from blockyard_server.domain.requests import CreateFleet, Request
 from blockyard_server.engine.clock import Clock
+from blockyard_server.engine.counts import Counts
 from blockyard_server.engine.failures import EngineFailure, InvariantViolated, StoreUnavailable
 from blockyard_server.engine.fleet_time import FleetTimes
 from blockyard_server.engine.memory import FleetMemory
@@ -76,9 +78,10 @@ class PinnedFleet:
 
     evidence: Evidence
     memory_revision: int
-    memory: dict[str, tuple[int, int]]
+    memory: Memory
     unloadable: str | None = None
     """Why the fleet cannot be brought into memory."""
+    halted: bool = False
 
 
 @dataclass(slots=True)
@@ -111,10 +114,12 @@ class Transactor:
         *,
         grace_s: float = 0.0,
         committed: Callable[[str], None] = lambda _fleet: None,
+        counts: Counts | None = None,
     ) -> None:
         self._store = store
         self._grace_us = int(grace_s * 1_000_000)
         self._committed = committed
+        self._counts = Counts() if counts is None else counts
         self.times = FleetTimes(clock)
         self._memory = FleetMemory()
         self._greeted: set[str] = set()
@@ -165,20 +170,53 @@ class Transactor:
                 known_as_halted |= tx.head is not None and tx.head.halted
                 state = self._memory.current(fleet, tx)
             self._memory.keep(state)
-            memory = {i.name: (i.total_blocks, i.busy) for i in state.index.by_order.values()}
-            return PinnedFleet(self._store.pin_evidence(fleet), state.revision, memory)
+            evidence = self._store.pin_evidence(fleet)
+            return PinnedFleet(evidence, state.revision, _memory_of(state), halted=known_as_halted)
         except (InvariantBroken, Inconsistent) as broken:
             if not known_as_halted:
                 self.halt(fleet, str(broken))
-            return PinnedFleet(self._store.pin_evidence(fleet), _NO_MEMORY, {}, str(broken))
+            return PinnedFleet(self._store.pin_evidence(fleet), _NO_MEMORY, {}, str(broken), halted=True)
         except StoreFailed as failure:
             self._memory.forget(fleet)
             raise _unavailable(failure) from failure
+
+    def pin_slice(self, fleet: str, after_instance: str, limit: int) -> PinnedFleet | None:
+        """As `pin`, but with the memory of the next instances by name only, `limit` at most.
+
+        None if the fleet is not there, or is halted, or is halted by this. Raises StoreUnavailable.
+        """
+        try:
+            with self._store.transaction(fleet) as tx:
+                if tx.head is None or tx.head.record is None or tx.head.halted:
+                    return None
+                state = self._memory.current(fleet, tx)
+            self._memory.keep(state)
+            evidence = self._store.pin_evidence(fleet)
+            names = (name for name, _, _ in evidence.instances_after(after_instance, limit))
+            found = (instance for name in names if (instance := state.index.by_name.get(name)) is not None)
+            return PinnedFleet(evidence, state.revision, {i.name: (i.total_blocks, i.busy) for i in found})
+        except (InvariantBroken, Inconsistent) as broken:
+            self.halt(fleet, str(broken))
+            return None
+        except StoreFailed as failure:
+            self._memory.forget(fleet)
+            raise _unavailable(failure) from failure
+
+    def memory_at(self, fleet: str, revision: int) -> Memory | None:
+        """This server's memory of a fleet at a revision, if it has it so."""
+        state = self._memory.remembered(fleet, revision)
+        return None if state is None else _memory_of(state)
+
+    def was_repaired(self, fleet: str) -> None:
+        """Memory is loaded anew, and who follows the fleet is told."""
+        self._memory.forget(fleet)
+        self._committed(fleet)
 
     def halt(self, fleet: str, why: str) -> None:
         """Stops the fleet's writes, on every server and after every start, until it is repaired."""
         self._memory.forget(fleet)
         self._halted[fleet] = why
+        self._counts.note_halt(fleet)
         _log.critical("fleet %s: an invariant does not hold, its writes are stopped: %s", fleet, why)
         self._record_halt(fleet)
 
@@ -186,6 +224,7 @@ class Transactor:
         """Ends the halt that the fleet's row said and says no more."""
         self._memory.forget(fleet)
         self._halted.pop(fleet, None)
+        self._counts.halted_fleets.discard(fleet)
 
     def in_transaction(
         self, fleet: str, work: Callable[[Attempt], T], *, greet: bool = True, even_if_halted: bool = False
@@ -223,7 +262,7 @@ class Transactor:
         answers: list[T] = []
         try:
             with self._store.transaction(fleet) as tx:
-                _expect_served(fleet, tx.head, even_if_halted=even_if_halted)
+                self._expect_served(fleet, tx.head, even_if_halted=even_if_halted)
                 attempt = self._begin(fleet, tx, written, greet=greet)
                 answers.append(work(attempt))
         except CommitUnknown as unknown:
@@ -236,6 +275,11 @@ class Transactor:
         else:
             self._memory.keep(attempt.state)
         return answers[0]
+
+    def _expect_served(self, fleet: str, head: FleetHead | None, *, even_if_halted: bool) -> None:
+        if head is not None and head.halted and not even_if_halted:
+            self._counts.halted_fleets.add(fleet)
+            raise _violated(fleet)
 
     def _begin(self, fleet: str, tx: Transaction, written: list[Event], *, greet: bool) -> Attempt:
         reading = self.times.read(fleet, tx.head, tx.database_time_us)
@@ -345,9 +389,8 @@ def _expire_due(tx: Transaction, state: FleetState, records: Records, now_us: in
     return events, more_due
 
 
-def _expect_served(fleet: str, head: FleetHead | None, *, even_if_halted: bool) -> None:
-    if head is not None and head.halted and not even_if_halted:
-        raise _violated(fleet)
+def _memory_of(state: FleetState) -> Memory:
+    return {i.name: (i.total_blocks, i.busy) for i in state.index.by_order.values()}
 
 
 def _violated(fleet: str) -> EngineFailure:

@@ -33,14 +33,14 @@ def audit(fleet: str, pinned: PinnedFleet) -> VerifyReport:
         instances = {instance: (total, busy) for instance, total, busy in evidence.instances()}
         held = gather_held(evidence.held_blocks())
         check_counters(instances, held, findings)
-        live = _readable(evidence.live_allocations(), Check.HELD_BLOCKS, findings)
+        live = readable(evidence.live_allocations(), Check.HELD_BLOCKS, findings)
         allocations = check_allocations(live, held, findings)
         check_tokens(evidence.tokens_of_live_allocations(), findings)
         if pinned.unloadable is not None:
             findings.add(Check.MEMORY, "a fleet that can be loaded", pinned.unloadable)
         if pinned.memory_revision == evidence.revision:
             check_memory(pinned.memory, instances, held, findings)
-        journal = _readable(evidence.events(), Check.JOURNAL, findings)
+        journal = readable(evidence.events(), Check.JOURNAL, findings)
         events = check_journal(
             journal, evidence.revision, instances, held, findings, compacted_revision=evidence.compacted_revision
         )
@@ -57,7 +57,7 @@ def audit(fleet: str, pinned: PinnedFleet) -> VerifyReport:
         evidence.close()
 
 
-def _readable(rows: Iterator[T], check: Check, findings: Findings) -> Iterator[T]:
+def readable(rows: Iterator[T], check: Check, findings: Findings) -> Iterator[T]:
     """The rows that can be read; each other one is a difference."""
     while True:
         try:

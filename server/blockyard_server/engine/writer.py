@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 from blockyard_server.domain.answers import Answer
 from blockyard_server.domain.errors import Refused
 from blockyard_server.domain.requests import Request
+from blockyard_server.engine.counts import Counts
 from blockyard_server.engine.failures import EngineFailure, InternalError, Overloaded, ShuttingDown
 from blockyard_server.engine.transactor import Again, Outcome, Transactor
 
@@ -59,8 +60,9 @@ class _Aside:
 class Writer:
     """Carries out requests in the order of their arrival within each fleet. One lane of `Writers`."""
 
-    def __init__(self, transactor: Transactor, limits: WriterLimits) -> None:
+    def __init__(self, transactor: Transactor, limits: WriterLimits, counts: Counts | None = None) -> None:
         self._transactor = transactor
+        self._counts = Counts() if counts is None else counts
         self._limits = limits
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="blockyard-writer")
         self._waiting: deque[_Ticket] = deque()
@@ -74,6 +76,11 @@ class Writer:
         self._wake = asyncio.Event()
         self._stopping = False
         self._loop_task: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait now."""
+        return len(self._waiting)
 
     def start(self) -> None:
         """Begins to carry out what is submitted."""
@@ -173,6 +180,7 @@ class Writer:
             return []
         requests = [ticket.request for ticket in tickets]
         loop = asyncio.get_running_loop()
+        begun_s = loop.time()
         outcomes: list[Outcome | EngineFailure]
         try:
             outcomes = list(await loop.run_in_executor(self._thread, self._transactor.carry_out, fleet, requests))
@@ -182,6 +190,7 @@ class Writer:
             if len(tickets) > 1:
                 return await self._carry_out_singly(fleet, tickets)
             outcomes = [_internal_error(fleet, fault)]
+        self._counts.note_batch(requests, outcomes, loop.time() - begun_s)
         again = []
         for ticket, outcome in zip(tickets, outcomes, strict=True):
             if ticket.outcome.done():
@@ -205,8 +214,14 @@ class Writer:
 class Writers:
     """The lanes: a fleet always goes to the same one, so that fleets in different lanes never wait for each other."""
 
-    def __init__(self, transactor: Transactor, limits: WriterLimits, lanes: int) -> None:
-        self._lanes = [Writer(transactor, limits) for _ in range(lanes)]
+    def __init__(self, transactor: Transactor, limits: WriterLimits, lanes: int, counts: Counts | None = None) -> None:
+        counts = Counts() if counts is None else counts
+        self._lanes = [Writer(transactor, limits, counts) for _ in range(lanes)]
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait now, in all lanes."""
+        return sum(lane.waiting for lane in self._lanes)
 
     def of(self, fleet: str) -> Writer:
         """The fleet's lane."""

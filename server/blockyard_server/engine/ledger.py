@@ -1,0 +1,128 @@
+"""Verify and Repair: one at a time in a server, so that none finds what another is mending.
+
+A fleet in which Verify finds a difference is halted, and served again only once Verify finds none.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Final, TypeVar
+
+from blockyard_server.domain.answers import Discrepancy, RepairReport, VerifyReport
+from blockyard_server.engine.counts import Counts
+from blockyard_server.engine.failures import Overloaded, StoreUnavailable
+from blockyard_server.engine.repair import Repairer, rehearse, report_of
+from blockyard_server.engine.store_protocol import Store, StoreFailed
+from blockyard_server.engine.transactor import Transactor
+from blockyard_server.engine.verify import audit
+from blockyard_server.engine.writer import Writers
+
+MAX_WAITING_AUDITS: Final = 8
+"""Verifies and Repairs that may be under way or waiting for the one worker."""
+MAX_LOOKS: Final = 3
+"""How often a fleet is verified that another server changes before it can be served again."""
+
+T = TypeVar("T")
+Report = TypeVar("Report", VerifyReport, RepairReport)
+
+
+class LedgerWork:
+    """All that compares a fleet's records, apart from the background's slices, which take their turn with `turn`."""
+
+    def __init__(self, store: Store, writers: Writers, transactor: Transactor, counts: Counts) -> None:
+        self._writers = writers
+        self._transactor = transactor
+        self._counts = counts
+        self._repairer = Repairer(store, transactor)
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="blockyard-verify")
+        self.turn = asyncio.Lock()
+        self._tasks: set[asyncio.Task[VerifyReport] | asyncio.Task[RepairReport]] = set()
+
+    async def stop(self) -> None:
+        """Ends what is under way."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._worker.shutdown()
+
+    async def verify(self, fleet: str) -> VerifyReport:
+        """Compares all records of a fleet at one revision; halts it if they differ. Raises Refused, EngineFailure.
+
+        Whoever asked may go away meanwhile; the comparison goes on, because only it closes the snapshot.
+        """
+        self._expect_room()
+        return await self._shielded(asyncio.create_task(self._verify(fleet), name="blockyard-verify"))
+
+    async def repair(self, fleet: str, *, apply: bool) -> RepairReport:
+        """Says what would make the records agree and, with `apply`, does it. Raises Refused, EngineFailure."""
+        self._expect_room()
+        work = self._repair(fleet) if apply else self._rehearse(fleet)
+        return await self._shielded(asyncio.create_task(work, name="blockyard-repair"))
+
+    async def in_worker(self, work: Callable[[], T]) -> T:
+        """Runs what is slow in the one worker thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+
+    async def halt(self, fleet: str, found: tuple[Discrepancy, ...]) -> None:
+        """Stops a fleet's writes because of these differences."""
+        self._counts.discrepancies += len(found)
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        await self._writers.of(fleet).run_aside(lambda: self._transactor.halt(fleet, describe(found[0]) + more))
+
+    def _expect_room(self) -> None:
+        if len(self._tasks) >= MAX_WAITING_AUDITS:
+            raise Overloaded(
+                f"{MAX_WAITING_AUDITS} Verifies are waiting, the most that this server accepts; try again later",
+                maximum=MAX_WAITING_AUDITS,
+            )
+
+    async def _shielded(self, task: "asyncio.Task[Report]") -> Report:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _verify(self, fleet: str) -> VerifyReport:
+        async with self.turn:
+            return await self._compare(fleet)
+
+    async def _compare(self, fleet: str) -> VerifyReport:
+        try:
+            pinned = await self._writers.of(fleet).run_aside(lambda: self._transactor.pin(fleet))
+            report = await self.in_worker(lambda: audit(fleet, pinned))
+        except StoreFailed as failure:
+            raise _unreadable() from failure
+        self._counts.verifies += 1
+        if not report.clean and not pinned.halted:
+            await self.halt(fleet, report.discrepancies)
+        return report
+
+    async def _rehearse(self, fleet: str) -> RepairReport:
+        async with self.turn:
+            try:
+                pinned = await self._writers.of(fleet).run_aside(lambda: self._transactor.pin(fleet))
+                return await self.in_worker(lambda: rehearse(fleet, pinned))
+            except StoreFailed as failure:
+                raise _unreadable() from failure
+
+    async def _repair(self, fleet: str) -> RepairReport:
+        writer = self._writers.of(fleet)
+        async with self.turn:
+            plan = await writer.run_aside(lambda: self._repairer.mend(fleet))
+            self._counts.repairs += bool(plan.corrections)
+            report = await self._compare(fleet)
+            for _ in range(MAX_LOOKS):
+                resume = partial(self._repairer.resume, fleet, report.revision)
+                if not report.clean or await writer.run_aside(resume):
+                    break
+                report = await self._compare(fleet)
+            return report_of(plan, report)
+
+
+def describe(found: Discrepancy) -> str:
+    """A difference in words, for the log."""
+    where = f"instance {found.instance}, " if found.instance is not None else ""
+    where += f"allocation {found.allocation}, " if found.allocation is not None else ""
+    return f"{where}{found.check.value}: expected {found.expected}, found {found.actual}"
+
+
+def _unreadable() -> StoreUnavailable:
+    return StoreUnavailable("the database cannot be read; try again")

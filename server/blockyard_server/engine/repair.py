@@ -1,0 +1,185 @@
+"""Repair: gathers a fleet's records while nobody can change them, has the core plan, and has the store carry it out.
+
+Synchronous; `mend` and `resume` run in the fleet's writer thread.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from blockyard_server.domain.allocation import Allocation, TokenRecord
+from blockyard_server.domain.answers import Check, Discrepancy, RepairReport, VerifyReport
+from blockyard_server.domain.audit import Findings, Memory, Replay, gather_held
+from blockyard_server.domain.corrections import CorrectionKind
+from blockyard_server.domain.events import Event, Granted, Repaired
+from blockyard_server.domain.fleet import Inconsistent, fleet_not_found
+from blockyard_server.domain.repair import Books, Plan, plan_repair
+from blockyard_server.engine.failures import InvariantViolated, StoreUnavailable
+from blockyard_server.engine.store_protocol import (
+    Evidence,
+    InvariantBroken,
+    Store,
+    StoreConflict,
+    StoreFailed,
+    Transaction,
+)
+from blockyard_server.engine.transactor import MAX_ATTEMPTS, PinnedFleet, Transactor
+from blockyard_server.engine.verify import readable
+
+UNKNOWN_REQUEST = b""
+"""The fingerprint of a token whose grant the journal no longer has: no request is equal to it."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """A fleet's books, and what is needed to record tokens again: the grants' fingerprints, by allocation."""
+
+    books: Books
+    fingerprints: dict[int, bytes]
+
+    def token_of(self, allocation: Allocation) -> TokenRecord:
+        """The record of the token that a live allocation was granted to."""
+        number = allocation.allocation
+        fingerprint = self.fingerprints.get(number, UNKNOWN_REQUEST)
+        return TokenRecord(allocation.caller, allocation.token, number, fingerprint, number)
+
+
+def gather(evidence: Evidence, memory: Memory | None) -> Gathered:
+    """Reads all records. Takes time and space in proportion to the fleet, and time to its journal."""
+    findings = Findings()
+    live = list(readable(evidence.live_allocations(), Check.HELD_BLOCKS, findings))
+    tokens = dict(evidence.tokens_of_live_allocations())
+    astray = {allocation for allocation, recorded in tokens.items() if recorded != allocation}
+    fingerprints: dict[int, bytes] = {}
+    replay = Replay(evidence.compacted_revision)
+    for event in _noting_grants(readable(evidence.events(), Check.JOURNAL, findings), astray, fingerprints):
+        replay.apply(event)
+    books = Books(
+        revision=evidence.revision,
+        instances={instance: (total, busy) for instance, total, busy in evidence.instances()},
+        held=gather_held(evidence.held_blocks()),
+        live=live,
+        unreadable=frozenset(tokens.keys() - {allocation.allocation for allocation in live}),
+        tokens=tokens,
+        replay=replay,
+        memory=memory,
+        findings=findings,
+    )
+    return Gathered(books, fingerprints)
+
+
+def _noting_grants(events: Iterator[Event], wanted: set[int], fingerprints: dict[int, bytes]) -> Iterator[Event]:
+    for event in events:
+        if isinstance(event, Granted) and event.revision in wanted:
+            fingerprints[event.revision] = event.fingerprint
+        yield event
+
+
+def rehearse(fleet: str, pinned: PinnedFleet) -> RepairReport:
+    """What a repair would do. Slow: for a worker thread. Closes the evidence. Raises FleetNotFound."""
+    evidence = pinned.evidence
+    try:
+        if not evidence.exists:
+            raise fleet_not_found(fleet)
+        memory = pinned.memory if pinned.memory_revision == evidence.revision else None
+        plan = plan_repair(gather(evidence, memory).books)
+    finally:
+        evidence.close()
+    unrepaired = plan.unrepaired
+    if pinned.unloadable is not None and not plan.corrections:
+        unrepaired += (Discrepancy(Check.MEMORY, "a fleet that can be loaded", pinned.unloadable),)
+    return RepairReport(evidence.revision, False, plan.corrections, unrepaired, plan.truncated, halted=pinned.halted)
+
+
+class Repairer:
+    """Carries out repairs."""
+
+    def __init__(self, store: Store, transactor: Transactor) -> None:
+        self._store = store
+        self._transactor = transactor
+
+    def mend(self, fleet: str) -> Plan:
+        """Plans and carries out, in one transaction. A fleet that needs nothing is left as it is.
+
+        Raises FleetNotFound, StoreUnavailable, and InvariantViolated if the database refuses it.
+        """
+        try:
+            plan = self._mend_undisturbed(fleet)
+        except (InvariantBroken, Inconsistent) as broken:
+            self._transactor.halt(fleet, str(broken))
+            raise InvariantViolated(f"fleet {fleet} cannot be repaired: {broken}", fleet=f"fleets/{fleet}") from broken
+        except StoreFailed as failure:
+            self._transactor.resume(fleet)
+            raise StoreUnavailable("the database cannot be reached or written; repair again") from failure
+        if plan.corrections:
+            _log.warning("fleet %s: %d corrections were made: %s", fleet, len(plan.corrections), _summary(plan))
+            self._transactor.was_repaired(fleet)
+        return plan
+
+    def resume(self, fleet: str, revision: int) -> bool:
+        """Serves a fleet again in which Verify has just found nothing, at this revision. Raises EngineFailure."""
+
+        def resume(tx: Transaction) -> bool:
+            head = tx.head
+            if head is None or not head.halted:
+                return True
+            if head.revision != revision:
+                return False
+            tx.set_halted(False)
+            return True
+
+        done = self._transactor.in_transaction(fleet, lambda attempt: resume(attempt.tx), even_if_halted=True)
+        if done:
+            self._transactor.resume(fleet)
+            _log.warning("fleet %s: its records agree, and it is served", fleet)
+        return done
+
+    def _mend_undisturbed(self, fleet: str) -> Plan:
+        for _ in range(MAX_ATTEMPTS):
+            try:
+                with self._store.transaction(fleet) as tx:
+                    return self._mend_locked(fleet, tx)
+            except StoreConflict as conflict:
+                _log.info("fleet %s: the repair is run again: %s", fleet, conflict)
+        raise StoreFailed("the database ended every attempt")
+
+    def _mend_locked(self, fleet: str, tx: Transaction) -> Plan:
+        head = tx.head
+        if head is None or head.record is None:
+            raise fleet_not_found(fleet)
+        # Nobody writes to the fleet now, and this transaction has not yet: what is committed is what there is.
+        evidence = self._store.pin_evidence(fleet)
+        try:
+            gathered = gather(evidence, self._transactor.memory_at(fleet, evidence.revision))
+        finally:
+            evidence.close()
+        if evidence.revision != head.revision:
+            raise InvariantBroken(f"the records are at revision {evidence.revision}, the fleet is at {head.revision}")
+        live = {allocation.allocation: allocation for allocation in gathered.books.live}
+        plan = plan_repair(gathered.books)
+        if plan.corrections:
+            now_us = self._transactor.times.read(fleet, head, tx.database_time_us).now_us
+            recorded = [c.allocation for c in plan.corrections if c.kind is CorrectionKind.TOKEN_RECORDED]
+            tokens = [gathered.token_of(live[allocation]) for allocation in recorded if allocation is not None]
+            tx.repair(Repaired(head.revision + 1, now_us, plan.corrections), tokens)
+        return plan
+
+
+def report_of(plan: Plan, after: VerifyReport) -> RepairReport:
+    """What a repair did, and what Verify said afterwards."""
+    left = plan.unrepaired if plan.truncated else after.discrepancies
+    return RepairReport(
+        revision=after.revision,
+        applied=bool(plan.corrections),
+        corrections=plan.corrections,
+        unrepaired=left,
+        truncated=plan.truncated or after.truncated,
+        halted=not after.clean,
+    )
+
+
+def _summary(plan: Plan) -> str:
+    kinds = [correction.kind.value for correction in plan.corrections]
+    return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
