@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -10,18 +11,32 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import grpc
 
 from blockyard.v1 import allocator_pb2 as pb
 
 FLEET = "fleets/bench"
+DRAIN_S: Final = 60.0
+"""A server process that has not ended so long after its input did is killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long is measured, and in the part `peers` what."""
+
+    rounds: int = 5
+    round_s: float = 1.5
+    peers: tuple[str, ...] = ()
+    """By their names in `benchmarks.peers.part`; empty: all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What a server process says of itself: where it serves, how long its start took, its memory after it."""
 
+    pid: int
     address: str
     echo: str
     start_s: float
@@ -33,28 +48,45 @@ class Facts:
 class Measured:
     """One run: calls a second, and the latency of one call in milliseconds."""
 
+    calls: int
     calls_per_s: float
     p50_ms: float
     p99_ms: float
 
 
 @contextmanager
-def server_process(data: Path) -> Iterator[Facts]:
-    """A server process on a data file, drained at the end."""
-    command = [sys.executable, "-m", "benchmarks.server", str(data)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def server_process(store: Path | str) -> Iterator[Facts]:
+    """A server process on a data file or a database's URL, drained at the end."""
+    with child_process("benchmarks.server", str(store)) as said:
+        yield Facts(**said)
+
+
+@contextmanager
+def child_process(module: str, *arguments: str, modules: Path | None = None) -> Iterator[dict[str, Any]]:
+    """A Python process of ours that says in one line of JSON that it serves, and drains at the end of its input.
+
+    `modules` is a folder with more that it may import.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    environment = os.environ if modules is None else {**os.environ, "PYTHONPATH": str(modules)}
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     if process.stdout is None or process.stdin is None:
         message = "the server process has no pipes"
         raise RuntimeError(message)
     try:
         line = process.stdout.readline()
         if not line:
-            message = "the server process did not start"
+            message = f"the server process {module} did not start"
             raise RuntimeError(message)
-        yield Facts(**json.loads(line))
+        yield json.loads(line)
     finally:
         process.stdin.close()
-        process.wait(timeout=60)
+        try:
+            process.wait(timeout=DRAIN_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(timeout=DRAIN_S)
+        process.stdout.close()
 
 
 Pair = Callable[[str], Awaitable[tuple[float, float]]]
@@ -108,7 +140,7 @@ def summed_up(latencies: list[float], seconds: float) -> Measured:
     """A run's figures out of the seconds that each call took."""
     ordered = sorted(latencies)
     p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
-    return Measured(len(ordered) / seconds, ordered[len(ordered) // 2] * 1000, p99 * 1000)
+    return Measured(len(ordered), len(ordered) / seconds, ordered[len(ordered) // 2] * 1000, p99 * 1000)
 
 
 def median(runs: list[Measured]) -> Measured:

@@ -1,14 +1,17 @@
-"""The server process of the benchmarks: Blockyard on SQLite, and beside it an echo of the same messages.
+"""The server process of the benchmarks: Blockyard on SQLite or PostgreSQL, and beside it an echo of the same messages.
 
 The echo is the ceiling: the same gRPC stack and messages, decoded and encoded, and nothing in between.
-`python -m benchmarks.server DATA` prints one line of JSON when it serves, and drains at the end of its input.
+`python -m benchmarks.server STORE` prints one line of JSON when it serves, and drains at the end of its input. STORE is
+a data file or a `postgresql://` URL.
 """
 
 import asyncio
 import json
+import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import grpc
 import uvloop
@@ -55,10 +58,15 @@ def _echo_handler() -> grpc.GenericRpcHandler:
     )
 
 
-async def main(data: Path) -> None:
+def _settings(store: str) -> Settings:
+    place: dict[str, Any] = {"database": store} if store.startswith("postgresql://") else {"data": Path(store)}
+    return Settings(listen="127.0.0.1:0", restart_grace_s=0, **place)
+
+
+async def main(store: str) -> None:
     """Serves both until the input ends."""
     began = time.perf_counter()
-    async with running_server(Settings(listen="127.0.0.1:0", data=data, restart_grace_s=0)) as running:
+    async with running_server(_settings(store)) as running:
         spare_the_collector()
         start_s = time.perf_counter() - began
         echo = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
@@ -67,6 +75,7 @@ async def main(data: Path) -> None:
         await echo.start()
         peak, present = _peak_and_present_mib()
         facts = {
+            "pid": os.getpid(),
             "address": running.address,
             "echo": f"127.0.0.1:{port}",
             "start_s": start_s,
@@ -79,4 +88,4 @@ async def main(data: Path) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(Path(sys.argv[1])))
+    uvloop.run(main(sys.argv[1]))
