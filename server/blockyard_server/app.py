@@ -15,6 +15,7 @@ from blockyard_server.engine.sweeper import SweeperSettings
 from blockyard_server.engine.writer import WriterLimits
 from blockyard_server.rpc.server import build_server
 from blockyard_server.settings import Settings
+from blockyard_server.store.postgres import PostgresStore
 from blockyard_server.store.sqlite import SqliteStore
 
 _log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ async def running_server(
     `clock` and `store` stand in for the real ones where a test says so. Raises StartRefused.
     """
     engine = Engine(
-        store or SqliteStore(settings.data, readers=settings.readers),
+        store or _store(settings),
         clock or SystemClock(),
         _engine_settings(settings),
         available=lambda available: edge.health.set_available(available),  # noqa: PLW0108 - made below
@@ -103,6 +104,16 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
+
+
+def _store(settings: Settings) -> Store:
+    """Raises StartRefused."""
+    if settings.database is None:
+        return SqliteStore(settings.data, readers=settings.readers)
+    try:
+        return PostgresStore(settings.database, readers=settings.readers)
+    except StoreRefused as refused:
+        raise StartRefused(str(refused)) from refused
 
 
 def _engine_settings(settings: Settings) -> EngineSettings:

@@ -17,6 +17,8 @@ MIN_JOURNAL_RETENTION_S: Final = 60.0
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(\d{1,5})")
+_DATABASES = ("postgresql://", "postgres://")
+_CREDENTIALS = re.compile(r"(?<=//).*@|\?.*")
 _MAX_PORT = 65_535
 
 
@@ -37,6 +39,16 @@ class Settings:
         default_factory=lambda: user_data_path("blockyard") / "blockyard.db",
         metadata={
             "help": "The SQLite file that holds everything. Made if it is not there.",
+            "least": None,
+            "most": None,
+        },
+    )
+    database: str | None = field(
+        default=None,
+        repr=False,  # there may be a password in it
+        metadata={
+            "help": "A PostgreSQL for everything, instead of --data, as postgresql://user@host:5432/name. Any number of"
+            " servers may share one. A password is better given in the variable.",
             "least": None,
             "most": None,
         },
@@ -77,7 +89,15 @@ class Settings:
         if self.log_level not in LOG_LEVELS:
             message = f"log_level is {self.log_level!r}, and must be one of {', '.join(LOG_LEVELS)}"
             raise SettingsRefused(message)
+        if self.database is not None and not self.database.startswith(_DATABASES):
+            message = f"database must begin with {_DATABASES[0]}, as in postgresql://user@host:5432/name"
+            raise SettingsRefused(message)
         address = _ADDRESS.fullmatch(self.listen)
         if address is None or int(address[2]) > _MAX_PORT:
             message = f"listen is {self.listen!r}, and must be HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT}"
             raise SettingsRefused(message)
+
+    @property
+    def place(self) -> str:
+        """Where the data is, for people: without user, password and options."""
+        return str(self.data) if self.database is None else _CREDENTIALS.sub("", self.database)

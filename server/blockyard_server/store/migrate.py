@@ -34,9 +34,7 @@ def migrate(connection: Connection, where: str) -> None:
         known = {script.revision for script in scripts.walk_revisions()}
         found = MigrationContext.configure(connection).get_current_revision()
         if found is None and inspect(connection).get_table_names():
-            raise StoreRefused(
-                f"{where} holds tables of another program. Name another place for Blockyard's data, with --data."
-            )
+            raise StoreRefused(f"{where} holds tables of another program. Name another place for Blockyard's data.")
         if found is not None and found not in known:
             raise StoreRefused(
                 f"{where} was written by a newer version of Blockyard: its schema is {found!r}, and this version knows "

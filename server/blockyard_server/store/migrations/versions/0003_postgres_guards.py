@@ -1,0 +1,102 @@
+"""What guards the tables on PostgreSQL, row by row; SQLite has had its own since the beginning."""
+
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    """Makes the functions and the triggers."""
+    if op.get_context().dialect.name == "postgresql":
+        for text in (*_FUNCTIONS, *_TRIGGERS):
+            op.execute(text)
+
+
+_FUNCTIONS = (
+    """
+CREATE FUNCTION blockyard_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION '%', TG_ARGV[0] USING ERRCODE = 'integrity_constraint_violation';
+END $$""",
+    """
+CREATE FUNCTION blockyard_count_held_block() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  UPDATE instances SET busy_blocks = busy_blocks + 1
+    WHERE fleet = NEW.fleet AND instance = NEW.instance AND NEW.block < total_blocks;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'a held block is not one of its instance''s blocks'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
+  RETURN NULL;
+END $$""",
+    """
+CREATE FUNCTION blockyard_uncount_held_block() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  UPDATE instances SET busy_blocks = busy_blocks - 1 WHERE fleet = OLD.fleet AND instance = OLD.instance;
+  RETURN NULL;
+END $$""",
+    """
+CREATE FUNCTION blockyard_keep_held_blocks() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF EXISTS (SELECT 1 FROM held_blocks
+      WHERE fleet = OLD.fleet AND instance = OLD.instance AND block >= NEW.total_blocks) THEN
+    RAISE EXCEPTION 'a block that would go is held' USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
+  RETURN NEW;
+END $$""",
+    """
+CREATE FUNCTION blockyard_keep_journal() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF OLD.revision > coalesce((SELECT compacted_revision FROM fleets WHERE fleet = OLD.fleet), 0) THEN
+    RAISE EXCEPTION 'the journal is deleted only below the compacted revision'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
+  RETURN OLD;
+END $$""",
+)
+
+_TRIGGERS = (
+    """
+CREATE TRIGGER held_blocks_counted AFTER INSERT ON held_blocks FOR EACH ROW
+EXECUTE FUNCTION blockyard_count_held_block()""",
+    """
+CREATE TRIGGER held_blocks_uncounted AFTER DELETE ON held_blocks FOR EACH ROW
+EXECUTE FUNCTION blockyard_uncount_held_block()""",
+    """
+CREATE TRIGGER held_blocks_unchanging BEFORE UPDATE ON held_blocks FOR EACH ROW
+EXECUTE FUNCTION blockyard_refuse('a held block is never changed: it is freed and granted anew')""",
+    """
+CREATE TRIGGER held_blocks_stay BEFORE TRUNCATE ON held_blocks FOR EACH STATEMENT
+EXECUTE FUNCTION blockyard_refuse('held blocks are freed one by one: they are counted')""",
+    """
+CREATE TRIGGER instances_begin_idle BEFORE INSERT ON instances FOR EACH ROW WHEN (NEW.busy_blocks <> 0)
+EXECUTE FUNCTION blockyard_refuse('a new instance has busy blocks')""",
+    """
+CREATE TRIGGER instances_keep_held_blocks BEFORE UPDATE ON instances FOR EACH ROW
+WHEN (NEW.total_blocks < OLD.total_blocks)
+EXECUTE FUNCTION blockyard_keep_held_blocks()""",
+    """
+CREATE TRIGGER allocations_end_once BEFORE UPDATE ON allocations FOR EACH ROW WHEN (OLD.live = 0)
+EXECUTE FUNCTION blockyard_refuse('an allocation that has ended is never changed')""",
+    """
+CREATE TRIGGER allocations_stay_while_live BEFORE DELETE ON allocations FOR EACH ROW WHEN (OLD.live = 1)
+EXECUTE FUNCTION blockyard_refuse('a live allocation is never forgotten')""",
+    """
+CREATE TRIGGER fleets_go_forward BEFORE UPDATE ON fleets FOR EACH ROW
+WHEN (NEW.revision < OLD.revision OR NEW.next_order < OLD.next_order
+  OR NEW.compacted_revision < OLD.compacted_revision)
+EXECUTE FUNCTION blockyard_refuse('a fleet''s revision never goes down')""",
+    """
+CREATE TRIGGER fleets_stay BEFORE DELETE ON fleets FOR EACH ROW
+EXECUTE FUNCTION blockyard_refuse('a fleet''s row is never deleted: its revision must go on')""",
+    """
+CREATE TRIGGER journal_unchanging BEFORE UPDATE ON journal FOR EACH ROW
+EXECUTE FUNCTION blockyard_refuse('the journal is never changed')""",
+    """
+CREATE TRIGGER journal_stays BEFORE DELETE ON journal FOR EACH ROW
+EXECUTE FUNCTION blockyard_keep_journal()""",
+    """
+CREATE TRIGGER journal_stays_whole BEFORE TRUNCATE ON journal FOR EACH STATEMENT
+EXECUTE FUNCTION blockyard_refuse('the journal is deleted only below the compacted revision')""",
+)

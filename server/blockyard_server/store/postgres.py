@@ -1,0 +1,221 @@
+"""The store on PostgreSQL: any number of servers on one database, none of them special.
+
+A fleet is locked by its row, so that transactions on different fleets go on side by side. Every locked transaction
+ends with COMMIT, also one that wrote nothing: what it read under the lock may have been committed by a transaction
+whose wait for the synchronous standby was cut off, and this COMMIT waits for the standby again. Why it is done like
+this, with measurements: docs/adr/0006-postgresql-store.md.
+"""
+
+import threading
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+
+import psycopg
+from sqlalchemy import create_engine
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from blockyard_server.engine.store_protocol import CommitUnknown, StoreFailed, StoreRefused
+from blockyard_server.store import postgres_statements as statements
+from blockyard_server.store.migrate import migrate
+from blockyard_server.store.postgres_errors import failure_of, reading, said
+from blockyard_server.store.postgres_evidence import PostgresEvidence
+from blockyard_server.store.postgres_line import Line, Lines
+from blockyard_server.store.postgres_session import PostgresSession
+from blockyard_server.store.postgres_signals import Signals, WatchedConnection
+from blockyard_server.store.postgres_url import parse_url
+from blockyard_server.store.reader import SqlReader
+from blockyard_server.store.transaction import SqlTransaction
+from blockyard_server.store.watchdog import Watchdog
+
+LANES: Final = 8
+"""How many transactions, each on another fleet, may be under way at once."""
+OLDEST_POSTGRES: Final = 150_000
+"""PostgreSQL 15, as the server numbers it."""
+READER_WAIT_S: Final = 30.0
+"""How long a reader waits for its turn before StoreFailed."""
+READ_TIMEOUT_S: Final = 30.0
+"""How long one snapshot may be read."""
+MIGRATION_TIMEOUT_S: Final = 60.0
+"""For the migrations, and for another server that is at them."""
+MIGRATION_LOCK: Final = 0x626C_6F63_6B79  # "blocky": as good a number as any
+"""The advisory lock under which one server migrates while the others wait."""
+_AWAY: Final = ("08", "57P", "25006")
+"""SQLSTATEs, or how they begin, that say that this connection is of no more use: another one may be."""
+
+
+class PostgresStore:
+    """Fleets in the database at `url` (see `postgres_url`); at most `readers` read at a time."""
+
+    def __init__(self, url: str, *, readers: int = 4) -> None:
+        self._url = parse_url(url)
+        self.lanes = LANES
+        self._readers = readers
+        self._watchdog = Watchdog()
+        self._lines = Lines(self._url.conninfo, self._watchdog)
+        self._signals = Signals(self._url.conninfo, self._watchdog)
+        self._reading: AsyncEngine | None = None
+        self._evidence: set[PostgresEvidence] = set()
+        self._lock = threading.Lock()
+        self._limbo: set[str] = set()
+        """Fleets of which a transaction's end is unknown."""
+
+    def open(self) -> None:
+        """See the protocol. Several servers may open one empty database at once: one migrates, the others wait."""
+        try:
+            line = self._lines.connect()
+        except StoreFailed as failure:
+            raise StoreRefused(f"{self._url.shown}: {failure}. Check the URL, and that PostgreSQL runs.") from failure
+        version = line.server_version
+        self._lines.give_back(line)
+        if version < OLDEST_POSTGRES:
+            found = f"{version // 10_000}.{version % 10_000}"
+            raise StoreRefused(f"{self._url.shown} is PostgreSQL {found}: Blockyard needs 15 or newer.")
+        self._migrate()
+        self._watchdog.start()
+        self._reading = create_async_engine(
+            "postgresql+psycopg://",
+            async_creator=self._connect_reader,
+            pool_size=self._readers,
+            max_overflow=0,
+            pool_timeout=READER_WAIT_S,
+        )
+
+    async def close(self) -> None:
+        """See the protocol."""
+        if self._reading is not None:
+            await self._reading.dispose()
+            self._reading = None
+        await self._signals.close()
+        for evidence in list(self._evidence):
+            evidence.close()
+        self._lines.close()
+        self._watchdog.stop()
+
+    @contextmanager
+    def transaction(self, fleet: str) -> Iterator[SqlTransaction]:
+        """See the protocol."""
+        line, session, head, now_us = self._begin(fleet)
+        try:
+            try:
+                yield SqlTransaction(session, statements, fleet, head, database_time_us=now_us)
+                session.flush()
+            except psycopg.Error as error:
+                raise failure_of(fleet, error) from error
+            self._commit(line, fleet)
+        except BaseException:
+            self._lines.end(line)
+            raise
+        self._lines.give_back(line)
+
+    def pin_evidence(self, fleet: str) -> PostgresEvidence:
+        """See the protocol."""
+        with reading():
+            evidence = PostgresEvidence(self._url.conninfo, self._watchdog, fleet, self._evidence.discard)
+        self._evidence.add(evidence)
+        return evidence
+
+    def fleet_names(self) -> list[str]:
+        """See the protocol."""
+        line = self._lines.take()
+        try:
+            with reading():
+                names = [row[0] for row in line.send([(statements.FLEET_NAMES, ())])[0].fetchall()]
+        except BaseException:
+            line.close()
+            raise
+        self._lines.give_back(line)
+        return names
+
+    @asynccontextmanager
+    async def reader(self) -> AsyncIterator[SqlReader]:
+        """See the protocol. The snapshot is taken by the first read."""
+        if self._reading is None:
+            raise StoreFailed("the store is closed")
+        try:
+            async with self._reading.connect() as connection:
+                raw: Any = (await connection.get_raw_connection()).driver_connection
+                raw.watch.begin(READ_TIMEOUT_S)
+                try:
+                    yield SqlReader(connection)
+                finally:
+                    raw.watch.rest()
+        except (SQLAlchemyError, psycopg.Error) as failure:
+            raise StoreFailed(f"the database cannot be read: {_cause(failure)}") from failure
+
+    async def follow(self, heard: Callable[[str], None]) -> None:
+        """See the protocol."""
+        await self._signals.follow(heard)
+
+    async def tell(self, fleets: Collection[str]) -> None:
+        """See the protocol."""
+        await self._signals.tell(fleets)
+
+    async def probe(self) -> None:
+        """See the protocol."""
+        await self._signals.probe()
+
+    def _begin(self, fleet: str) -> tuple[Line, PostgresSession, Any, int]:
+        """A transaction that has locked the fleet, on a connection that lives."""
+        while True:
+            line = self._lines.take()
+            session = PostgresSession(line)
+            try:
+                head, now_us = session.begin(fleet)
+                if fleet in self._limbo:
+                    if head is None:
+                        head, now_us = session.wait_for_creation(fleet)
+                    with self._lock:
+                        self._limbo.discard(fleet)
+            except psycopg.Error as error:
+                away = line.lost or (error.sqlstate or "").startswith(_AWAY)
+                if away:
+                    line.close()
+                    self._lines.close_idle()
+                    if line.used:
+                        continue
+                else:
+                    self._lines.end(line)
+                raise failure_of(fleet, error) from error
+            except BaseException:
+                self._lines.end(line)
+                raise
+            return line, session, head, now_us
+
+    def _commit(self, line: Line, fleet: str) -> None:
+        """COMMIT. If its end is unknown, the connection is given up: the database ends what is left of it."""
+        try:
+            line.commit(fleet)
+        except CommitUnknown:
+            with self._lock:
+                self._limbo.add(fleet)
+            line.close()
+            raise
+
+    def _migrate(self) -> None:
+        engine = create_engine(
+            "postgresql+psycopg://", creator=lambda: psycopg.connect(self._url.conninfo), poolclass=NullPool
+        )
+        try:
+            with engine.begin() as connection:
+                limit_ms = int(MIGRATION_TIMEOUT_S * 1000)
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {limit_ms}")
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+                migrate(connection, self._url.shown)
+        except (SQLAlchemyError, psycopg.Error) as failure:
+            raise StoreRefused(f"{self._url.shown} cannot be set up: {_cause(failure)}") from failure
+
+    async def _connect_reader(self) -> WatchedConnection:
+        connection = await WatchedConnection.reach(self._url.conninfo, self._watchdog)
+        await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+        await connection.set_read_only(True)
+        await connection.set_autocommit(False)
+        return connection
+
+
+def _cause(failure: Exception) -> str:
+    """What the database said, without the statement that SQLAlchemy quotes."""
+    cause = getattr(failure, "orig", None) or failure
+    return said(cause) if isinstance(cause, psycopg.Error) else str(cause)

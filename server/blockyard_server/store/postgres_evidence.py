@@ -1,0 +1,89 @@
+"""All records of a fleet out of one snapshot on PostgreSQL, streamed: what Verify compares."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import psycopg
+
+from blockyard_server.domain.allocation import Allocation
+from blockyard_server.domain.events import Event
+from blockyard_server.store import statements
+from blockyard_server.store.codec import Row, decode_allocation, decode_journal
+from blockyard_server.store.postgres_errors import reading
+from blockyard_server.store.slices import Slices
+from blockyard_server.store.watchdog import Watchdog
+
+ROWS_AT_ONCE: Final = 2000
+"""How many rows a fetch brings."""
+FETCH_TIMEOUT_S: Final = 60.0
+
+
+class PostgresEvidence(Slices):
+    """A snapshot on a connection of its own. Made in the writer thread, used in one other, and closed there.
+
+    `closed` is told once the connection has gone.
+    """
+
+    def __init__(
+        self, conninfo: str, watchdog: Watchdog, fleet: str, closed: Callable[["PostgresEvidence"], None]
+    ) -> None:
+        self._fleet = fleet
+        self._closed = closed
+        self._db: psycopg.Connection[Row] = psycopg.Connection.connect(conninfo)
+        self._watch = watchdog.watch(self._db.pgconn)
+        self._cursors = 0
+        try:
+            self._db.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            self._db.read_only = True
+            # The first read is what takes the snapshot.
+            head = next(self._select(statements.EVIDENCE_HEAD), None)
+        except BaseException:
+            self.close()
+            raise
+        self.revision: int = head[0] if head else 0
+        self.exists = head is not None and not head[1]
+        self.compacted_revision: int = head[2] if head else 0
+
+    def instances(self) -> Iterator[tuple[str, int, int]]:
+        """See the protocol."""
+        return self._rows(statements.EVIDENCE_INSTANCES)
+
+    def held_blocks(self) -> Iterator[tuple[str, int, int]]:
+        """See the protocol."""
+        return self._rows(statements.EVIDENCE_HELD)
+
+    def live_allocations(self) -> Iterator[Allocation]:
+        """See the protocol."""
+        return map(decode_allocation, self._rows(statements.EVIDENCE_LIVE))
+
+    def tokens_of_live_allocations(self) -> Iterator[tuple[int, int | None]]:
+        """See the protocol."""
+        return self._rows(statements.EVIDENCE_TOKENS)
+
+    def events(self) -> Iterator[Event]:
+        """See the protocol."""
+        return map(decode_journal, self._rows(statements.EVIDENCE_EVENTS))
+
+    def close(self) -> None:
+        """See the protocol. Closing twice is the same as once."""
+        self._watch.end()
+        self._db.close()
+        self._closed(self)
+
+    def _rows(self, statement: str) -> Iterator[Any]:
+        return self._select(statement)
+
+    def _select(self, statement: str, *parameters: Any) -> Iterator[Row]:
+        """By a cursor of the server: the rows do not have to fit into memory."""
+        self._cursors += 1
+        with reading(), psycopg.ServerCursor(self._db, f"evidence_{self._cursors}") as cursor:
+            self._bound(lambda: cursor.execute(statement.replace("?", "%s").encode(), (self._fleet, *parameters)))
+            while rows := self._bound(lambda: cursor.fetchmany(ROWS_AT_ONCE)):
+                yield from rows
+
+    def _bound(self, step: Callable[[], Any]) -> Any:
+        self._watch.begin(FETCH_TIMEOUT_S)
+        try:
+            return step()
+        finally:
+            self._watch.rest()

@@ -1,0 +1,186 @@
+"""The writer's connections to PostgreSQL: one for each transaction under way, kept for the next one.
+
+A transaction is a few round trips: each sends several statements in a pipeline, and each has a bound of its own.
+"""
+
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+import psycopg
+from psycopg.types.numeric import Int8Dumper
+
+from blockyard_server.engine.store_protocol import CommitUnknown, StoreFailed
+from blockyard_server.store.codec import Row
+from blockyard_server.store.postgres_errors import commit_failure_of, said
+from blockyard_server.store.watchdog import Watchdog
+
+# A client that is told of no deadline gives an attempt five seconds: half of the SDK's ten. These stay below it.
+LOCK_TIMEOUT_S: Final = 2.0
+"""How long a transaction waits for a fleet that another server has locked."""
+STATEMENT_TIMEOUT_S: Final = 4.0
+LONG_STATEMENT_TIMEOUT_S: Final = 60.0
+"""For what looks at a whole fleet: its load, the extension of all its leases, its deletion."""
+IDLE_IN_TRANSACTION_TIMEOUT_S: Final = 5.0
+"""A server that is frozen while it has a fleet locked loses the lock, and its transaction, after so long."""
+COMMIT_TIMEOUT_S: Final = 4.0
+"""For COMMIT, which no limit of the server's ends while it waits for a synchronous standby."""
+ANSWER_MARGIN_S: Final = 1.0
+"""So much later than the server's own limit would have, the watchdog ends a wait."""
+
+Cursor = psycopg.RawCursor[Row]
+Request = tuple[str, Row]
+"""A statement with its parameters."""
+
+_SET_LIMITS: Final = "SELECT set_config(name, value, {local}) FROM unnest($1::text[], $2::text[]) AS k (name, value)"
+
+
+def _limits(statement_s: float, idle_s: float, *, local: bool) -> Request:
+    limits = {"lock_timeout": LOCK_TIMEOUT_S, "statement_timeout": statement_s}
+    limits["idle_in_transaction_session_timeout"] = idle_s
+    values = [str(int(limit_s * 1000)) for limit_s in limits.values()]
+    return _SET_LIMITS.format(local=str(local).lower()), (list(limits), values)
+
+
+class Line:
+    """One connection. Used by one thread at a time. What it raises is psycopg.Error, unless it says so."""
+
+    def __init__(self, conninfo: str, watchdog: Watchdog) -> None:
+        self._db: psycopg.Connection[Row] = psycopg.Connection.connect(
+            conninfo, autocommit=True, cursor_factory=psycopg.RawCursor
+        )
+        # Numbers of one type, so that each statement is prepared once and not for every width of its numbers.
+        self._db.adapters.register_dumper(int, Int8Dumper)
+        self._db.add_notice_handler(self._note)
+        self._watch = watchdog.watch(self._db.pgconn)
+        self._warning = ""
+        self._limit_s = STATEMENT_TIMEOUT_S
+        self.used = False
+        """It has carried a transaction: it may have died since."""
+        try:
+            self.send([_limits(STATEMENT_TIMEOUT_S, IDLE_IN_TRANSACTION_TIMEOUT_S, local=False)])
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def lost(self) -> bool:
+        """There is no connection any more."""
+        return self._db.closed
+
+    @property
+    def server_version(self) -> int:
+        """As PostgreSQL numbers it: 150004 is 15.4."""
+        return self._db.info.server_version
+
+    def send(self, requests: Sequence[Request]) -> list[Cursor]:
+        """Has all of them carried out in one round trip, in order; after the first that fails none is."""
+        self._watch.begin(self._limit_s + ANSWER_MARGIN_S)
+        try:
+            if len(requests) == 1:
+                [(statement, parameters)] = requests
+                return [self._execute(statement, parameters)]
+            with self._db.pipeline():
+                return [self._execute(statement, parameters) for statement, parameters in requests]
+        finally:
+            self._watch.rest()
+
+    def take_time(self) -> Request:
+        """Until the end of the transaction, statements may take long; the request that tells the server so."""
+        self._limit_s = LONG_STATEMENT_TIMEOUT_S
+        return _limits(LONG_STATEMENT_TIMEOUT_S, LONG_STATEMENT_TIMEOUT_S, local=True)
+
+    def commit(self, fleet: str) -> None:
+        """Raises what a failed COMMIT means. Anything but a clean answer leaves open whether it happened."""
+        self._warning = ""
+        self._limit_s = COMMIT_TIMEOUT_S
+        try:
+            answer = self.send([("COMMIT", ())])[0].statusmessage
+        except psycopg.Error as error:
+            raise commit_failure_of(fleet, error) from error
+        if answer != "COMMIT":
+            raise StoreFailed(f"fleet {fleet}: the database answered COMMIT with {answer}")
+        if self._warning:
+            # As "canceling wait for synchronous replication": it is committed here, and may be lost at a fail-over.
+            raise CommitUnknown(f"fleet {fleet}: COMMIT came with a warning: {self._warning}")
+        self._limit_s = STATEMENT_TIMEOUT_S
+        self.used = True
+
+    def roll_back(self) -> None:
+        """Ends the transaction, whatever happened in it."""
+        self._limit_s = STATEMENT_TIMEOUT_S
+        self.used = True
+        self.send([("ROLLBACK", ())])
+
+    def close(self) -> None:
+        """Gives the connection up, and with it a transaction that may be open."""
+        self._watch.end()
+        self._db.close()
+
+    def _execute(self, statement: str, parameters: Row) -> Cursor:
+        cursor = self._db.cursor()
+        assert isinstance(cursor, psycopg.RawCursor)
+        return cursor.execute(statement.encode(), parameters or None, prepare=bool(parameters))
+
+    def _note(self, notice: psycopg.errors.Diagnostic) -> None:
+        if notice.severity_nonlocalized == "WARNING":
+            self._warning = notice.message_primary or "a warning"
+
+
+class Lines:
+    """Connections that wait for their next transaction. Used by all writer threads."""
+
+    def __init__(self, conninfo: str, watchdog: Watchdog) -> None:
+        self._conninfo = conninfo
+        self._watchdog = watchdog
+        self._lock = threading.Lock()
+        self._idle: list[Line] = []
+        self._closed = False
+
+    def take(self) -> Line:
+        """One that waits, or a new one. Raises StoreFailed."""
+        with self._lock:
+            if self._closed:
+                raise StoreFailed("the store is closed")
+            if self._idle:
+                return self._idle.pop()
+        return self.connect()
+
+    def connect(self) -> Line:
+        """A new one. Raises StoreFailed."""
+        try:
+            return Line(self._conninfo, self._watchdog)
+        except psycopg.Error as error:
+            raise StoreFailed(f"the database cannot be reached: {said(error)}") from error
+
+    def give_back(self, line: Line) -> None:
+        """After the end of its transaction."""
+        with self._lock:
+            if not self._closed:
+                self._idle.append(line)
+                return
+        line.close()
+
+    def end(self, line: Line) -> None:
+        """Rolls back, and keeps the connection if that works."""
+        try:
+            if line.lost:
+                raise psycopg.OperationalError("it is lost")
+            line.roll_back()
+        except psycopg.Error:
+            line.close()
+        else:
+            self.give_back(line)
+
+    def close_idle(self) -> None:
+        """Gives up all that wait: the database has gone meanwhile, or is another one."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for line in idle:
+            line.close()
+
+    def close(self) -> None:
+        """Gives up all, also those that are given back later."""
+        with self._lock:
+            self._closed = True
+        self.close_idle()

@@ -1,0 +1,110 @@
+"""What a transaction says to PostgreSQL: changes are held back and sent together, for few round trips."""
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from blockyard_server.domain.requests import TokenKey
+from blockyard_server.engine.store_protocol import InvariantBroken, StoreConflict
+from blockyard_server.store import postgres_statements as statements
+from blockyard_server.store.codec import Row
+from blockyard_server.store.postgres_arrays import encode_columns, encode_numbers, encode_texts
+from blockyard_server.store.postgres_line import Line, Request
+
+_numbered = lru_cache(maxsize=256)(statements.numbered)
+
+
+class _Change(NamedTuple):
+    request: Request
+    rows: int | None
+    """How many rows it must change."""
+    otherwise: str
+
+
+class PostgresSession:
+    """A `transaction.Session`. Raises psycopg.Error besides what the protocol names."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._held_back: list[_Change] = []
+
+    def begin(self, fleet: str) -> tuple[Row | None, int]:
+        """Begins, and locks the fleet's row: the row, as a transaction takes it, and the database's time."""
+        head, now = self._line.send([("BEGIN", ()), (statements.HEAD, (fleet,)), (statements.NOW, ())])[1:]
+        return _head(head.fetchone(), now.fetchone())
+
+    def wait_for_creation(self, fleet: str) -> tuple[Row | None, int]:
+        """As `begin`, for a fleet without a row that a transaction of unknown end may have created.
+
+        A row that is not there cannot be locked; writing it waits until whoever wrote it before is over.
+        """
+        row = (fleet, "{}", "BEST_FIT", None, None, 0, 0, 0)
+        head, now = self._line.send(
+            [
+                ("SAVEPOINT creation", ()),
+                (statements.INSERT_FLEET, row),
+                ("ROLLBACK TO SAVEPOINT creation", ()),
+                (statements.HEAD, (fleet,)),
+                (statements.NOW, ()),
+            ]
+        )[3:]
+        return _head(head.fetchone(), now.fetchone())
+
+    def rows(self, statement: str, parameters: Row) -> Sequence[Row]:
+        """See the protocol."""
+        self.flush()
+        return self._line.send([(statement, parameters)])[0].fetchall()
+
+    def stream(self, statement: str, parameters: Row) -> Iterable[Row]:
+        """See the protocol. They are all here before the first is given."""
+        self.take_time()
+        return self.rows(statement, parameters)
+
+    def take_time(self) -> None:
+        """See the protocol."""
+        self._held_back.append(_Change(self._line.take_time(), None, ""))
+
+    def tokens(self, fleet: str, keys: Sequence[TokenKey]) -> Sequence[Row]:
+        """See the protocol."""
+        callers, tokens = zip(*keys, strict=True)
+        return self.rows(statements.TOKENS, (encode_texts(callers), encode_texts(tokens), fleet))
+
+    def allocations(self, fleet: str, ids: Sequence[int]) -> Sequence[Row]:
+        """See the protocol."""
+        return self.rows(statements.ALLOCATIONS, (encode_numbers(ids), fleet))
+
+    def create_fleet(self, row: Row) -> None:
+        """See the protocol. At once: what follows must not be sent if the fleet is another server's."""
+        if self.change(statements.INSERT_FLEET, row) != 1:
+            raise StoreConflict(f"fleet {row[0]}: another server has just created it")
+
+    def change(self, statement: str, parameters: Row) -> int:
+        """See the protocol."""
+        self.flush()
+        return self._line.send([(_numbered(statement), parameters)])[0].rowcount
+
+    def insert(self, statement: str, rows: Sequence[Row]) -> None:
+        """See the protocol."""
+        self.count(statement, rows, "not every row was inserted")
+
+    def count(self, statement: str, rows: Sequence[Row], otherwise: str) -> None:
+        """See the protocol. They are counted by `flush`."""
+        kinds = statements.KINDS.get(statement)
+        if kinds is not None:
+            self._held_back.append(_Change((statement, encode_columns(rows, kinds)), len(rows), otherwise))
+        else:
+            self._held_back += (_Change((statement, row), 1, otherwise) for row in rows)
+
+    def flush(self) -> None:
+        """See the protocol."""
+        if not self._held_back:
+            return
+        changes, self._held_back = self._held_back, []
+        for change, done in zip(changes, self._line.send([change.request for change in changes]), strict=True):
+            if change.rows is not None and done.rowcount != change.rows:
+                raise InvariantBroken(f"{change.otherwise} ({done.rowcount} rows of {change.rows})")
+
+
+def _head(head: Row | None, now: Row | None) -> tuple[Row | None, int]:
+    assert now is not None, "a clock always answers"
+    return head, now[0]
