@@ -14,6 +14,7 @@ from blockyard._fleet_admin import UNSET
 from blockyard._retry import RetryPolicy
 from blockyard.aio import AsyncClient
 from blockyard.aio_lease import AsyncLease
+from blockyard.aio_watch import AsyncWatch
 from blockyard.client import Client
 from blockyard.enums import (
     AllocationState,
@@ -91,7 +92,9 @@ from blockyard.types import (
     Seconds,
     Selector,
     VerifyReport,
+    WatchUpdate,
 )
+from blockyard.watch import Watch
 
 __all__ = [
     "UNSET",
@@ -101,6 +104,7 @@ __all__ = [
     "AllocationState",
     "AsyncClient",
     "AsyncLease",
+    "AsyncWatch",
     "BlockCounts",
     "BlockNotGranted",
     "BlockyardError",
@@ -170,6 +174,8 @@ __all__ = [
     "UnexpectedAnswer",
     "Unsatisfiable",
     "VerifyReport",
+    "Watch",
+    "WatchUpdate",
     "WatcherTooSlow",
     "operations",
 ]

@@ -38,6 +38,7 @@ from blockyard.types import (
     Seconds,
     Selector,
     VerifyReport,
+    WatchUpdate,
 )
 from blockyard.v1 import allocator_pb2, fleet_admin_pb2, ledger_pb2, resources_pb2
 
@@ -240,6 +241,15 @@ def decode_instances_page(message: fleet_admin_pb2.ListInstancesResponse) -> Pag
 def decode_events_page(message: ledger_pb2.ListEventsResponse) -> Page[Event]:
     """A page of the journal."""
     return Page([_decode_event(event) for event in message.events], message.next_page_token)
+
+
+def decode_update(message: allocator_pb2.WatchResponse) -> WatchUpdate:
+    """An answer of a watch."""
+    return WatchUpdate(
+        events=tuple(_decode_event(event) for event in message.events),
+        revision=message.revision,
+        server_time=_decode_time(message.server_time),
+    )
 
 
 def decode_report(message: ledger_pb2.VerifyResponse) -> VerifyReport:

@@ -26,7 +26,7 @@ from blockyard.errors import (
 SHORTEST_ATTEMPT_S: Final = 0.25
 """No attempt is cut shorter than this for the sake of another one."""
 
-_IN_DOUBT: Final = frozenset({"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "UNKNOWN"})
+IN_DOUBT: Final = frozenset({"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "UNKNOWN"})
 """Statuses that a transport makes up when no answer came. A fault that the server itself reports is an answer."""
 
 
@@ -80,7 +80,7 @@ class Attempts:
             CallFailed: The failure itself: it is an answer, or no time is left and the call changes nothing.
             OutcomeUnknown: No time is left, and the call may have made its change.
         """
-        if failure.status not in _IN_DOUBT or isinstance(failure, ServerFault):
+        if failure.status not in IN_DOUBT or isinstance(failure, ServerFault):
             raise self._refusal(failure)
         pause = None
         if isinstance(failure, Unavailable):

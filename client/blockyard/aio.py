@@ -10,15 +10,18 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import grpc
 import grpc.aio
 
-from blockyard import _allocator, _channel, _fleet_admin, _ledger, operations
+from blockyard import _allocator, _channel, _fleet_admin, _ledger, _watching, operations
 from blockyard._binding import dressed
 from blockyard._call import Call, Listing, Operation, Plan
 from blockyard._failures import failure_of_error
 from blockyard._leasing import acquire_for_lease
 from blockyard._retry import DEFAULT_RETRY, Attempts, RetryPolicy
+from blockyard._watching import Subscription
 from blockyard.aio_lease import AsyncLease
+from blockyard.aio_watch import AsyncWatch
 from blockyard.errors import ClientClosed
-from blockyard.types import Grant
+from blockyard.types import Event, Grant
+from blockyard.v1.allocator_pb2 import WatchRequest
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -70,6 +73,17 @@ def _lease_method(function: Callable[P, Operation[Grant]]) -> Callable[Concatena
     return dressed(method, function, lambda _: AsyncLease)
 
 
+def _watch_method(
+    function: Callable[P, Subscription[Event]],
+) -> Callable[Concatenate["AsyncClient", P], AsyncWatch]:
+    """The client's method that makes a watch."""
+
+    def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> AsyncWatch:
+        return AsyncWatch(function(*args, **kwargs), self._open_watch, self._retry, several=self._several)
+
+    return dressed(method, function, lambda _: AsyncWatch)
+
+
 class AsyncClient:
     """A connection to a Blockyard server, for asyncio. Make it where its event loop runs.
 
@@ -119,6 +133,7 @@ class AsyncClient:
     batch = _method(_allocator.batch)
     lease = _lease_method(acquire_for_lease)
 
+    watch = _watch_method(_watching.watch)
     describe = _plan_method(_allocator.describe)
     describe_page = _method(_allocator.describe_page)
     get_allocation = _method(_allocator.get_allocation)
@@ -170,6 +185,13 @@ class AsyncClient:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
+
+    def _open_watch(self, request: WatchRequest) -> Any:
+        if self._closed:
+            raise ClientClosed("the client is closed")
+        method = _watching.WATCH
+        stub: Any = self._channel.unary_stream(method.path, _channel.serialize, method.answer.FromString)
+        return stub(request, metadata=self._metadata)
 
     def _stub(self, call: Call[Any]) -> "grpc.aio.UnaryUnaryMultiCallable[Any, Any]":
         stub = self._stubs.get(call.path)

@@ -8,15 +8,18 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import grpc
 
-from blockyard import _allocator, _channel, _fleet_admin, _ledger, operations
+from blockyard import _allocator, _channel, _fleet_admin, _ledger, _watching, operations
 from blockyard._binding import dressed
 from blockyard._call import Call, Listing, Operation, Plan
 from blockyard._failures import failure_of_error
 from blockyard._leasing import acquire_for_lease
 from blockyard._retry import DEFAULT_RETRY, Attempts, RetryPolicy
+from blockyard._watching import Subscription
 from blockyard.errors import ClientClosed
 from blockyard.lease import Lease
-from blockyard.types import Grant
+from blockyard.types import Event, Grant
+from blockyard.v1.allocator_pb2 import WatchRequest
+from blockyard.watch import Watch
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -68,6 +71,17 @@ def _lease_method(function: Callable[P, Operation[Grant]]) -> Callable[Concatena
     return dressed(method, function, lambda _: Lease)
 
 
+def _watch_method(
+    function: Callable[P, Subscription[Event]],
+) -> Callable[Concatenate["Client", P], Watch]:
+    """The client's method that makes a watch."""
+
+    def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Watch:
+        return Watch(function(*args, **kwargs), self._open_watch, self._retry, several=self._several)
+
+    return dressed(method, function, lambda _: Watch)
+
+
 class Client:
     """A connection to a Blockyard server, for threads. Safe to share among them.
 
@@ -117,6 +131,7 @@ class Client:
     batch = _method(_allocator.batch)
     lease = _lease_method(acquire_for_lease)
 
+    watch = _watch_method(_watching.watch)
     describe = _plan_method(_allocator.describe)
     describe_page = _method(_allocator.describe_page)
     get_allocation = _method(_allocator.get_allocation)
@@ -168,6 +183,13 @@ class Client:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    def _open_watch(self, request: WatchRequest) -> Any:
+        if self._closed:
+            raise ClientClosed("the client is closed")
+        method = _watching.WATCH
+        stub: Any = self._channel.unary_stream(method.path, _channel.serialize, method.answer.FromString)
+        return stub(request, metadata=self._metadata)
 
     def _stub(self, call: Call[Any]) -> "grpc.UnaryUnaryMultiCallable[Any, Any]":
         stub = self._stubs.get(call.path)

@@ -328,6 +328,18 @@ class Event:
     """The instance's own fields after the change; its busy and idle blocks are not counted here."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchUpdate:
+    """One answer of a watch: some events, or none; then it is a mark of progress."""
+
+    events: tuple[Event, ...]
+    """In ascending order of the revision."""
+    revision: int
+    """All matching events up to this revision have come. To go on later, watch from the revision after it."""
+    server_time: datetime
+    """The server's clock."""
+
+
 @dataclass(frozen=True, slots=True)
 class Discrepancy:
     """One place where two records disagree."""

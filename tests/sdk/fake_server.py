@@ -8,7 +8,7 @@ import asyncio
 import atexit
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -74,6 +74,11 @@ class Silent:
     after: bool = False
 
 
+@dataclass(frozen=True)
+class Ended:
+    """A stream ends well, as only a proxy would end it."""
+
+
 Disturbance = Refused | Broken | Silent
 
 
@@ -108,6 +113,9 @@ class FakeServer:
     """Its health service, once it serves."""
     _answers: dict[str, Callable[[Any], Message]] = field(default_factory=dict)
     _disturbances: dict[str, deque[Disturbance]] = field(default_factory=lambda: defaultdict(deque))
+    _left: list[str] = field(default_factory=list)
+    """The method of each stream that has ended, whoever ended it."""
+    _scripts: dict[str, deque[Any]] = field(default_factory=lambda: defaultdict(deque))
     _delayed: list[Any] = field(default_factory=list)
     _arrived: threading.Condition = field(default_factory=threading.Condition)
 
@@ -159,6 +167,49 @@ class FakeServer:
                 refusal.status.details[0].Unpack(info)
                 refusals.append(info.reason)
         return refusals
+
+    def streams(self, method: str, *scripts: "Sequence[Message | Refused | Broken | Ended]") -> None:
+        """The next streams of this method send these messages, one script each.
+
+        A script's disturbance ends its stream; a stream whose script is over, or that has none, stays open.
+        """
+        self._scripts[method].extend(scripts)
+
+    def wait_until_left(self, method: str, count: int = 1) -> None:
+        """Returns when so many streams of this method have ended."""
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: self._left.count(method) >= count, timeout=30), method
+
+    def _leave(self, method: str) -> None:
+        with self._arrived:
+            self._left.append(method)
+            self._arrived.notify_all()
+
+    async def _stream(
+        self, method: str, request: Any, context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> AsyncIterator[Message]:
+        with self._arrived:
+            self.seen.append(Seen(method, request, dict(context.invocation_metadata() or ())))
+            self._arrived.notify_all()
+        try:
+            async for message in self._play(method, context):
+                yield message
+        finally:
+            self._leave(method)
+
+    async def _play(self, method: str, context: "grpc.aio.ServicerContext[Any, Any]") -> AsyncIterator[Message]:
+        for step in self._scripts[method].popleft() if self._scripts[method] else ():
+            match step:
+                case Refused(reason, retry_after_s):
+                    status = error_status(reason, retry_after_s=retry_after_s)
+                    await context.abort_with_status(rpc_status.to_status(status))
+                case Broken(code):
+                    await context.abort(code, "the transport broke")
+                case Ended():
+                    return
+                case message:
+                    yield message
+        await asyncio.Event().wait()
 
     async def _serve(self, method: str, request: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> Message:
         disturbance = self._disturbances[method].popleft() if self._disturbances[method] else None
@@ -292,6 +343,12 @@ async def _start(fake: FakeServer, address: str) -> grpc.aio.Server:
 
 
 def _handler(fake: FakeServer, method: MethodDescriptor) -> "grpc.RpcMethodHandler[Any, Any]":
+    if method.server_streaming:
+        return grpc.unary_stream_rpc_method_handler(
+            partial(fake._stream, method.name),
+            request_deserializer=message_factory.GetMessageClass(method.input_type).FromString,
+            response_serializer=lambda answer: answer.SerializeToString(),
+        )
     return grpc.unary_unary_rpc_method_handler(
         partial(fake._serve, method.name),
         request_deserializer=message_factory.GetMessageClass(method.input_type).FromString,

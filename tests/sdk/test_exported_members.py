@@ -7,7 +7,7 @@ from inspect import signature
 from types import ModuleType
 
 import blockyard
-from blockyard import aio, aio_lease, client, enums, errors, lease, types
+from blockyard import aio, aio_lease, aio_watch, client, enums, errors, lease, types, watch
 
 
 def public(module: ModuleType) -> set[str]:
@@ -20,7 +20,8 @@ def public(module: ModuleType) -> set[str]:
 
 
 def test_every_public_type_can_be_had_from_the_package() -> None:
-    defined = set().union(*(public(module) for module in (aio, aio_lease, client, enums, errors, lease, types)))
+    modules = (aio, aio_lease, aio_watch, client, enums, errors, lease, types, watch)
+    defined = set().union(*map(public, modules))
     others = {"Operation", "Reason", "RetryPolicy", "Seconds", "UNSET", "operations"}
     assert defined | others == set(blockyard.__all__)
 
@@ -42,7 +43,8 @@ def test_both_clients_have_the_same_methods_with_the_same_arguments() -> None:
 
 
 def test_every_method_says_what_it_does() -> None:
-    for kind in (blockyard.Client, blockyard.AsyncClient, blockyard.Lease, blockyard.AsyncLease):
+    leases_and_watches = (blockyard.Lease, blockyard.AsyncLease, blockyard.Watch, blockyard.AsyncWatch)
+    for kind in (blockyard.Client, blockyard.AsyncClient, *leases_and_watches):
         for name, value in vars(kind).items():
             if not name.startswith("_"):
                 assert value.__doc__, f"{kind.__name__}.{name}"

@@ -1,0 +1,107 @@
+"""A fleet's journal as it grows, for threads."""
+
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+import grpc
+
+from blockyard._failures import failure_of_error
+from blockyard._retry import RetryPolicy
+from blockyard._watching import Follower, Subscription
+from blockyard.types import Event, WatchUpdate
+from blockyard.v1 import allocator_pb2 as pb
+
+_dice = random.SystemRandom()
+
+
+class Watch(Iterator[Event]):
+    """What `Client.watch` returns: an iterator over the events, without an end of its own.
+
+    A context manager; leaving it, or `close`, ends the stream. For one thread, but for `close`.
+    """
+
+    def __init__(
+        self,
+        subscription: Subscription[Event],
+        open_stream: Callable[[pb.WatchRequest], Any],
+        policy: RetryPolicy,
+        *,
+        several: bool,
+    ) -> None:
+        self._follower = Follower(subscription, policy, several=several)
+        self._open_stream = open_stream
+        self._stream: Any = None
+        self._waiting: deque[Event] = deque()
+        self._handed_out: int | None = None
+        self._closed = threading.Event()
+
+    @property
+    def revision(self) -> int | None:
+        """All matching events up to this revision have been handed out. None: nothing is known yet.
+
+        To go on later, in another process, watch from the revision after it.
+        """
+        return self._handed_out
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        """Waits for the next event; StopIteration once the watch is closed. Raises as `Client.watch` says."""
+        while not self._waiting:
+            update = self._receive()
+            if update is None:
+                raise StopIteration
+            self._waiting.extend(update.events)
+            if not update.events:
+                self._handed_out = update.revision
+        event = self._waiting.popleft()
+        self._handed_out = event.revision if self._waiting else self._follower.revision
+        return event
+
+    def updates(self) -> Iterator[WatchUpdate]:
+        """The same, answer by answer: several events at once, or none, and the revision up to which that is all.
+
+        The first comes at once, and each interval of progress brings one.
+        """
+        while True:
+            update = self._receive()
+            if update is None:
+                return
+            self._handed_out = update.revision
+            yield update
+
+    def close(self) -> None:
+        """Ends the stream, and the waiting of who iterates. From any thread, also twice."""
+        self._closed.set()
+        stream = self._stream
+        if stream is not None:
+            stream.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _receive(self) -> WatchUpdate | None:
+        """The next answer, of the next stream if need be; None once the watch is closed."""
+        while not self._closed.is_set():
+            try:
+                if self._stream is None:
+                    self._stream = self._open_stream(self._follower.request())
+                    continue  # it may have been closed meanwhile, by who saw no stream to cancel
+                answer = next(self._stream)
+            except StopIteration:
+                failure = self._follower.ended()
+            except grpc.RpcError as error:
+                failure = failure_of_error(error)
+            else:
+                return self._follower.received(answer)
+            self._stream = None
+            if not self._closed.is_set():
+                self._closed.wait(self._follower.pause_s(failure, _dice.random()))
+        return None
