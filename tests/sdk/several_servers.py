@@ -146,6 +146,15 @@ class Load:
         assert outcome in {ReleaseOutcome.RELEASED, ReleaseOutcome.CANCELLED_BEFORE_GRANT}
 
 
+def until_each_is_asked(three: Three, step: Callable[[], object], *, most: int = 5000) -> None:
+    """Repeats `step` until each server has seen a request: it is connected to all of them."""
+    for _ in range(most):
+        if all(three.calls()):
+            return
+        step()
+    raise AssertionError(f"a server was never asked: {three.calls()}")
+
+
 def until_settled(step: Callable[[], object], seen: Callable[[], int], *, quiet: int = 30, most: int = 5000) -> None:
     """Repeats `step` until what `seen` counts has not grown for `quiet` steps."""
     last, still = seen(), 0

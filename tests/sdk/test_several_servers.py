@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Iterator
 from datetime import timedelta
+from itertools import count
 
 import pytest
 
@@ -11,9 +12,10 @@ from blockyard._allocator import get_allocation
 from blockyard._call import Call
 from blockyard._retry import Attempts
 from blockyard.reasons import Reason
+from blockyard.v1 import resources_pb2
 from tests.sdk.conftest import QUICK, Carrier
 from tests.sdk.fake_server import FakeServer, Refused, serving
-from tests.sdk.several_servers import Load, Three, until_settled
+from tests.sdk.several_servers import Load, Three, until_each_is_asked, until_settled
 
 ACQUIRE = operations.acquire("gpu", blocks=2, holder="train", token="t-1")
 READ: Call[Allocation] = get_allocation("fleets/gpu/allocations/1")
@@ -28,8 +30,7 @@ def three() -> Iterator[Three]:
 @pytest.fixture
 def client(three: Three) -> Iterator[Client]:
     with Client(three.target, retry=QUICK, timeout_s=20) as client:
-        while 0 in three.calls():
-            client.call(ACQUIRE)
+        until_each_is_asked(three, lambda: client.call(ACQUIRE))
         yield client
 
 
@@ -117,6 +118,16 @@ def test_when_all_are_gone_the_call_says_so_in_its_time(three: Three) -> None:
         client.call(get_allocation("fleets/gpu/allocations/1", timeout_s=2))
 
 
+def test_when_none_serves_the_call_says_so_in_its_time(three: Three, client: Client) -> None:
+    for server in three.servers:
+        server.answers("GetAllocation", resources_pb2.Allocation(state=resources_pb2.Allocation.HELD))
+        server.stop_serving()
+    read = get_allocation("fleets/gpu/allocations/1", timeout_s=1)
+    with pytest.raises(Unavailable, match="unhealthy"):
+        # Until the last of the three has told it.
+        until_settled(lambda: client.call(read), count().__next__)
+
+
 def test_one_name_with_two_addresses_is_two_servers() -> None:
     """The name localhost is both 127.0.0.1 and ::1."""
     try:
@@ -129,6 +140,5 @@ def test_one_name_with_two_addresses_is_two_servers() -> None:
             for _ in range(1000):
                 client.call(ACQUIRE)
                 if four.seen and six.seen:
-                    break
-            assert four.seen
-            assert six.seen
+                    return
+    pytest.fail("one of the two was never asked")
