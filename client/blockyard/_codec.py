@@ -13,6 +13,7 @@ from blockyard._names import fleet_of, instance_name, short
 from blockyard.enums import (
     AllocationState,
     Check,
+    CorrectionKind,
     DescribeView,
     EventKind,
     InstanceState,
@@ -23,6 +24,7 @@ from blockyard.errors import UnexpectedAnswer
 from blockyard.types import (
     Allocation,
     BlockCounts,
+    Correction,
     Demand,
     Discrepancy,
     Event,
@@ -35,6 +37,7 @@ from blockyard.types import (
     Placement,
     ReleaseResult,
     Renewal,
+    RepairReport,
     Seconds,
     Selector,
     VerifyReport,
@@ -207,6 +210,7 @@ def decode_fleet(message: resources_pb2.Fleet) -> Fleet:
         revision=message.revision,
         create_time=_decode_time(message.create_time),
         update_time=_decode_time(message.update_time),
+        halted=message.halted,
     )
 
 
@@ -257,16 +261,7 @@ def decode_report(message: ledger_pb2.VerifyResponse) -> VerifyReport:
     return VerifyReport(
         clean=message.clean,
         revision=message.revision,
-        discrepancies=tuple(
-            Discrepancy(
-                check=_word(Check, ledger_pb2.Discrepancy.Check.Name, each.check),
-                instance=short(each.instance) or None,
-                allocation=each.allocation or None,
-                expected=each.expected,
-                actual=each.actual,
-            )
-            for each in message.discrepancies
-        ),
+        discrepancies=_decode_discrepancies(message.discrepancies),
         truncated=message.truncated,
         instances_checked=message.instances_checked,
         held_blocks_checked=message.held_blocks_checked,
@@ -289,6 +284,46 @@ def _decode_event(message: ledger_pb2.Event) -> Event:
         ended=message.ended,
         fleet=decode_fleet(message.fleet) if message.HasField("fleet") else None,
         instance_after=decode_instance(message.instance_after) if message.HasField("instance_after") else None,
+        corrections=_decode_corrections(message.corrections),
+    )
+
+
+def decode_repair_report(message: ledger_pb2.RepairResponse) -> RepairReport:
+    """What a repair did, or would do."""
+    return RepairReport(
+        applied=message.applied,
+        revision=message.revision,
+        corrections=_decode_corrections(message.corrections),
+        unrepaired=_decode_discrepancies(message.unrepaired),
+        truncated=message.truncated,
+        halted=message.halted,
+    )
+
+
+def _decode_corrections(messages: Iterable[ledger_pb2.Correction]) -> tuple[Correction, ...]:
+    return tuple(
+        Correction(
+            kind=_word(CorrectionKind, ledger_pb2.Correction.Kind.Name, each.kind),
+            instance=short(each.instance) or None,
+            allocation=each.allocation or None,
+            block=each.block,
+            before=each.before,
+            after=each.after,
+        )
+        for each in messages
+    )
+
+
+def _decode_discrepancies(messages: Iterable[ledger_pb2.Discrepancy]) -> tuple[Discrepancy, ...]:
+    return tuple(
+        Discrepancy(
+            check=_word(Check, ledger_pb2.Discrepancy.Check.Name, each.check),
+            instance=short(each.instance) or None,
+            allocation=each.allocation or None,
+            expected=each.expected,
+            actual=each.actual,
+        )
+        for each in messages
     )
 
 

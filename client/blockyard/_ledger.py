@@ -5,10 +5,10 @@ from typing import Final
 
 from blockyard._allocator import PAGE_SIZE
 from blockyard._call import Call, Listing, Method, Page
-from blockyard._codec import decode_events_page, decode_report, encode_event_kind
+from blockyard._codec import decode_events_page, decode_repair_report, decode_report, encode_event_kind
 from blockyard._names import fleet_name, instance_name
 from blockyard.enums import EventKind
-from blockyard.types import Event, VerifyReport
+from blockyard.types import Event, RepairReport, VerifyReport
 from blockyard.v1 import ledger_pb2 as pb
 
 VERIFY_TIMEOUT_S: Final = 300.0
@@ -17,6 +17,7 @@ VERIFY_TIMEOUT_S: Final = 300.0
 _SERVICE = "/blockyard.v1.Ledger"
 LIST_EVENTS = Method(f"{_SERVICE}/ListEvents", pb.ListEventsRequest, pb.ListEventsResponse)
 VERIFY = Method(f"{_SERVICE}/Verify", pb.VerifyRequest, pb.VerifyResponse)
+REPAIR = Method(f"{_SERVICE}/Repair", pb.RepairRequest, pb.RepairResponse)
 
 
 def list_events(
@@ -73,3 +74,22 @@ def verify(fleet: str, *, timeout_s: float = VERIFY_TIMEOUT_S) -> Call[VerifyRep
         CallFailed: Any other refusal.
     """
     return VERIFY.call(pb.VerifyRequest(fleet=fleet_name(fleet)), decode_report, timeout_s)
+
+
+def repair(fleet: str, *, apply: bool = False, timeout_s: float = VERIFY_TIMEOUT_S) -> Call[RepairReport]:
+    """Says what would make a fleet's records agree again and, only with `apply`, does it. Repeating it is harmless.
+
+    A live allocation keeps its blocks unless another live one has the same block; such a conflict is left as it is.
+    A fleet whose writes were stopped is served again once nothing is left to repair.
+
+    Args:
+        fleet: Which fleet.
+        apply: False only says what it would change.
+        timeout_s: How long it may take in all, retries included.
+
+    Raises:
+        FleetNotFound: There is no such fleet.
+        InvariantViolated: The fleet's own record cannot be read, or the database refuses the repair.
+        CallFailed: Any other refusal.
+    """
+    return REPAIR.call(pb.RepairRequest(fleet=fleet_name(fleet), apply=apply), decode_repair_report, timeout_s)

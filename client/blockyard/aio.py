@@ -154,6 +154,7 @@ class AsyncClient:
 
     list_events = _list_method(_ledger.list_events)
     verify = _method(_ledger.verify)
+    repair = _method(_ledger.repair)
 
     async def call(self, call: Call[T]) -> T:
         """Carries out one operation made by `blockyard.operations`, with retries.

@@ -152,6 +152,7 @@ class Client:
 
     list_events = _list_method(_ledger.list_events)
     verify = _method(_ledger.verify)
+    repair = _method(_ledger.repair)
 
     def call(self, call: Call[T]) -> T:
         """Carries out one operation made by `blockyard.operations`, with retries.

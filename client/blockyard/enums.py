@@ -104,6 +104,29 @@ class EventKind(StrEnum):
     """A kind that only a newer SDK can name. Never an argument."""
 
 
+class CorrectionKind(StrEnum):
+    """What `repair` changes."""
+
+    COUNTER_SET = "COUNTER_SET"
+    """An instance's counter of busy blocks, from `before` to `after`."""
+    BLOCK_FREED = "BLOCK_FREED"
+    """A held block that no live allocation has is freed; it was said to be `allocation`'s."""
+    BLOCK_HELD = "BLOCK_HELD"
+    """A block that `allocation` has is held for it again."""
+    TOKEN_RECORDED = "TOKEN_RECORDED"
+    """The idempotency token of `allocation` is recorded again."""
+    JOURNAL_RECONCILED = "JOURNAL_RECONCILED"
+    """From here on the journal gives the block to `allocation`, or to nobody, as the records do."""
+    SHAPE_RECONCILED = "SHAPE_RECONCILED"
+    """From here on the journal gives the instance `after` blocks, as its record does; 0: it is not there."""
+    MEMORY_RELOADED = "MEMORY_RELOADED"
+    """The server reads the instance anew; no record changes."""
+    JOURNAL_SETTLED = "JOURNAL_SETTLED"
+    """What is missing or contradicts itself in the journal, at `before` places, is left behind."""
+    UNKNOWN = "UNKNOWN"
+    """A change that only a newer SDK can name."""
+
+
 class Check(StrEnum):
     """Which of `verify`'s comparisons failed."""
 

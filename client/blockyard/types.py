@@ -13,6 +13,7 @@ from typing import TypeAlias
 from blockyard.enums import (
     AllocationState,
     Check,
+    CorrectionKind,
     EventKind,
     InstanceState,
     Operator,
@@ -256,6 +257,8 @@ class Fleet:
     """When it was created."""
     update_time: datetime
     """When its own fields last changed."""
+    halted: bool = False
+    """Its writes are stopped, because an invariant was found not to hold. See `repair`."""
 
     @property
     def id(self) -> str:
@@ -299,6 +302,24 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Correction:
+    """One change of one record by `repair`. What is set depends on `kind`."""
+
+    kind: CorrectionKind
+    """What is changed."""
+    instance: str | None
+    """The instance's id."""
+    allocation: str | None
+    """The allocation's full name."""
+    block: int
+    """The block's number."""
+    before: int
+    """The number before."""
+    after: int
+    """The number after."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """One committed change of a fleet. Which fields are set depends on `kind`."""
 
@@ -326,6 +347,8 @@ class Event:
     """The fleet's own fields after the change."""
     instance_after: Instance | None
     """The instance's own fields after the change; its busy and idle blocks are not counted here."""
+    corrections: tuple[Correction, ...] = ()
+    """What a repair changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -376,3 +399,21 @@ class VerifyReport:
     """How many live allocations were compared."""
     events_replayed: int
     """How many events were replayed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepairReport:
+    """What a repair did, or would do."""
+
+    applied: bool
+    """The changes were made. False without `apply`, and if there was nothing to change."""
+    revision: int
+    """The revision at which the records were compared."""
+    corrections: tuple[Correction, ...]
+    """Every change that was, or would be, made; at most 1000."""
+    unrepaired: tuple[Discrepancy, ...]
+    """Differences that no rule mends, at most 1000: they are left as they are."""
+    truncated: bool
+    """There is more than `corrections` or `unrepaired` can hold: repair again."""
+    halted: bool
+    """The fleet's writes are stopped, now that this is done."""

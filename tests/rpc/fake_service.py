@@ -26,8 +26,10 @@ from blockyard_server.domain.answers import (
     InstanceBlocks,
     InstancePage,
     InstanceRecord,
+    RepairReport,
     VerifyReport,
 )
+from blockyard_server.domain.corrections import Correction
 from blockyard_server.domain.decide import decide
 from blockyard_server.domain.events import Event
 from blockyard_server.domain.fleet import FleetState, fleet_not_found
@@ -56,6 +58,7 @@ class FakeService:
         self.failures: deque[Exception] = deque()
         self.requests: list[Request] = []
         self.discrepancies: tuple[Discrepancy, ...] = ()
+        self.corrections: tuple[Correction, ...] = ()
         self.watches: list[Watch] = []
         self.watches_end = asyncio.Event()
         self.news = asyncio.Condition()
@@ -188,6 +191,11 @@ class FakeService:
             allocations_checked=len(found.records.allocations),
             events_replayed=len(found.events),
         )
+
+    async def repair(self, fleet: str, *, apply: bool) -> RepairReport:
+        revision = self._existing(fleet).state.revision
+        left = self.discrepancies
+        return RepairReport(revision, apply, self.corrections, left, truncated=False, halted=bool(left))
 
     def _existing(self, fleet: str) -> _Fleet:
         self._fail_if_asked_to()

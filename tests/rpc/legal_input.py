@@ -91,6 +91,7 @@ LEGAL: Mapping[str, Mapping[str, str]] = {
     "WatchRequest.instance": {"empty": OK},
     "Watch: progress_interval.seconds": {"zero": OK},
     "Watch: progress_interval.nanos": {"zero": OK},
+    "RepairRequest.apply": {"flipped": OK},
     # Fleets and instances
     "CreateFleetRequest.fleet": {"empty": OK},
     "CreateFleet: fleet.name": {"empty": OK},
@@ -117,6 +118,7 @@ IGNORED = frozenset(
         "CreateFleet: fleet.etag",
         "CreateInstance: instance.etag",
         "Fleet.revision",
+        "Fleet.halted",
         "Fleet.create_time",
         "Fleet.update_time",
         "Instance.busy_blocks",

@@ -212,6 +212,7 @@ NOWHERE = [
     fleet_admin_pb2.UncordonInstanceRequest(name="fleets/nope/instances/busy"),
     ledger_pb2.ListEventsRequest(parent="fleets/nope"),
     ledger_pb2.VerifyRequest(fleet="fleets/nope"),
+    ledger_pb2.RepairRequest(fleet="fleets/nope"),
 ]
 
 

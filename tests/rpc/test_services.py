@@ -9,6 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from blockyard.v1 import allocator_pb2 as pb
 from blockyard.v1 import fleet_admin_pb2, ledger_pb2, resources_pb2
 from blockyard_server.domain.answers import Check, Discrepancy
+from blockyard_server.domain.corrections import Correction, CorrectionKind
 from blockyard_server.domain.errors import NoCapacity
 from blockyard_server.domain.requests import Acquire, Demand, Release
 from tests.rpc.fake_service import FakeService
@@ -384,4 +385,27 @@ async def test_verify_reports_each_difference_by_name(blockyard: Blockyard, serv
     assert [(d.check, d.instance, d.allocation, d.expected, d.actual) for d in drift.discrepancies] == [
         (ledger_pb2.Discrepancy.COUNTER, "fleets/gpu/instances/node-1", "", "3", "2"),
         (ledger_pb2.Discrepancy.TOKEN, "", "fleets/gpu/allocations/7", "a record", "none"),
+    ]
+
+
+async def test_repair_reports_each_change_and_what_is_left_by_name(blockyard: Blockyard, service: FakeService) -> None:
+    await blockyard.make_fleet("gpu", "node-1")
+    service.corrections = (
+        Correction(CorrectionKind.COUNTER_SET, "node-1", before=3, after=0),
+        Correction(CorrectionKind.BLOCK_HELD, "node-1", 7, 5),
+        Correction(CorrectionKind.JOURNAL_RECONCILED, "node-1", None, 6),
+    )
+    service.discrepancies = (Discrepancy(Check.HELD_BLOCKS, "one", "two", "node-1", 7),)
+
+    answer = await blockyard.ledger.Repair(ledger_pb2.RepairRequest(fleet="fleets/gpu", apply=True))
+
+    kinds, name, allocation = ledger_pb2.Correction, "fleets/gpu/instances/node-1", "fleets/gpu/allocations/7"
+    assert (answer.applied, answer.revision, answer.truncated, answer.halted) == (True, 2, False, True)
+    assert list(answer.corrections) == [
+        kinds(kind=kinds.COUNTER_SET, instance=name, before=3),
+        kinds(kind=kinds.BLOCK_HELD, instance=name, allocation=allocation, block=5),
+        kinds(kind=kinds.JOURNAL_RECONCILED, instance=name, block=6),
+    ]
+    assert [(d.check, d.instance, d.allocation) for d in answer.unrepaired] == [
+        (ledger_pb2.Discrepancy.HELD_BLOCKS, name, allocation)
     ]

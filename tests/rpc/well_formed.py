@@ -196,5 +196,6 @@ REQUESTS: dict[str, Make] = {
         instance=world.busy,
     ),
     "Verify": lambda world: ledger_pb2.VerifyRequest(fleet=world.name),
+    "Repair": lambda world: ledger_pb2.RepairRequest(fleet=world.name, apply=True),
 }
 """By the name of the RPC, and words that tell its requests apart."""

@@ -6,7 +6,18 @@ import pytest
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.json_format import ParseDict
 
-from blockyard import UNSET, Check, Client, Discrepancy, EventKind, InstanceState, Placement, PlacementStrategy
+from blockyard import (
+    UNSET,
+    Check,
+    Client,
+    Correction,
+    CorrectionKind,
+    Discrepancy,
+    EventKind,
+    InstanceState,
+    Placement,
+    PlacementStrategy,
+)
 from blockyard.v1 import fleet_admin_pb2, ledger_pb2, resources_pb2
 from tests.sdk.fake_server import FakeServer
 from tests.sdk.samples import ALLOCATION, FLEET, NAME, NODE, TIME, sent
@@ -114,6 +125,44 @@ def test_a_report_names_each_difference(fake: FakeServer, client: Client) -> Non
     report = client.verify("gpu")
     assert not report.clean
     assert report.discrepancies == (Discrepancy(Check.COUNTER, "node-1", None, "2", "-4"),)
+
+
+def test_a_repair_says_each_change_and_what_is_left(fake: FakeServer, client: Client) -> None:
+    document = {
+        "applied": True,
+        "revision": "9",
+        "corrections": [
+            {"kind": "COUNTER_SET", "instance": "fleets/gpu/instances/node-1", "before": "5", "after": "2"},
+            {"kind": "BLOCK_HELD", "instance": "fleets/gpu/instances/node-1", "allocation": NAME, "block": 3},
+            {"kind": 99},
+        ],
+        "unrepaired": [{"check": "HELD_BLOCKS", "allocation": NAME, "expected": "one", "actual": "two"}],
+        "halted": True,
+    }
+    fake.answers("Repair", ParseDict(document, ledger_pb2.RepairResponse()))
+
+    report = client.repair("gpu", apply=True)
+
+    assert report.corrections == (
+        correction(CorrectionKind.COUNTER_SET, instance="node-1", before=5, after=2),
+        correction(CorrectionKind.BLOCK_HELD, instance="node-1", allocation=NAME, block=3),
+        correction(CorrectionKind.UNKNOWN),
+    )
+    assert report.unrepaired == (Discrepancy(Check.HELD_BLOCKS, None, NAME, "one", "two"),)
+    assert (report.applied, report.revision, report.truncated, report.halted) == (True, 9, False, True)
+    assert sent(fake, "Repair") == {"fleet": "fleets/gpu", "apply": True}
+
+
+def correction(
+    kind: CorrectionKind,
+    *,
+    instance: str | None = None,
+    allocation: str | None = None,
+    block: int = 0,
+    before: int = 0,
+    after: int = 0,
+) -> Correction:
+    return Correction(kind=kind, instance=instance, allocation=allocation, block=block, before=before, after=after)
 
 
 def test_the_kind_that_only_an_answer_may_be_is_refused_as_an_argument(client: Client) -> None:

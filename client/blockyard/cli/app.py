@@ -10,6 +10,7 @@ from blockyard.cli.fleet import fleet_app
 from blockyard.cli.help_page import show_help
 from blockyard.cli.instance import instance_app
 from blockyard.cli.release import release, renew
+from blockyard.cli.repair import repair
 from blockyard.cli.replay import replay
 from blockyard.cli.run import run
 from blockyard.cli.serve import serve_command
@@ -18,7 +19,7 @@ from blockyard.cli.verify import verify
 _EPILOG = """
 Exit codes: 0 done; 1 the service refused; 2 wrong usage or input; 3 no answer: the service cannot be reached or takes
 no work now, and a change may have happened; 4 no capacity now; 70 a fault of this program; 130 interrupted; 141 the
-output was closed. `verify`, `replay` and `run` say in their help what differs.
+output was closed. `verify`, `repair`, `replay` and `run` say in their help what differs.
 """
 
 app = typer.Typer(
@@ -41,5 +42,6 @@ app.command("allocations")(list_allocations)
 app.command("allocation")(get_allocation)
 app.command("events")(list_events)
 app.command("verify")(verify)
+app.command("repair")(repair)
 app.command("run", context_settings={"allow_interspersed_args": False})(run)
 app.command("replay")(replay)

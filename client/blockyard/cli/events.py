@@ -60,6 +60,9 @@ def _describe_event(event: Event) -> str:
         parts.append(f"until {write_time(event.expire_time)}")
     if event.kind is EventKind.TOKEN_CANCELLED and event.idempotency_token:
         parts.append(f"token {event.idempotency_token}")
+    if event.corrections:
+        kinds = [each.kind.value for each in event.corrections]
+        parts.append(", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)))
     if event.kind is EventKind.RELEASED and not event.ended:
         parts.append("(a part)")
     return "  ".join(parts) or "-"

@@ -25,14 +25,14 @@ from blockyard.reasons import Reason
 
 
 class ExitCode(IntEnum):
-    """What the process tells whoever started it. `verify`, `replay` and `run` say in their help what differs."""
+    """What the process tells whoever started it. Some commands, such as `verify`, say in their help what differs."""
 
     DONE = 0
     """The command did what it says."""
     REFUSED = 1
-    """The service refused. `verify` and `replay`: the records disagree."""
+    """The service refused. `verify`, `repair` and `replay`: the records disagree."""
     USAGE = 2
-    """The command, an option or a file is not right; nothing was changed. `verify`: could not check."""
+    """The command, an option or a file is not right; nothing was changed. `verify`, `repair`: could not."""
     NO_ANSWER = 3
     """The service cannot be reached, takes no work now, or did not answer: a change may have happened."""
     NO_CAPACITY = 4
@@ -133,7 +133,8 @@ NEXT_STEPS: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.OVERLOADED: "Try again in a moment.",
         Reason.SHUTTING_DOWN: "Try again once the server is up again.",
         Reason.STORE_UNAVAILABLE: "Try again; if it goes on, look at the server's log and its disk.",
-        Reason.INVARIANT_VIOLATED: "Run `blockyard verify FLEET`, and keep the data as it is: it is the evidence.",
+        Reason.INVARIANT_VIOLATED: "Run `blockyard verify FLEET`, copy the data as it is: it is the evidence; then "
+        "`blockyard repair FLEET`.",
         Reason.INTERNAL_ERROR: "Please report it, with what the server's log says.",
         Reason.COMPACTED: "`blockyard describe FLEET` shows the fleet as it is; go on from its revision.",
         Reason.WATCHER_TOO_SLOW: "Watch again from the revision after the last one that was shown.",

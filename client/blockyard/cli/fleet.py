@@ -153,6 +153,8 @@ def _print_fleet(fleet: Fleet, output: OutputFormat) -> None:
     print_line(f"  labels       {write_pairs(fleet.labels)}")
     print_line(f"  created      {write_time(fleet.create_time)}")
     print_line(f"  etag         {fleet.etag}")
+    if fleet.halted:
+        print_line(f"  HALTED       its writes are stopped: blockyard verify {fleet.id}; blockyard repair {fleet.id}")
 
 
 def _write_default_ttl(fleet: Fleet) -> str:

@@ -61,4 +61,4 @@ def print_report(fleet: str, report: VerifyReport) -> None:
     for difference in report.discrepancies:
         where = difference.instance or difference.allocation or fleet
         print_line(f"  {difference.check}  {where}: expected {difference.expected}, found {difference.actual}")
-    print_line("Keep the data as it is: it is the evidence.")
+    print_line("Copy the data as it is: it is the evidence. Then `blockyard repair` says what would mend it.")

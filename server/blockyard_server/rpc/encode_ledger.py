@@ -5,7 +5,7 @@ from typing import Final
 
 from blockyard.v1 import allocator_pb2, resources_pb2
 from blockyard.v1 import ledger_pb2 as pb
-from blockyard_server.domain.answers import Check, EventPage, VerifyReport
+from blockyard_server.domain.answers import Check, Discrepancy, EventPage, RepairReport, VerifyReport
 from blockyard_server.domain.blocks import Placements
 from blockyard_server.domain.corrections import Correction, CorrectionKind
 from blockyard_server.domain.events import (
@@ -126,21 +126,34 @@ def encode_watch_page(fleet: str, page: WatchPage) -> Iterator[allocator_pb2.Wat
         events = events[len(message.events) :]
 
 
+def encode_repair_report(fleet: str, report: RepairReport) -> pb.RepairResponse:
+    """What Repair did, or would do."""
+    return pb.RepairResponse(
+        applied=report.applied,
+        revision=report.revision,
+        corrections=[_encode_correction(fleet, each) for each in report.corrections],
+        unrepaired=[_encode_discrepancy(fleet, each) for each in report.unrepaired],
+        truncated=report.truncated,
+        halted=report.halted,
+    )
+
+
+def _encode_discrepancy(fleet: str, found: Discrepancy) -> pb.Discrepancy:
+    return pb.Discrepancy(
+        check=_CHECKS[found.check],
+        instance="" if found.instance is None else encode_instance_name(fleet, found.instance),
+        allocation="" if found.allocation is None else encode_allocation_name(fleet, found.allocation),
+        expected=found.expected,
+        actual=found.actual,
+    )
+
+
 def encode_verify_report(fleet: str, report: VerifyReport) -> pb.VerifyResponse:
     """What Verify found."""
     return pb.VerifyResponse(
         clean=report.clean,
         revision=report.revision,
-        discrepancies=[
-            pb.Discrepancy(
-                check=_CHECKS[found.check],
-                instance="" if found.instance is None else encode_instance_name(fleet, found.instance),
-                allocation="" if found.allocation is None else encode_allocation_name(fleet, found.allocation),
-                expected=found.expected,
-                actual=found.actual,
-            )
-            for found in report.discrepancies
-        ],
+        discrepancies=[_encode_discrepancy(fleet, found) for found in report.discrepancies],
         truncated=report.truncated,
         instances_checked=report.instances_checked,
         held_blocks_checked=report.held_blocks_checked,

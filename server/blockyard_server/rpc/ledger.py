@@ -8,7 +8,7 @@ from blockyard.v1 import ledger_pb2 as pb
 from blockyard.v1 import ledger_pb2_grpc
 from blockyard_server.engine.service import Service
 from blockyard_server.rpc.decode_reads import decode_fleet_only, decode_list_events
-from blockyard_server.rpc.encode_ledger import encode_event_page, encode_verify_report
+from blockyard_server.rpc.encode_ledger import encode_event_page, encode_repair_report, encode_verify_report
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -29,3 +29,8 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServicer):
         """Compares all records of a fleet."""
         fleet = decode_fleet_only(request.fleet, "fleet")
         return encode_verify_report(fleet, await self._service.verify(fleet))
+
+    async def Repair(self, request: pb.RepairRequest, context: _Context) -> pb.RepairResponse:
+        """Says what would make the records agree, or does it."""
+        fleet = decode_fleet_only(request.fleet, "fleet")
+        return encode_repair_report(fleet, await self._service.repair(fleet, apply=request.apply))

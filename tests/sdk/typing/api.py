@@ -22,6 +22,7 @@ from blockyard import (
     OutcomeUnknown,
     ReleaseResult,
     Renewal,
+    RepairReport,
     VerifyReport,
     operations,
 )
@@ -39,6 +40,7 @@ def blocking(client: Client) -> None:
     assert_type(client.list_allocations("gpu"), Iterator[Allocation])
     assert_type(client.list_events("gpu", from_revision=5), Iterator[Event])
     assert_type(client.verify("gpu"), VerifyReport)
+    assert_type(client.repair("gpu", apply=True), RepairReport)
     assert_type(client.list_fleets(), Iterator[Fleet])
     assert_type(client.update_fleet("gpu", default_ttl=None), Fleet)
     assert_type(client.create_instance("gpu", "node-1", total_blocks=8), Instance)

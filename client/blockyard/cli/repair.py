@@ -1,0 +1,95 @@
+"""`blockyard repair`: makes a fleet's records agree again, or says what that would take."""
+
+from datetime import timedelta
+from typing import Annotated, Final
+
+import typer
+
+from blockyard.cli.connection import connect
+from blockyard.cli.failures import ExitCode, Recoded
+from blockyard.cli.options import Address, FleetArgument, Output, parse_duration
+from blockyard.cli.output import OutputFormat, print_document, print_line, print_table
+from blockyard.enums import CorrectionKind
+from blockyard.types import Correction, RepairReport
+
+DEFAULT_TIMEOUT: Final = timedelta(minutes=5)
+
+_WORDS: Final = {
+    CorrectionKind.COUNTER_SET: "busy_blocks from {before} to {after}",
+    CorrectionKind.BLOCK_FREED: "block {block} is freed; it is not {allocation}'s",
+    CorrectionKind.BLOCK_HELD: "block {block} is held for {allocation} again",
+    CorrectionKind.TOKEN_RECORDED: "its idempotency token is recorded again",
+    CorrectionKind.JOURNAL_RECONCILED: "from now on the journal gives block {block} to {owner}",
+    CorrectionKind.SHAPE_RECONCILED: "from now on the journal says {after} blocks instead of {before}",
+    CorrectionKind.MEMORY_RELOADED: "the server reads it anew",
+    CorrectionKind.JOURNAL_SETTLED: "the journal cannot be replayed at {before} place(s), which are left behind",
+    CorrectionKind.UNKNOWN: "a change that only a newer version can name",
+}
+
+
+def repair(
+    fleet: FleetArgument,
+    *,
+    apply: Annotated[bool, typer.Option("--apply", help="Make the changes. Without it, only say them.")] = False,
+    timeout: Annotated[
+        timedelta | None,
+        typer.Option(
+            "--timeout",
+            metavar="DURATION",
+            parser=parse_duration,
+            help="How long it may take; it grows with the journal.",
+            show_default="5m",
+        ),
+    ] = None,
+    address: Address = None,
+    output: Output = OutputFormat.TEXT,
+) -> None:
+    """Says what would make a fleet's records agree again; with --apply, does it and serves the fleet again.
+
+    A live allocation keeps its blocks unless another one has the same block: that is left to people.
+
+    Exit code 0: nothing is left to do. 1: something would be changed, or is left. 2: could not repair.
+    """
+    try:
+        with connect(address) as client:
+            timeout_s = (DEFAULT_TIMEOUT if timeout is None else timeout).total_seconds()
+            report = client.repair(fleet, apply=apply, timeout_s=timeout_s)
+    except Exception as error:
+        raise Recoded(error, ExitCode.USAGE) from error
+    if output is OutputFormat.JSON:
+        print_document(report)
+    else:
+        print_report(fleet, report)
+    if report.unrepaired or report.halted or report.truncated or (report.corrections and not report.applied):
+        raise typer.Exit(ExitCode.REFUSED)
+
+
+def print_report(fleet: str, report: RepairReport) -> None:
+    """Prints the verdict, each change, and what is left."""
+    count = f"{len(report.corrections)}{' or more' if report.truncated else ''}"
+    changes = f"{count} change{'' if count == '1' else 's'}"
+    if not report.corrections:
+        print_line(f"Repair: {fleet} needs no change at revision {report.revision}.")
+    elif report.applied:
+        print_line(f"Repair: {changes} made in {fleet}, now at revision {report.revision}:")
+    else:
+        print_line(f"Repair: {fleet} needs {changes} at revision {report.revision}; --apply makes them:")
+    if report.corrections:
+        rows = ((each.kind, each.instance or each.allocation or fleet, describe(each)) for each in report.corrections)
+        print_table(("CHANGE", "WHERE", "WHAT"), rows, if_empty="")
+    if report.unrepaired:
+        print_line("No rule mends these; they are left as they are, for people:")
+        for left in report.unrepaired:
+            where = left.instance or left.allocation or fleet
+            print_line(f"  {left.check}  {where}: expected {left.expected}, found {left.actual}")
+    if report.halted:
+        again = report.applied or report.unrepaired
+        print_line("The fleet's writes are stopped." if again else "The fleet's writes are stopped; --apply ends that.")
+
+
+def describe(correction: Correction) -> str:
+    """What a change changes, in words."""
+    c = correction
+    return _WORDS[c.kind].format(
+        block=c.block, allocation=c.allocation, owner=c.allocation or "nobody", before=c.before, after=c.after
+    )
