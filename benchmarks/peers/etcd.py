@@ -4,13 +4,15 @@ The server is Debian's `etcd-server`, one node, as durable as it is by default: 
 The client is `aetcd`: of the clients on PyPI it is the one that is asynchronous, stands on grpc.aio as our own does, so
 that the client costs the same here as there, and still has releases (1.0 of June 2026).
 
-It is spared what the others do: which block is free is known to the client, so that no claim is ever tried in vain,
-and there is neither a token to look up nor a journal. A claim says: this key is not there, so put it.
+A claim says: this key is not there, so put it. Two things are measured, as of Placement: the claim of a block that the
+client has chosen already, and what our Acquire does, to find one (a read of the keys that are there) and to claim it.
+In the first no claim is ever tried in vain, and in neither is there a token to look up or a journal.
 """
 
 import asyncio
 import importlib
 import itertools
+import random
 import shutil
 import sys
 import time
@@ -26,6 +28,7 @@ from benchmarks.processes import free_port, listens, program, wait_until
 PACKAGES: Final = ("aetcd==1.0.0",)
 START_S: Final = 60.0
 CALL_S: Final = 30
+TRIES: Final = 100
 RIVALS: Final = 64
 _PREFIX: Final = b"blocks/"
 
@@ -43,7 +46,11 @@ async def etcd(folder: Path) -> AsyncIterator[list[Peer]]:
         wait_until(lambda: listens(port), process, log, bound_s=START_S)
         async with library.Client(host="127.0.0.1", port=port, timeout=CALL_S) as client:
             blocks = _Blocks(client)
-            yield [Peer("etcd", blocks.pair, {"etcd": process.pid}, blocks.prove)]
+            pids = {"etcd": process.pid}
+            yield [
+                Peer("etcd: claim", blocks.claim_and_release, pids, blocks.prove),
+                Peer("etcd: find, claim", blocks.find_claim_and_release, pids, blocks.prove),
+            ]
 
 
 def _command(server: str, data: Path, port: int) -> list[str | Path]:
@@ -60,18 +67,33 @@ class _Blocks:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        names = [b"%snode-%06d/%d" % (_PREFIX, node, block) for block in range(BLOCKS) for node in range(INSTANCES)]
-        self._next = itertools.cycle(names)
+        self._all = [b"%snode-%06d/%d" % (_PREFIX, node, block) for block in range(BLOCKS) for node in range(INSTANCES)]
+        self._next = itertools.cycle(self._all)
 
-    async def pair(self, token: str) -> tuple[float, float]:
+    async def claim_and_release(self, token: str) -> tuple[float, float]:
         """Claims the next block, which nobody has, and releases it."""
         key, holder = next(self._next), token.encode()
         began = time.perf_counter()
-        claimed = await self._claim(key, holder)
-        between = time.perf_counter()
-        if not (claimed and await self._release(key, holder)):
-            raise NotTrue(f"{key!r} was claimed by somebody else, or not held by the one who claimed it")
-        return between - began, time.perf_counter() - between
+        if not await self._claim(key, holder):
+            raise NotTrue(f"{key!r} was claimed by somebody else")
+        return time.perf_counter() - began, await self._seconds_of_release(key, holder)
+
+    async def find_claim_and_release(self, token: str) -> tuple[float, float]:
+        """Reads which blocks are held, claims one of the others until nobody was faster, and releases it."""
+        holder = token.encode()
+        began = time.perf_counter()
+        for _ in range(TRIES):
+            held = {found.key for found in (await self._client.get_prefix(_PREFIX, keys_only=True)).kvs}
+            key = random.choice([key for key in self._all if key not in held])
+            if await self._claim(key, holder):
+                return time.perf_counter() - began, await self._seconds_of_release(key, holder)
+        raise NotTrue("no block could be claimed")
+
+    async def _seconds_of_release(self, key: bytes, holder: bytes) -> float:
+        began = time.perf_counter()
+        if not await self._release(key, holder):
+            raise NotTrue(f"{key!r} was not held by the one who claimed it")
+        return time.perf_counter() - began
 
     async def _claim(self, key: bytes, holder: bytes) -> bool:
         operations = self._client.transactions

@@ -29,8 +29,10 @@ GOALS: Final = (
     _Goal(NAME_ON_POSTGRES, 50, "Placement, PostgreSQL: find, claim"),
     _Goal(NAME_ON_POSTGRES, 5, "plain FOR UPDATE"),
     _Goal(NAME_ON_POSTGRES, 5, "plain SKIP LOCKED"),
-    _Goal(NAME_ON_SQLITE, 1, "etcd"),
-    _Goal(NAME_ON_POSTGRES, 1, "etcd"),
+    _Goal(NAME_ON_SQLITE, 1, "etcd: claim"),
+    _Goal(NAME_ON_POSTGRES, 1, "etcd: claim"),
+    _Goal(NAME_ON_SQLITE, 1, "etcd: find, claim"),
+    _Goal(NAME_ON_POSTGRES, 1, "etcd: find, claim"),
 )
 P50_ALONE: Final = 2.0
 """On SQLite, at most so many times the echo's."""
