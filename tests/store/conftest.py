@@ -6,18 +6,20 @@ from pathlib import Path
 import pytest
 
 from blockyard_server.engine.store_protocol import Store
+from blockyard_server.store.postgres import PostgresStore
 from blockyard_server.store.sqlite import SqliteStore
 from tests.store.story import Story
 
-STORES: dict[str, Callable[[Path], Store]] = {
-    "sqlite": lambda folder: SqliteStore(folder / "blockyard.db"),
+STORES: dict[str, Callable[[pytest.FixtureRequest], Store]] = {
+    "sqlite": lambda request: SqliteStore(request.getfixturevalue("tmp_path") / "blockyard.db"),
+    "postgres": lambda request: PostgresStore(request.getfixturevalue("database")),
 }
 
 
 @pytest.fixture(params=STORES)
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     """An open store. Tests that take it are the ones that every store must pass."""
-    made = STORES[request.param](tmp_path)
+    made = STORES[request.param](request)
     made.open()
     yield made
     await made.close()
@@ -33,6 +35,15 @@ def story(store: Store) -> Story:
 async def sqlite(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     """An open store on SQLite, for what only SQLite does."""
     made = SqliteStore(tmp_path / "blockyard.db")
+    made.open()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def postgres_store(database: str) -> AsyncIterator[PostgresStore]:
+    """An open store on PostgreSQL, for what only PostgreSQL does."""
+    made = PostgresStore(database)
     made.open()
     yield made
     await made.close()
