@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.harness.deployments import SQLITE, Deployment, deployed
 from tests.harness.postgres import Postgres
 
 PASSED_ON_TO_CHILDREN = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -34,3 +35,27 @@ def database(postgres: Postgres) -> Iterator[str]:
     url = postgres.fresh_database()
     yield url
     postgres.drop(url)
+
+
+DEPLOYMENTS = ("sqlite", "postgres", "postgres, three servers")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that is marked `every_deployment` runs on each."""
+    if metafunc.definition.get_closest_marker("every_deployment"):
+        metafunc.fixturenames.insert(0, "deployment")  # before those that serve
+        metafunc.parametrize("deployment", DEPLOYMENTS, indirect=True)
+
+
+@pytest.fixture
+def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
+    """What `serving` serves from while the test runs."""
+    if request.param == "sqlite":
+        yield SQLITE
+        return
+    postgres: Postgres = request.getfixturevalue("postgres")
+    chosen = Deployment(1 if request.param == "postgres" else 3, postgres.fresh_database)
+    with deployed(chosen):
+        yield chosen
+    for url in chosen.databases():
+        postgres.drop(url)

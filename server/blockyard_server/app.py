@@ -46,6 +46,7 @@ async def running_server(
         store or _store(settings),
         clock or SystemClock(),
         _engine_settings(settings),
+        clock_decides=clock is not None,
         available=lambda available: edge.health.set_available(available),  # noqa: PLW0108 - made below
     )
     edge = build_server(engine)

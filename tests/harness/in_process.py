@@ -1,7 +1,7 @@
-"""A real server inside the test's own event loop, on a free port, with its data in the test's folder."""
+"""Real servers inside the test's own event loop, on free ports: one with its data in the test's folder, or more."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,23 +10,31 @@ from blockyard_server.app import RunningServer, running_server
 from blockyard_server.engine.clock import Clock
 from blockyard_server.engine.store_protocol import Store
 from blockyard_server.settings import Settings
+from tests.harness.deployments import present
 
 PATIENCE_S: Final = 60.0
 """The deadline of calls that are expected to be answered: far more than they need."""
 
 
 def settings_for(folder: Path, **changes: Any) -> Settings:
-    """Settings of a server whose data is in `folder`, on a free port. A restart grants no grace unless asked to."""
-    return Settings(**{"listen": "127.0.0.1:0", "data": folder / "blockyard.db", "restart_grace_s": 0, **changes})
+    """Settings of a server on a free port; `folder` stands for its data. A restart grants no grace unless asked to."""
+    return Settings(**{"listen": "127.0.0.1:0", "restart_grace_s": 0, **present().settings(folder), **changes})
 
 
 @asynccontextmanager
 async def serving(
     folder: Path, *, clock: Clock | None = None, store: Store | None = None, **changes: Any
 ) -> AsyncIterator[RunningServer]:
-    """Serves while the block runs. `changes` are settings; `store` must be the data file of `folder`."""
-    async with running_server(settings_for(folder, **changes), clock=clock, store=store) as running:
-        yield running
+    """Serves while the block runs, with as many servers as the deployment has; the address names them all.
+
+    `changes` are settings; `store` must be the data file of `folder`.
+    """
+    async with AsyncExitStack() as stack:
+        servers = [
+            await stack.enter_async_context(running_server(settings_for(folder, **changes), clock=clock, store=store))
+            for _ in range(present().servers)
+        ]
+        yield RunningServer(",".join(server.address for server in servers), servers[0].engine)
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ from typing import Any, Generic, Self, TypeVar
 import grpc.aio
 
 from blockyard._call import Call
+from blockyard._channel import connection
 from blockyard._failures import failure_of_error
 from blockyard.errors import CallFailed
 from tests.harness.in_process import PATIENCE_S
@@ -48,9 +49,10 @@ class OneShotClient:
     """An async context manager over one connection."""
 
     def __init__(self, address: str) -> None:
+        where = connection(address)
         # A connection of its own: gRPC lets channels with equal options share one.
-        options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
-        self._channel = grpc.aio.insecure_channel(address, options=options)
+        options = [*where.options, ("grpc.use_local_subchannel_pool", 1)]
+        self._channel = grpc.aio.insecure_channel(where.target, options=options)
 
     async def __aenter__(self) -> Self:
         return self

@@ -23,6 +23,7 @@ ASKED = 200
 BLOCKS = 100
 
 
+@pytest.mark.every_deployment
 @pytest.mark.parametrize("sizes", [(100,), (50, 50), (10,) * 10], ids=["one instance", "two", "ten"])
 async def test_two_hundred_acquires_for_a_hundred_blocks_over_grpc(tmp_path: Path, sizes: Sequence[int]) -> None:
     async with serving(tmp_path) as running, client_of(running) as client, AsyncExitStack() as connections:
@@ -46,6 +47,7 @@ async def test_two_hundred_acquires_for_a_hundred_blocks_over_grpc(tmp_path: Pat
         assert journal.live == {grant.allocation.name for grant in grants}
 
 
+@pytest.mark.every_deployment
 async def test_acquires_of_many_sizes_never_take_more_than_there_is(tmp_path: Path) -> None:
     async with (
         serving(tmp_path) as running,
@@ -99,6 +101,7 @@ async def test_two_hundred_acquires_for_a_hundred_blocks_against_the_writer(tmp_
         assert (report.clean, report.held_blocks_checked, report.allocations_checked) == (True, BLOCKS, BLOCKS)
 
 
+@pytest.mark.every_deployment
 async def test_acquires_and_releases_that_chase_each_other_leave_every_block_idle(tmp_path: Path) -> None:
     """Sixteen schedulers on eight blocks, each over and over: waits for no one, gives back what it got."""
     async with serving(tmp_path) as running, client_of(running) as client:

@@ -27,6 +27,8 @@ from tests.harness.journal import check_fleet
 from tests.harness.one_shot import OneShotClient
 from tests.harness.patience import eventually
 
+pytestmark = pytest.mark.every_deployment
+
 FLEET = "gpu"
 SECOND_US = 1_000_000
 

@@ -22,6 +22,8 @@ from blockyard import (
 from tests.harness.in_process import client_of, serving
 from tests.harness.journal import check_fleet
 
+pytestmark = pytest.mark.every_deployment
+
 FLEET = "gpu"
 NODE = "node-1"
 

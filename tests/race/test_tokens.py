@@ -25,6 +25,8 @@ from tests.harness.in_process import client_of, serving
 from tests.harness.journal import check_fleet
 from tests.harness.one_shot import OneShotClient
 
+pytestmark = pytest.mark.every_deployment
+
 FLEET = "gpu"
 COPIES = 50
 

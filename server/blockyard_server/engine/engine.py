@@ -67,8 +67,12 @@ class Engine:
         settings: EngineSettings,
         *,
         available: Callable[[bool], None] = lambda _available: None,
+        clock_decides: bool = False,
     ) -> None:
-        """`available` is told in the event loop when the database goes away and when it comes back."""
+        """`available` is told in the event loop when the database goes away and when it comes back.
+
+        `clock_decides`: also if the database has a clock of its own (`fleet_time.FleetTimes`).
+        """
         self._store = store
         self._watches = WatchHub(store, self._now_us)
         self.counts = Counts()
@@ -76,6 +80,7 @@ class Engine:
             store,
             clock,
             grace_s=settings.restart_grace_s,
+            clock_decides=clock_decides,
             committed=self._watches.committed,
             counts=self.counts,
         )

@@ -41,15 +41,17 @@ class _Sighting:
 class FleetTimes:
     """What this server knows of every fleet's time. Used in the writer threads; `now_us` from anywhere."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, clock_decides: bool = False) -> None:
+        """`clock_decides`: also where there is a database's clock, as in tests whose servers share one of theirs."""
         self._clock = clock
+        self._clock_decides = clock_decides
         self._seen: dict[str, _Sighting] = {}
         self._latest: _Sighting | None = None
 
     def read(self, fleet: str, head: FleetHead | None, database_us: int | None) -> Reading:
         """The fleet's time, given what the transaction read; `database_us` is None if the store has no clock."""
         own_us = self._clock.now_us()
-        if database_us is None:
+        if database_us is None or self._clock_decides:
             return Reading(own_us)
         if head is None:
             return Reading(database_us)

@@ -113,6 +113,7 @@ class Transactor:
         clock: Clock,
         *,
         grace_s: float = 0.0,
+        clock_decides: bool = False,
         committed: Callable[[str], None] = lambda _fleet: None,
         counts: Counts | None = None,
     ) -> None:
@@ -120,7 +121,7 @@ class Transactor:
         self._grace_us = int(grace_s * 1_000_000)
         self._committed = committed
         self._counts = Counts() if counts is None else counts
-        self.times = FleetTimes(clock)
+        self.times = FleetTimes(clock, clock_decides=clock_decides)
         self._memory = FleetMemory()
         self._greeted: set[str] = set()
         """Fleets whose leases this server need not extend any more."""
