@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
@@ -11,11 +10,10 @@ import grpc
 
 from benchmarks.fill import fill
 from benchmarks.load import FLEET, Facts, Pair, pair_of_calls, server_process
-from benchmarks.peers.peer import BLOCKS, INSTANCES, NotHere, Peer
+from benchmarks.peers.peer import BLOCKS, INSTANCES, Peer
 from benchmarks.peers.proof import fills_and_empties
 from benchmarks.postgres import pid_of, postgres
 from blockyard import AsyncClient
-from blockyard_server.settings import Settings
 
 ALLOCATOR: Final = "blockyard.v1.Allocator"
 NAME_ON_SQLITE: Final = "Blockyard, SQLite"
@@ -35,22 +33,20 @@ async def on_sqlite(folder: Path) -> AsyncIterator[list[Peer]]:
 
 @asynccontextmanager
 async def on_postgres(_folder: Path) -> AsyncIterator[list[Peer]]:
-    """One server on a PostgreSQL of its own. Raises NotHere."""
+    """One server on a PostgreSQL of its own."""
     async with _on_postgres(NAME_ON_POSTGRES, servers=1) as peers:
         yield peers
 
 
 @asynccontextmanager
 async def on_postgres_with_two_servers(_folder: Path) -> AsyncIterator[list[Peer]]:
-    """Two servers on one PostgreSQL; each call goes to the next of them. Raises NotHere."""
+    """Two servers on one PostgreSQL; each call goes to the next of them."""
     async with _on_postgres(f"{NAME_ON_POSTGRES}, two servers", servers=2) as peers:
         yield peers
 
 
 @asynccontextmanager
 async def _on_postgres(name: str, *, servers: int) -> AsyncIterator[list[Peer]]:
-    if "database" not in {setting.name for setting in fields(Settings)}:
-        raise NotHere("this server has no setting `database` yet")
     with ExitStack() as stack:
         database = stack.enter_context(postgres())
         # One after the other: the first makes the tables.
@@ -60,9 +56,11 @@ async def _on_postgres(name: str, *, servers: int) -> AsyncIterator[list[Peer]]:
             channels = [
                 await open_channels.enter_async_context(grpc.aio.insecure_channel(fact.address)) for fact in facts
             ]
-            processes = {f"server {number}": fact.pid for number, fact in enumerate(facts, start=1)}
+            processes = {
+                f"server {number}" if servers > 1 else "server": fact.pid for number, fact in enumerate(facts, 1)
+            }
             processes["PostgreSQL"] = pid_of(database)
-            yield [Peer(name, _in_turns(channels), processes, lambda: fills_and_empties(channels[-1]))]
+            yield [Peer(name, _in_turns(channels), processes, lambda: fills_and_empties(*channels))]
 
 
 async def _fill(facts: Facts) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Final
 
 import grpc
@@ -10,18 +11,19 @@ import grpc
 from benchmarks.load import FLEET
 from benchmarks.peers.peer import BLOCKS, INSTANCES, NotTrue
 from blockyard.v1 import allocator_pb2 as pb
+from blockyard.v1.allocator_pb2_grpc import AllocatorStub
 
 TOO_MANY: Final = 64
 IN_FLIGHT: Final = 64
 CALL_S: Final = 30.0
 
 
-async def fills_and_empties(channel: grpc.aio.Channel, capacity: int = BLOCKS * INSTANCES) -> None:
+async def fills_and_empties(*channels: grpc.aio.Channel, capacity: int = BLOCKS * INSTANCES) -> None:
     """More claims than the `capacity` in blocks: as many are granted, each another block, and all are given back.
 
-    Raises NotTrue.
+    The calls go to the servers of `channels` in turns. Raises NotTrue.
     """
-    fleet = _Fleet(channel)
+    fleet = _Fleet(channels)
     first = await fleet.take([f"proof-{number}" for number in range(capacity + TOO_MANY)])
     _is_true(len(first) == capacity, f"{len(first)} claims of {capacity} blocks were granted")
     blocks = Counter(block for answer in first.values() for block in _blocks(answer))
@@ -39,17 +41,8 @@ async def fills_and_empties(channel: grpc.aio.Channel, capacity: int = BLOCKS * 
 
 
 class _Fleet:
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._acquire = channel.unary_unary(
-            "/blockyard.v1.Allocator/Acquire",
-            request_serializer=pb.AcquireRequest.SerializeToString,
-            response_deserializer=pb.AcquireResponse.FromString,
-        )
-        self._release = channel.unary_unary(
-            "/blockyard.v1.Allocator/Release",
-            request_serializer=pb.ReleaseRequest.SerializeToString,
-            response_deserializer=pb.ReleaseResponse.FromString,
-        )
+    def __init__(self, channels: Sequence[grpc.aio.Channel]) -> None:
+        self._servers = cycle([AllocatorStub(channel) for channel in channels])
         self._turns = asyncio.Semaphore(IN_FLIGHT)
 
     async def take(self, tokens: Sequence[str]) -> dict[str, pb.AcquireResponse]:
@@ -61,7 +54,7 @@ class _Fleet:
         request = pb.AcquireRequest(fleet=FLEET, idempotency_token=token, holder="proof", demands=[pb.Demand(blocks=1)])
         async with self._turns:
             try:
-                return await self._acquire(request, timeout=CALL_S)
+                return await next(self._servers).Acquire(request, timeout=CALL_S)
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
                     raise
@@ -73,7 +66,7 @@ class _Fleet:
 
     async def _give_back_one(self, name: str) -> None:
         async with self._turns:
-            answer = await self._release(pb.ReleaseRequest(name=name), timeout=CALL_S)
+            answer = await next(self._servers).Release(pb.ReleaseRequest(name=name), timeout=CALL_S)
         _is_true(answer.outcome == pb.ReleaseResponse.RELEASED, f"{name} was not held when it was released: {answer}")
 
 

@@ -66,13 +66,13 @@ async def test_the_plain_service_grants_each_block_once_in_either_way_to_lock(wa
         arguments = (way, sqlalchemy_url(database, "psycopg"), str(instances))
         with child_process("benchmarks.peers.plain_service", *arguments) as said:
             async with grpc.aio.insecure_channel(said["address"]) as channel:
-                await fills_and_empties(channel, instances * BLOCKS)
+                await fills_and_empties(channel, capacity=instances * BLOCKS)
 
 
 async def test_the_proof_sees_a_block_that_is_granted_to_all() -> None:
     async with generous_allocator() as address, grpc.aio.insecure_channel(address) as channel:
         with pytest.raises(NotTrue, match="claims of 8 blocks were granted"):
-            await fills_and_empties(channel, 8)
+            await fills_and_empties(channel, capacity=8)
 
 
 @asynccontextmanager
