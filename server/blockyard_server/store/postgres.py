@@ -209,9 +209,13 @@ class PostgresStore:
 
     async def _connect_reader(self) -> WatchedConnection:
         connection = await WatchedConnection.reach(self._url.conninfo, self._watchdog)
-        await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
-        await connection.set_read_only(True)
-        await connection.set_autocommit(False)
+        try:
+            await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+            await connection.set_read_only(True)
+            await connection.set_autocommit(False)
+        except BaseException:  # who wants to read may be cancelled right here
+            await connection.end()
+            raise
         return connection
 
 

@@ -66,8 +66,8 @@ class PostgresSession:
 
     def tokens(self, fleet: str, keys: Sequence[TokenKey]) -> Sequence[Row]:
         """See the protocol."""
-        callers, tokens = zip(*keys, strict=True)
-        return self.rows(statements.TOKENS, (encode_texts(callers), encode_texts(tokens), fleet))
+        callers, tokens = encode_texts([caller for caller, _ in keys]), encode_texts([token for _, token in keys])
+        return self.rows(statements.TOKENS, (callers, tokens, fleet))
 
     def allocations(self, fleet: str, ids: Sequence[int]) -> Sequence[Row]:
         """See the protocol."""

@@ -1,8 +1,8 @@
 """What PostgreSQL checks besides the constraints: the same rules as `schema.SQLITE_TRIGGERS`, and TRUNCATE.
 
-By name, as texts; the migrations are what makes them in a database, and a test holds the two equal. Row by row, because
-distributed databases of PostgreSQL's kind know such triggers and no others. What they raise is of the class of
-constraints (23), as what a CHECK refuses.
+By name, as texts; the migrations are what makes them in a database, and a test holds the two equal. What they raise is
+of the class of constraints (23), as what a CHECK refuses. Held blocks are counted once for a statement, not once for a
+row: each count is a new version of the instance's row, which the next one has to walk past (docs/adr/0006).
 """
 
 from collections.abc import Mapping
@@ -16,21 +16,25 @@ CREATE FUNCTION blockyard_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   RAISE EXCEPTION '%', TG_ARGV[0] USING ERRCODE = 'integrity_constraint_violation';
 END $$""",
-        "blockyard_count_held_block": """
-CREATE FUNCTION blockyard_count_held_block() RETURNS trigger LANGUAGE plpgsql AS $$
+        "blockyard_count_held_blocks": """
+CREATE FUNCTION blockyard_count_held_blocks() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  UPDATE instances SET busy_blocks = busy_blocks + 1
-    WHERE fleet = NEW.fleet AND instance = NEW.instance AND NEW.block < total_blocks;
-  IF NOT FOUND THEN
+  IF EXISTS (SELECT 1 FROM inserted h JOIN instances i ON i.fleet = h.fleet AND i.instance = h.instance
+      WHERE h.block >= i.total_blocks) THEN
     RAISE EXCEPTION 'a held block is not one of its instance''s blocks'
       USING ERRCODE = 'integrity_constraint_violation';
   END IF;
+  UPDATE instances i SET busy_blocks = i.busy_blocks + h.blocks
+    FROM (SELECT fleet, instance, count(*) AS blocks FROM inserted GROUP BY fleet, instance) h
+    WHERE i.fleet = h.fleet AND i.instance = h.instance;
   RETURN NULL;
 END $$""",
-        "blockyard_uncount_held_block": """
-CREATE FUNCTION blockyard_uncount_held_block() RETURNS trigger LANGUAGE plpgsql AS $$
+        "blockyard_uncount_held_blocks": """
+CREATE FUNCTION blockyard_uncount_held_blocks() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  UPDATE instances SET busy_blocks = busy_blocks - 1 WHERE fleet = OLD.fleet AND instance = OLD.instance;
+  UPDATE instances i SET busy_blocks = i.busy_blocks - h.blocks
+    FROM (SELECT fleet, instance, count(*) AS blocks FROM deleted GROUP BY fleet, instance) h
+    WHERE i.fleet = h.fleet AND i.instance = h.instance;
   RETURN NULL;
 END $$""",
         "blockyard_keep_held_blocks": """
@@ -58,11 +62,11 @@ END $$""",
 POSTGRES_TRIGGERS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "held_blocks_counted": """
-CREATE TRIGGER held_blocks_counted AFTER INSERT ON held_blocks FOR EACH ROW
-EXECUTE FUNCTION blockyard_count_held_block()""",
+CREATE TRIGGER held_blocks_counted AFTER INSERT ON held_blocks REFERENCING NEW TABLE AS inserted
+FOR EACH STATEMENT EXECUTE FUNCTION blockyard_count_held_blocks()""",
         "held_blocks_uncounted": """
-CREATE TRIGGER held_blocks_uncounted AFTER DELETE ON held_blocks FOR EACH ROW
-EXECUTE FUNCTION blockyard_uncount_held_block()""",
+CREATE TRIGGER held_blocks_uncounted AFTER DELETE ON held_blocks REFERENCING OLD TABLE AS deleted
+FOR EACH STATEMENT EXECUTE FUNCTION blockyard_uncount_held_blocks()""",
         "held_blocks_unchanging": """
 CREATE TRIGGER held_blocks_unchanging BEFORE UPDATE ON held_blocks FOR EACH ROW
 EXECUTE FUNCTION blockyard_refuse('a held block is never changed: it is freed and granted anew')""",
