@@ -1,5 +1,6 @@
 """The suite means the same wherever it is started."""
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -7,6 +8,9 @@ import pytest
 
 from tests.harness.deployments import SQLITE, Deployment, deployed
 from tests.harness.postgres import Postgres
+
+# Programs are started as other users, which forks, and gRPC's own handlers of a fork wait for all of its threads.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 PASSED_ON_TO_CHILDREN = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 

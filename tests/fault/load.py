@@ -187,11 +187,16 @@ class Scheduler:
         calls: list[Operation[Grant | ReleaseResult]] = [*(intent.call for intent in wanted), *releases]
         outcomes = await self._ask(batch(calls), *wanted, *leaving)
         assert isinstance(outcomes, list), outcomes
+        lost = False
         for intent, outcome in zip([*wanted, *leaving], outcomes, strict=True):
-            if isinstance(outcome, ReleaseResult):
+            if isinstance(outcome, CallFailed) and no_answer(outcome, database_may_go=self._database_may_go):
+                intent.in_doubt = lost = True
+            elif isinstance(outcome, ReleaseResult):
                 note_release(intent, outcome)
             else:
                 self._note_acquire(intent, outcome)
+        if lost:
+            raise ServerGone
 
     async def _administer(self) -> None:
         match self._dice.randrange(4):
