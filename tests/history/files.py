@@ -19,6 +19,7 @@ class HistoryWriter:
     """Appends calls as their answers come. A context manager."""
 
     def __init__(self, folder: Path, sizes: Sequence[int]) -> None:
+        folder.mkdir(exist_ok=True)
         self._folder = folder
         self._file = (folder / "ops.jsonl").open("w", encoding="utf-8")
         self._file.write(json.dumps({"sizes": list(sizes)}) + "\n")
@@ -30,6 +31,10 @@ class HistoryWriter:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """All of it is in the file."""
         self._file.close()
 
     def append(self, op: Op) -> None:

@@ -35,6 +35,7 @@ from tests.history.record import (
     Renew,
     Renewed,
     Shape,
+    View,
 )
 from tests.history.sequential import Impossible, SequentialFleet
 
@@ -104,7 +105,8 @@ class _Check:
         """Where each shape that was refused did not fit."""
         self._open: defaultdict[int, list[int]] = defaultdict(list)
         """Calls that saw an allocation as it has been since its last change."""
-        self._extended = False
+        self._late: defaultdict[int, list[int]] = defaultdict(list)
+        """Calls that saw a longer lease than that: it must be extended before the next change."""
 
     def _blame(self, what: str, *ops: Op | None) -> None:
         self.report.violations.append("; ".join([what, *(str(op) for op in ops if op is not None)]))
@@ -145,6 +147,8 @@ class _Check:
         fleet = self._first_fleet(0, claims) if fleet is None else fleet
         for number in claims.rest():
             self._blame("the answer names a revision that the journal does not have", self._ops[number])
+        for allocation in list(self._late):
+            self._close(allocation, fleet.revision + 1)
         return fleet
 
     def _first_fleet(self, revision: int, claims: "_Claims") -> SequentialFleet:
@@ -189,17 +193,12 @@ class _Check:
                 self._unknown[_about(maker.asked)].remove(maker.number)
         elif event.kind in WITHOUT_CLIENT:
             self.report.by_server[event.kind] += 1
-            self._extended |= event.kind == "LEASES_EXTENDED"
         else:
             self._blame(f"nobody asked for {event}")
-        try:
-            fleet.apply(event)
-        except Impossible as impossible:
-            self._blame(f"revision {event.revision} cannot follow: {impossible}", maker)
+        if not self._apply(fleet, event, maker):
             return False
-        if maker is not None and maker.answer is not None and not self._equal(maker.answer, answer):
+        if maker is not None and maker.answer not in {None, answer}:
             self._blame(f"a replay answers {answer}", maker)
-        self._close(event)
         if event.placements:
             touched = {instance for instance, _ in event.placements}
             for shapes, spans in self._spans.items():
@@ -207,30 +206,57 @@ class _Check:
                     spans.note(event.revision, is_so=not fleet.fits(shapes))
         return True
 
-    def _close(self, event: Event) -> None:
+    def _apply(self, fleet: SequentialFleet, event: Event, maker: Op | None) -> bool:
+        """The event happens. Answers whether it can."""
+        leases = {name: life.expire_us for name, life in fleet.held.items()} if event.kind == "LEASES_EXTENDED" else {}
+        try:
+            fleet.apply(event)
+        except Impossible as impossible:
+            self._blame(f"revision {event.revision} cannot follow: {impossible}", maker)
+            return False
+        self._close(event.allocation or 0, event.revision)
+        for allocation, expire_us in leases.items():
+            if fleet.lives[allocation].expire_us != expire_us:
+                self._extend(fleet, allocation)
+        return True
+
+    def _close(self, allocation: int, revision: int) -> None:
         """Whoever saw the allocation as it was, saw it before this change."""
-        for number in self._open.pop(event.allocation or 0, ()):
-            self._positions.most[number] = 2 * event.revision - 1
+        for number in self._open.pop(allocation, ()):
+            self._positions.most[number] = 2 * revision - 1
+        for number in self._late.pop(allocation, ()):
+            self._blame("no lease was ever as long as this answer says", self._ops[number])
+
+    def _extend(self, fleet: SequentialFleet, allocation: int) -> None:
+        """A restart has extended a lease, which is no change of the allocation's revision."""
+        late = self._late.pop(allocation, [])
+        self._close(allocation, fleet.revision)
+        for number in late:
+            told = _view_of(self._ops[number].answer)
+            if told is not None and told.expire_us == fleet.lives[allocation].expire_us:
+                self._positions.allow(number, 2 * fleet.revision + 1)
+                self._open[allocation].append(number)
+            else:
+                self._late[allocation].append(number)
 
     def _look(self, fleet: SequentialFleet, op: Op) -> None:
         """A call that changed nothing, at a revision that its answer names: the fleet's, or an allocation's last."""
         answer, event = fleet.carry_out(op.asked, fleet_time_us(op.answer, fleet))
-        if event is not None or not self._equal(op.answer, answer):
+        told, expected = _view_of(op.answer), _view_of(answer)
+        is_late = event is None and told is not None and expected is not None and told.expire_us != expected.expire_us
+        if is_late and told is not None and op.answer is not None and answer is not None:
+            answer = _with_lease(answer, told)
+        if event is not None or op.answer != answer:
             self._blame(f"at revision {fleet.revision} a replay answers {answer} with {event}", op)
         position = 2 * fleet.revision + 1
         if isinstance(op.answer, Described | Listed):
             self._positions.allow(op.number, position, position)
             return
         self._positions.allow(op.number, position)
-        view = None if op.answer is None or isinstance(op.answer, Refused) else op.answer.view
-        if view is not None and view.state == HELD:
-            self._open[view.allocation].append(op.number)
-
-    def _equal(self, told: Answer | None, expected: Answer | None) -> bool:
-        """Whether two answers are equal. A restart may have extended a lease since the revision that is named."""
-        if self._extended and isinstance(told, Granted | Freed | Renewed | Got | Listed):
-            return isinstance(expected, type(told)) and _without_leases(told) == _without_leases(expected)
-        return told == expected
+        if told is not None and told.state == HELD:
+            (self._late if is_late else self._open)[told.allocation].append(op.number)
+        elif is_late:
+            self._blame("the lease of what has ended is another", op)
 
     def place_refusals(self, fleet: SequentialFleet) -> None:
         """Where each refusal may have been right."""
@@ -350,11 +376,12 @@ def _since(fleet: SequentialFleet, op: Op) -> int | None:
     return life.revision
 
 
-def _without_leases(answer: Answer) -> Answer:
-    match answer:
-        case Listed():
-            return replace(answer, views=tuple(replace(view, expire_us=None) for view in answer.views))
-        case Granted() | Freed() | Renewed() | Got():
-            return answer if answer.view is None else replace(answer, view=replace(answer.view, expire_us=None))
-        case _:
-            return answer
+def _view_of(answer: Answer | None) -> View | None:
+    return answer.view if isinstance(answer, Granted | Freed | Renewed | Got) else None
+
+
+def _with_lease(answer: Answer, told: View) -> Answer:
+    """The same answer, with the end of the lease that another one tells."""
+    assert isinstance(answer, Granted | Freed | Renewed | Got)
+    assert answer.view is not None
+    return replace(answer, view=replace(answer.view, expire_us=told.expire_us))

@@ -1,0 +1,95 @@
+"""Records a history and checks it with both checkers: `python -m tests.history --help`."""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import uvloop
+
+from tests.history.black_box import check_black_box
+from tests.history.files import read_history
+from tests.history.stage import Recorded, Setup, record
+from tests.history.witness import check_with_witness
+
+START = time.monotonic()
+
+
+def say(line: str) -> None:
+    """Progress, for whoever waits."""
+    sys.stderr.write(f"{time.monotonic() - START:7.1f} s  {line}\n")
+
+
+def report(line: str) -> None:
+    """A result."""
+    sys.stdout.write(f"{line}\n")
+
+
+def check(folder: Path) -> bool:
+    """Both checkers on one recorded history; prints what they found."""
+    history = read_history(folder)
+    begun = time.monotonic()
+    witness = check_with_witness(history, say)
+    report(
+        f"{folder.name}: checker A: {witness.ops} calls, {witness.unknown} without an answer, of which"
+        f" {witness.took_effect} took effect; {witness.changes} changes replayed, by the server itself"
+        f" {dict(witness.by_server)}; {len(witness.violations)} violations; {time.monotonic() - begun:.0f} s"
+    )
+    begun = time.monotonic()
+    seen = check_black_box(history, say)
+    report(
+        f"{folder.name}: checker B: {seen.intents} intents searched, {seen.intents_skipped} skipped;"
+        f" {seen.windows} windows of instances searched, {seen.windows_skipped} skipped, with {seen.effects} effects"
+        f" and {seen.sightings} sightings; {seen.unsettled} unsettled; {len(seen.violations)} violations;"
+        f" {time.monotonic() - begun:.0f} s"
+    )
+    for violation in [*witness.violations, *seen.violations]:
+        report(f"  {violation}")
+    return witness.linearizable and seen.linearizable and not seen.unsettled
+
+
+def tell(recorded: Recorded, took_s: float) -> None:
+    """What was recorded."""
+    faults = ", ".join(f"{name} {count}" for name, count in sorted(recorded.faults.items()))
+    report(
+        f"recorded {recorded.operations} calls in {took_s:.0f} s, {recorded.unknown} without an answer;"
+        f" {recorded.kills} kills; connections hit: {faults or 'none'}"
+    )
+
+
+def main() -> int:
+    """The exit code: how many histories were wrong."""
+    parser = argparse.ArgumentParser(prog="python -m tests.history", description=__doc__)
+    parser.add_argument("--operations", type=int, default=1_000_000)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--fleets", type=int, default=2)
+    parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
+    parser.add_argument("--servers", type=int, default=1)
+    parser.add_argument("--faults", action="store_true")
+    parser.add_argument("--seed", default="0")
+    parser.add_argument("--keep", type=Path, help="an empty folder for the histories, which are kept")
+    parser.add_argument("--check", type=Path, nargs="*", help="only check these folders of histories")
+    chosen = parser.parse_args()
+    if chosen.check:
+        return sum(not check(folder) for folder in chosen.check)
+    setup = Setup(
+        operations=chosen.operations,
+        clients=chosen.clients,
+        fleets=chosen.fleets,
+        servers=chosen.servers,
+        database=chosen.database,
+        faults=chosen.faults,
+        seed=chosen.seed,
+    )
+    with tempfile.TemporaryDirectory(prefix="blockyard-history-") as temporary:
+        folder = chosen.keep or Path(temporary)
+        folder.mkdir(exist_ok=True)
+        begun = time.monotonic()
+        recorded = uvloop.run(record(folder, setup, say))
+        tell(recorded, time.monotonic() - begun)
+        return sum(not check(each) for each in recorded.folders)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

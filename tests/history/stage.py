@@ -1,0 +1,206 @@
+"""Where a history is recorded: servers as processes of their own, proxies before them and before their database,
+faults, and the clients."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+from blockyard import AsyncClient
+from tests.harness.postgres import Postgres
+from tests.harness.process import ServerProcess
+from tests.harness.proxy import Fault, Mischief, Proxy
+from tests.history.clients import Client, Course, Line, Place
+from tests.history.files import HistoryWriter
+from tests.history.wire import instance_id, read_journal
+
+LINES: Final = 4
+"""Connections of the clients to each server, each with a proxy of its own, so that a fault is not everybody's."""
+SAY_EVERY_S: Final = 5.0
+CALM_TIMEOUT_S: Final = 30.0
+"""A call's deadline while nothing is wrong."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What is recorded, and under what circumstances."""
+
+    operations: int
+    clients: int = 64
+    fleets: int = 2
+    instances: int = 16
+    blocks: int = 8
+    servers: int = 1
+    database: str = "sqlite"
+    """Or `postgres`."""
+    faults: bool = True
+    seed: str = "0"
+    timeout_s: float = 1.5
+    """A call's deadline while faults go on."""
+    calm_s: tuple[float, float] = (0.3, 2.0)
+    """Between two faults of the network."""
+    kill_every_s: tuple[float, float] = (8.0, 25.0)
+    """Between two kills of a server."""
+
+
+@dataclass(slots=True)
+class Recorded:
+    """What came of it. The histories are in `folders`."""
+
+    folders: list[Path] = field(default_factory=list)
+    operations: int = 0
+    unknown: int = 0
+    kills: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    """Connections that each fault of the network has really hit."""
+
+
+async def record(folder: Path, setup: Setup, say: Say) -> Recorded:
+    """Records one history for each fleet into folders of their own."""
+    async with AsyncExitStack() as stack:
+        stage = await stack.enter_async_context(_standing(folder, setup))
+        lines = [await stack.enter_async_context(Line(proxy.address)) for proxy in stage.before_servers]
+        course = Course(setup.operations, lines, setup.timeout_s if setup.faults else CALM_TIMEOUT_S)
+        places = [await stage.fleet(f"fleet-{number}", folder / f"fleet-{number}") for number in range(setup.fleets)]
+        dice = Random(setup.seed)
+        clients = [
+            Client(number, places[number % setup.fleets], course, Random(dice.random()))
+            for number in range(setup.clients)
+        ]
+        recorded = Recorded(folders=[folder / place.fleet for place in places])
+        saying = asyncio.create_task(_say(course, recorded, stage, say))
+        try:
+            async with _trouble(stage, recorded, dice):
+                await asyncio.gather(*(client.work() for client in clients))
+            course.timeout_s = CALM_TIMEOUT_S
+            await asyncio.gather(*(client.settle() for client in clients))
+        finally:
+            saying.cancel()
+        await stage.write_journals(places)
+        recorded.operations, recorded.unknown, recorded.faults = course.made, course.unknown, stage.faults
+    return recorded
+
+
+@dataclass(slots=True)
+class _Stage:
+    setup: Setup
+    servers: list[ServerProcess]
+    before_servers: list[Proxy]
+    before_database: list[Proxy]
+
+    @property
+    def faults(self) -> Counter[str]:
+        """Those that happened, by where and what."""
+        happened: Counter[str] = Counter()
+        for where, proxies in (("client", self.before_servers), ("database", self.before_database)):
+            for proxy in proxies:
+                happened.update({f"{where}: {fault}": count for fault, count in proxy.counts.items()})
+        return happened
+
+    async def fleet(self, name: str, folder: Path) -> Place:
+        """Makes a fleet and the file for its history."""
+        setup = self.setup
+        async with AsyncClient(self.servers[0].address) as client:
+            await client.create_fleet(name)
+            for number in range(setup.instances):
+                await client.create_instance(name, instance_id(number), total_blocks=setup.blocks)
+        return Place(name, setup.instances, setup.blocks, HistoryWriter(folder, [setup.blocks] * setup.instances))
+
+    async def write_journals(self, places: list[Place]) -> None:
+        """Once everything stands still; the service itself must find nothing wrong either."""
+        async with AsyncClient(self.servers[0].address, timeout_s=CALM_TIMEOUT_S) as client:
+            for place in places:
+                place.writer.write_journal([event async for event in read_journal(client, place.fleet)])
+                place.writer.close()
+                report = await client.verify(place.fleet)
+                assert report.clean, report.discrepancies
+
+
+@asynccontextmanager
+async def _standing(folder: Path, setup: Setup) -> AsyncIterator[_Stage]:
+    async with AsyncExitStack() as stack:
+        before_database: list[Proxy] = []
+        urls: list[str | None] = [None] * setup.servers
+        if setup.database == "postgres":
+            postgres = await asyncio.to_thread(Postgres)
+            await asyncio.to_thread(stack.enter_context(postgres).ask, "SELECT 1")
+            url = postgres.fresh_database()
+            for number in range(setup.servers):
+                proxy = await stack.enter_async_context(Proxy(f"127.0.0.1:{postgres.port}", seed=f"{setup.seed}/{url}"))
+                before_database.append(proxy)
+                urls[number] = url.replace(f"127.0.0.1:{postgres.port}", proxy.address)
+        else:
+            assert setup.servers == 1, "one file has one server"
+        servers = []
+        for number, place in enumerate(urls):
+            settings: dict[str, Any] = {} if place is None else {"database": place}
+            server = ServerProcess(folder / f"server-{number}", restart_grace_s=2, sweep_interval_s=0.1, **settings)
+            servers.append(stack.enter_context(server))
+            await asyncio.to_thread(server.start)
+        before_servers = [
+            await stack.enter_async_context(Proxy(server.address, seed=f"{setup.seed}/{line}/{number}"))
+            for line in range(LINES)
+            for number, server in enumerate(servers)
+        ]
+        yield _Stage(setup, servers, before_servers, before_database)
+
+
+@asynccontextmanager
+async def _trouble(stage: _Stage, recorded: Recorded, dice: Random) -> AsyncIterator[None]:
+    """Faults while the block runs; afterwards everything is healed and every server runs."""
+    if not stage.setup.faults:
+        yield
+        return
+    mischiefs = [
+        Mischief(proxies, dice.random(), faults=tuple(Fault), calm_s=stage.setup.calm_s)
+        for proxies in (stage.before_servers, stage.before_database)
+        if proxies
+    ]
+    tasks = [asyncio.create_task(mischief.run()) for mischief in mischiefs]
+    tasks.append(asyncio.create_task(_kill_now_and_then(stage, recorded, dice)))
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        for server in stage.servers:
+            if not server.runs:
+                server.kill()
+                await asyncio.to_thread(server.start)
+
+
+async def _kill_now_and_then(stage: _Stage, recorded: Recorded, dice: Random) -> None:
+    while True:
+        await asyncio.sleep(dice.uniform(*stage.setup.kill_every_s))
+        server = dice.choice(stage.servers)
+        server.kill()
+        recorded.kills += 1
+        await asyncio.sleep(dice.uniform(0, 0.5))
+        # Once begun, a start is not left half done.
+        starting = asyncio.create_task(asyncio.to_thread(server.start))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await starting
+            raise
+
+
+async def _say(course: Course, recorded: Recorded, stage: _Stage, say: Say) -> None:
+    before = 0
+    while True:
+        await asyncio.sleep(SAY_EVERY_S)
+        rate = (course.made - before) / SAY_EVERY_S
+        before = course.made
+        say(
+            f"{course.made} of {course.operations} calls, {rate:.0f} a second, {course.unknown} unknown, "
+            f"{course.refused} refused, {recorded.kills} kills, {stage.faults.total()} connections hit"
+        )
