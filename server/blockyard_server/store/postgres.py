@@ -65,15 +65,11 @@ class PostgresStore:
     def open(self) -> None:
         """See the protocol. Several servers may open one empty database at once: one migrates, the others wait."""
         try:
-            line = self._lines.connect()
-        except StoreFailed as failure:
-            raise StoreRefused(f"{self._url.shown}: {failure}. Check the URL, and that PostgreSQL runs.") from failure
-        version = line.server_version
-        self._lines.give_back(line)
-        if version < OLDEST_POSTGRES:
-            found = f"{version // 10_000}.{version % 10_000}"
-            raise StoreRefused(f"{self._url.shown} is PostgreSQL {found}: Blockyard needs 15 or newer.")
-        self._migrate()
+            self._expect_new_enough()
+            self._migrate()
+        except BaseException:
+            self._lines.close()
+            raise
         self._watchdog.start()
         self._reading = create_async_engine(
             "postgresql+psycopg://",
@@ -193,6 +189,17 @@ class PostgresStore:
                 self._limbo.add(fleet)
             line.close()
             raise
+
+    def _expect_new_enough(self) -> None:
+        try:
+            line = self._lines.take()
+        except StoreFailed as failure:
+            raise StoreRefused(f"{self._url.shown}: {failure}. Check the URL, and that PostgreSQL runs.") from failure
+        version = line.server_version
+        self._lines.give_back(line)
+        if version < OLDEST_POSTGRES:
+            found = f"{version // 10_000}.{version % 10_000}"
+            raise StoreRefused(f"{self._url.shown} is PostgreSQL {found}: Blockyard needs 15 or newer.")
 
     def _migrate(self) -> None:
         engine = create_engine(
