@@ -19,9 +19,10 @@ from blockyard_server.domain.fleet import FleetState
 from blockyard_server.engine.memory import FleetMemory
 from blockyard_server.engine.transactor import Attempt, Transactor
 from blockyard_server.engine.writer import Writer
+from blockyard_server.store.postgres import PostgresStore
 from blockyard_server.store.sqlite import SqliteStore
 
-STORES: Final = (SqliteStore,)
+STORES: Final = (SqliteStore, PostgresStore)
 
 
 class Countdown:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random, SystemRandom
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -37,12 +37,12 @@ Report = Callable[[str], None]
 
 
 class CrashRun:
-    """One data file, its server, its clients, and what these were told."""
+    """One data file, or one `database` on PostgreSQL, its server, its clients, and what these were told."""
 
-    def __init__(self, folder: Path, seed: str) -> None:
-        folder.mkdir(parents=True)
+    def __init__(self, folder: Path, seed: str, database: str | None = None) -> None:
+        place: dict[str, Any] = {} if database is None else {"database": database}
         # A short grace: leases end during the run, and not only at its end.
-        self.server = ServerProcess(folder, restart_grace_s=0.3, sweep_interval_s=0.05)
+        self.server = ServerProcess(folder, restart_grace_s=0.3, sweep_interval_s=0.05, **place)
         self.dice = Random(seed)
         self.told = Told()
         self.journal = Journal(FLEET)

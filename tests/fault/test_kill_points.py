@@ -14,6 +14,7 @@ import pytest
 
 from tests.fault.test_crash import CrashRun, Report, chosen_seed, say
 from tests.harness.patience import eventually
+from tests.harness.postgres import Postgres
 
 DURING_WORK: Final = {
     "before begin": 60,
@@ -51,8 +52,8 @@ DURING_START: Final = {
 class PointRun(CrashRun):
     """A run whose server dies at a point instead of being killed from outside."""
 
-    def __init__(self, folder: Path, seed: str) -> None:
-        super().__init__(folder, seed)
+    def __init__(self, folder: Path, seed: str, database: str | None = None) -> None:
+        super().__init__(folder, seed, database)
         self.server.add_setting(retention_s=0.5)
         self._honest = self.server.program
 
@@ -86,10 +87,14 @@ class PointRun(CrashRun):
         self.kills += 1
 
 
-async def _points_of_work(folder: Path, seed: str, repetitions: int, report: Report) -> int:
+Database = Callable[[], str | None]
+"""An empty database for a run; None: a data file."""
+
+
+async def _points_of_work(folder: Path, seed: str, database: Database, repetitions: int, report: Report) -> int:
     deaths = 0
     for number, point in enumerate(DURING_WORK):
-        run = PointRun(folder / str(number), f"{seed}/{point}")
+        run = PointRun(folder / str(number), f"{seed}/{point}", database())
         with run.server:
             await run.begin()
             await run.rounds(point, repetitions)
@@ -99,11 +104,11 @@ async def _points_of_work(folder: Path, seed: str, repetitions: int, report: Rep
     return deaths
 
 
-def _points_of_a_start(folder: Path, seed: str, repetitions: int, report: Report) -> int:
+def _points_of_a_start(folder: Path, seed: str, database: Database, repetitions: int, report: Report) -> int:
     deaths = 0
     for point, passages in DURING_START.items():
         for turn in range(repetitions):
-            run = PointRun(folder / f"{point} {turn}".replace(" ", "-"), f"{seed}/{point}/{turn}")
+            run = PointRun(folder / f"{point} {turn}".replace(" ", "-"), f"{seed}/{point}/{turn}", database())
             with run.server:
                 asyncio.run(_die_while_starting(run, point, run.dice.randint(1, passages)))
             deaths += run.kills
@@ -132,18 +137,30 @@ async def _die_while_starting(run: PointRun, point: str, nth: int) -> None:
     await run.end()
 
 
-@pytest.mark.timeout(300)
-async def test_a_server_that_dies_at_any_point_of_its_work_has_kept_every_word(tmp_path: Path) -> None:
-    seed = chosen_seed()
-    say(f"BLOCKYARD_SEED={seed}")
-    assert await _points_of_work(tmp_path, seed, 1, say) >= len(DURING_WORK)
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest) -> Database:
+    if request.param == "sqlite":
+        return lambda: None
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return postgres.fresh_database
 
 
 @pytest.mark.timeout(300)
-def test_a_server_that_dies_at_any_point_of_its_start_is_made_good_by_the_next(tmp_path: Path) -> None:
+async def test_a_server_that_dies_at_any_point_of_its_work_has_kept_every_word(
+    tmp_path: Path, database: Database
+) -> None:
     seed = chosen_seed()
     say(f"BLOCKYARD_SEED={seed}")
-    assert _points_of_a_start(tmp_path, seed, 1, say) == len(DURING_START)
+    assert await _points_of_work(tmp_path, seed, database, 1, say) >= len(DURING_WORK)
+
+
+@pytest.mark.timeout(300)
+def test_a_server_that_dies_at_any_point_of_its_start_is_made_good_by_the_next(
+    tmp_path: Path, database: Database
+) -> None:
+    seed = chosen_seed()
+    say(f"BLOCKYARD_SEED={seed}")
+    assert _points_of_a_start(tmp_path, seed, database, 1, say) == len(DURING_START)
 
 
 def _aloud(capfd: pytest.CaptureFixture[str]) -> Callable[[str], None]:
@@ -157,17 +174,17 @@ def _aloud(capfd: pytest.CaptureFixture[str]) -> Callable[[str], None]:
 
 @pytest.mark.soak
 async def test_a_server_that_dies_fifty_times_at_each_point_of_its_work_has_kept_every_word(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, database: Database, capfd: pytest.CaptureFixture[str]
 ) -> None:
     report, seed = _aloud(capfd), chosen_seed()
     report(f"BLOCKYARD_SEED={seed}")
-    assert await _points_of_work(tmp_path, seed, 50, report) >= 50 * len(DURING_WORK)
+    assert await _points_of_work(tmp_path, seed, database, 50, report) >= 50 * len(DURING_WORK)
 
 
 @pytest.mark.soak
 def test_a_server_that_dies_twenty_times_at_each_point_of_its_start_is_made_good_by_the_next(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, database: Database, capfd: pytest.CaptureFixture[str]
 ) -> None:
     report, seed = _aloud(capfd), chosen_seed()
     report(f"BLOCKYARD_SEED={seed}")
-    assert _points_of_a_start(tmp_path, seed, 20, report) == 20 * len(DURING_START)
+    assert _points_of_a_start(tmp_path, seed, database, 20, report) == 20 * len(DURING_START)
