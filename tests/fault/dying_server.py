@@ -98,7 +98,6 @@ def install(countdown: Countdown) -> None:
     _around(countdown, FleetMemory, "keep", "memory")
     _around(countdown, Transactor, "carry_out", "carrying out")
     _around(countdown, Transactor, "expire_due", "sweep")
-    _around(countdown, Transactor, "prune", "prune")
     _around(countdown, Transactor, "greet", "greeting")
     _around(countdown, command, "upgrade", "migration")
     for operation in ("create_table", "execute", "create_index"):

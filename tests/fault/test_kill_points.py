@@ -34,8 +34,6 @@ DURING_WORK: Final = {
     "after answer": 40,
     "before sweep": 5,
     "after sweep": 5,
-    "before prune": 3,
-    "after prune": 3,
 }
 """The points that a server under load passes, and up to which passage it is killed: chosen anew each time."""
 DURING_START: Final = {
@@ -54,7 +52,6 @@ class PointRun(CrashRun):
 
     def __init__(self, folder: Path, seed: str, database: str | None = None) -> None:
         super().__init__(folder, seed, database)
-        self.server.add_setting(retention_s=0.5)
         self._honest = self.server.program
 
     def die_at(self, point: str, nth: int) -> None:
