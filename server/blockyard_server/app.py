@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from blockyard_server.engine.auditor import AuditorSettings
 from blockyard_server.engine.clock import Clock, SystemClock
 from blockyard_server.engine.engine import Engine, EngineSettings
 from blockyard_server.engine.store_protocol import Store, StoreRefused
 from blockyard_server.engine.sweeper import SweeperSettings
 from blockyard_server.engine.writer import WriterLimits
+from blockyard_server.metrics import MetricsServer
 from blockyard_server.rpc.server import build_server
 from blockyard_server.settings import Settings
 from blockyard_server.store.postgres import PostgresStore
@@ -32,6 +34,8 @@ class RunningServer:
     address: str
     """Where, as `host:port` with the real port."""
     engine: Engine
+    metrics_address: str | None = None
+    """Where the metrics are, as `host:port` with the real port; None: nowhere."""
 
 
 @asynccontextmanager
@@ -61,11 +65,20 @@ async def running_server(
         await engine.stop()
         raise StartRefused(f"{error}; choose another --listen, or stop the program that has this one") from error
     try:
-        yield RunningServer(f"{settings.listen.rpartition(':')[0]}:{port}", engine)
+        metrics = MetricsServer(engine, settings.metrics_listen) if settings.metrics_listen else None
+    except OSError as error:
+        await edge.stop(0)
+        await engine.stop()
+        raise StartRefused(f"metrics cannot be served on {settings.metrics_listen}: {error.strerror}") from error
+    try:
+        address = f"{settings.listen.rpartition(':')[0]}:{port}"
+        yield RunningServer(address, engine, metrics.address if metrics is not None else None)
     finally:
         _log.info("draining")
         await edge.stop(settings.drain_grace_s)
         await engine.stop()
+        if metrics is not None:
+            await asyncio.to_thread(metrics.close)
         _log.info("stopped")
 
 
@@ -121,5 +134,6 @@ def _engine_settings(settings: Settings) -> EngineSettings:
     return EngineSettings(
         writer=WriterLimits(settings.max_waiting, settings.max_batch, settings.max_linger_s),
         sweeper=SweeperSettings(settings.sweep_interval_s, settings.retention_s, settings.journal_retention_s),
+        auditor=AuditorSettings(settings.audit_interval_s),
         restart_grace_s=settings.restart_grace_s,
     )

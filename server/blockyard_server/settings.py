@@ -12,6 +12,8 @@ from typing import Any, Final
 from platformdirs import user_data_path
 
 DEFAULT_PORT: Final = 7350
+DEFAULT_METRICS_PORT: Final = 9350
+"""For examples: metrics are off unless asked for."""
 MIN_JOURNAL_RETENTION_S: Final = 60.0
 """Servers that share a database, and watches that begin again, follow the journal: they are given at least this."""
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -77,6 +79,15 @@ class Settings:
     drain_grace_s: float = _setting(
         10.0, "How long calls under way may take to end when the server is stopped, in seconds.", least=0, most=3600
     )
+    audit_interval_s: float = _setting(
+        60.0,
+        "Between two rounds of verification in the background, a slice of each fleet at a time, in seconds. 0: none.",
+        least=0,
+        most=86_400,
+    )
+    metrics_listen: str = _setting(
+        "", "Address and port of metrics for Prometheus, such as 127.0.0.1:9350. Empty: none."
+    )
     log_level: str = _setting("INFO", f"What is logged: {', '.join(LOG_LEVELS)}.")
 
     def __post_init__(self) -> None:
@@ -92,12 +103,18 @@ class Settings:
         if self.database is not None and not self.database.startswith(_DATABASES):
             message = f"database must begin with {_DATABASES[0]}, as in postgresql://user@host:5432/name"
             raise SettingsRefused(message)
-        address = _ADDRESS.fullmatch(self.listen)
-        if address is None or int(address[2]) > _MAX_PORT:
-            message = f"listen is {self.listen!r}, and must be HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT}"
-            raise SettingsRefused(message)
+        _check_address("listen", self.listen, DEFAULT_PORT)
+        if self.metrics_listen:
+            _check_address("metrics_listen", self.metrics_listen, DEFAULT_METRICS_PORT)
 
     @property
     def place(self) -> str:
         """Where the data is, for people: without user, password and options."""
         return str(self.data) if self.database is None else _CREDENTIALS.sub("", self.database)
+
+
+def _check_address(name: str, value: str, example_port: int) -> None:
+    address = _ADDRESS.fullmatch(value)
+    if address is None or int(address[2]) > _MAX_PORT:
+        message = f"{name} is {value!r}, and must be HOST:PORT, such as 127.0.0.1:{example_port}"
+        raise SettingsRefused(message)

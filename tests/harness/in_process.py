@@ -34,7 +34,8 @@ async def serving(
             await stack.enter_async_context(running_server(settings_for(folder, **changes), clock=clock, store=store))
             for _ in range(present().servers)
         ]
-        yield RunningServer(",".join(server.address for server in servers), servers[0].engine)
+        first = servers[0]
+        yield RunningServer(",".join(server.address for server in servers), first.engine, first.metrics_address)
 
 
 @asynccontextmanager

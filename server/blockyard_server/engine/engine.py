@@ -244,6 +244,11 @@ class Engine:
         return await self._ledger.repair(fleet, apply=apply)
 
     @property
+    def watches_open(self) -> int:
+        """How many watches are open now."""
+        return self._watches.open_watches
+
+    @property
     def requests_waiting(self) -> int:
         """How many changes wait for a transaction now."""
         return self._writers.waiting

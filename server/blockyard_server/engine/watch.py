@@ -74,6 +74,11 @@ class WatchHub:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
+    @property
+    def open_watches(self) -> int:
+        """How many watches are open now."""
+        return self._watches
+
     def start(self) -> None:
         """Begins to hear of commits, of this server and of others."""
         self._loop = asyncio.get_running_loop()
