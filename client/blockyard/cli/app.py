@@ -14,7 +14,9 @@ from blockyard.cli.repair import repair
 from blockyard.cli.replay import replay
 from blockyard.cli.run import run
 from blockyard.cli.serve import serve_command
+from blockyard.cli.top import top
 from blockyard.cli.verify import verify
+from blockyard.cli.watch import watch_events
 
 _EPILOG = """
 Exit codes: 0 done; 1 the service refused; 2 wrong usage or input; 3 no answer: the service cannot be reached or takes
@@ -41,6 +43,8 @@ app.command("describe")(describe)
 app.command("allocations")(list_allocations)
 app.command("allocation")(get_allocation)
 app.command("events")(list_events)
+app.command("watch")(watch_events)
+app.command("top")(top)
 app.command("verify")(verify)
 app.command("repair")(repair)
 app.command("run", context_settings={"allow_interspersed_args": False})(run)

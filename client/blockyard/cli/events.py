@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from blockyard.cli.connection import connect
-from blockyard.cli.options import Address, FleetArgument, Output
+from blockyard.cli.options import Address, FleetArgument, OfHolder, OfInstance, OfKind, Output
 from blockyard.cli.output import OutputFormat, print_document, print_table, write_pairs, write_placements, write_time
 from blockyard.enums import EventKind
 from blockyard.types import Event
@@ -15,17 +15,9 @@ from blockyard.types import Event
 def list_events(
     fleet: FleetArgument,
     from_revision: Annotated[int, typer.Option("--from", min=0, help="From this revision on.")] = 0,
-    kind: Annotated[
-        list[EventKind] | None,
-        typer.Option(
-            "--kind",
-            case_sensitive=False,
-            metavar="KIND",
-            help="Only this kind, such as granted; repeat it for more. The kinds are those of the column EVENT.",
-        ),
-    ] = None,
-    holder: Annotated[str | None, typer.Option("--holder", help="Only events of this holder's allocations.")] = None,
-    instance: Annotated[str | None, typer.Option("--instance", help="Only events of this instance.")] = None,
+    kind: OfKind = None,
+    holder: OfHolder = None,
+    instance: OfInstance = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many.", show_default="all")] = None,
     address: Address = None,
     output: Output = OutputFormat.TEXT,
@@ -39,11 +31,12 @@ def list_events(
     if output is OutputFormat.JSON:
         print_document({"events": events})
         return
-    rows = ((str(event.revision), write_time(event.time), event.kind, _describe_event(event)) for event in events)
+    rows = ((str(event.revision), write_time(event.time), event.kind, describe_event(event)) for event in events)
     print_table(("REVISION", "TIME", "EVENT", "WHAT"), rows, if_empty="No such events.")
 
 
-def _describe_event(event: Event) -> str:
+def describe_event(event: Event) -> str:
+    """What an event was about, in words; `-` if its kind says it all."""
     parts: list[str] = []
     if event.allocation:
         parts.append(f"{event.allocation} of {event.holder}")

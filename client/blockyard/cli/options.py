@@ -9,7 +9,7 @@ import typer
 
 from blockyard.cli.option_values import MalformedValue, read_duration
 from blockyard.cli.output import OutputFormat
-from blockyard.enums import PlacementStrategy
+from blockyard.enums import EventKind, PlacementStrategy
 
 _MAX_HOLDER = 256
 
@@ -132,6 +132,17 @@ Annotate: TypeAlias = Annotated[
 Exclusive: TypeAlias = Annotated[
     bool, typer.Option("--exclusive", help="A wholly idle instance, all of it; with --blocks, one that has as many.")
 ]
+OfKind: TypeAlias = Annotated[
+    list[EventKind] | None,
+    typer.Option(
+        "--kind",
+        case_sensitive=False,
+        metavar="KIND",
+        help="Only this kind, such as granted; repeat it for more. The kinds are those of the column EVENT.",
+    ),
+]
+OfHolder: TypeAlias = Annotated[str | None, typer.Option("--holder", help="Only events of this holder's allocations.")]
+OfInstance: TypeAlias = Annotated[str | None, typer.Option("--instance", help="Only events of this instance.")]
 Blocks: TypeAlias = Annotated[
     int | None,
     typer.Option(

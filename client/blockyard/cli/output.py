@@ -71,6 +71,11 @@ def print_document(value: object) -> None:
     _write(json.dumps(document(value), ensure_ascii=False, indent=2) + "\n")
 
 
+def print_json_line(value: object) -> None:
+    """Prints one of many JSON documents, on a line of its own, at once."""
+    _write(json.dumps(document(value), ensure_ascii=False) + "\n")
+
+
 def print_line(text: RenderableType = "") -> None:
     """Prints text for people."""
     screen().print(text, soft_wrap=True)

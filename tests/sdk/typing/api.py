@@ -8,10 +8,12 @@ from blockyard import (
     Allocation,
     AsyncClient,
     AsyncLease,
+    AsyncWatch,
     CallFailed,
     Client,
     DescribeView,
     Event,
+    EventKind,
     Fleet,
     FleetPage,
     FleetSnapshot,
@@ -24,6 +26,8 @@ from blockyard import (
     Renewal,
     RepairReport,
     VerifyReport,
+    Watch,
+    WatchUpdate,
     operations,
 )
 from blockyard.errors import FieldViolation
@@ -41,6 +45,10 @@ def blocking(client: Client) -> None:
     assert_type(client.list_events("gpu", from_revision=5), Iterator[Event])
     assert_type(client.verify("gpu"), VerifyReport)
     assert_type(client.repair("gpu", apply=True), RepairReport)
+    assert_type(client.watch("gpu", kinds=[EventKind.GRANTED]), Watch)
+    assert_type(next(client.watch("gpu")), Event)
+    assert_type(client.watch("gpu").updates(), Iterator[WatchUpdate])
+    assert_type(client.watch("gpu").revision, int | None)
     assert_type(client.list_fleets(), Iterator[Fleet])
     assert_type(client.update_fleet("gpu", default_ttl=None), Fleet)
     assert_type(client.create_instance("gpu", "node-1", total_blocks=8), Instance)
@@ -55,6 +63,11 @@ async def awaiting(client: AsyncClient) -> None:
     assert_type(await client.describe("gpu"), FleetSnapshot)
     assert_type(client.list_allocations("gpu"), AsyncIterator[Allocation])
     assert_type(client.lease("gpu", blocks=1, holder="a"), AsyncLease)
+    assert_type(client.watch("gpu", progress_interval=1.5), AsyncWatch)
+    async for event in client.watch("gpu", from_revision=7):
+        assert_type(event, Event)
+    async for update in client.watch("gpu").updates():
+        assert_type(update, WatchUpdate)
     async with client as entered, client.lease("gpu", blocks=1, holder="a") as lease:
         assert_type(entered, AsyncClient)
         assert_type(lease.allocation, Allocation)
