@@ -51,6 +51,8 @@ class _Side(asyncio.Protocol):
         self._held_back: deque[tuple[float, bytes]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._full = False
+        self._early = b""
+        """What came before there was anybody to write it to."""
         self.transport: asyncio.Transport | None = None
         self.other: _Side
         self.ended = False
@@ -66,9 +68,10 @@ class _Side(asyncio.Protocol):
             return
         wanted = self.other.transport is not None and not self.other._full and not self._link.stalled
         wanted = wanted and len(self._held_back) < MAX_HELD_BACK
-        if wanted and not self.transport.is_reading():
+        # Without asking is_reading: uvloop begins to read only after connection_made, and says no until then.
+        if wanted:
             self.transport.resume_reading()
-        elif not wanted and self.transport.is_reading():
+        else:
             self.transport.pause_reading()
 
     def pause_writing(self) -> None:
@@ -99,8 +102,15 @@ class _Side(asyncio.Protocol):
             self._write(data)
 
     def _write(self, data: bytes) -> None:
-        if data and self.other.transport is not None and not self.other.transport.is_closing():
+        if self.other.transport is None:
+            self._early += data
+        elif data and not self.other.transport.is_closing():
             self.other.transport.write(data)
+
+    def write_early(self) -> None:
+        """There is somebody to write to now."""
+        early, self._early = self._early, b""
+        self._write(early)
 
     def _hold_back(self, data: bytes) -> None:
         loop = asyncio.get_running_loop()
@@ -167,6 +177,7 @@ class _Link:
     def made(self, side: _Side) -> None:
         """A side is connected."""
         if side is self.server:
+            self.client.write_early()
             self.client.set_reading()
             self.server.set_reading()
         elif self._proxy.welcome(self):

@@ -1,11 +1,12 @@
 """The proxy does to bytes what it says, and counts what it did."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Self
+from typing import Any, Self
 
 import pytest
+import uvloop
 
 from tests.harness.patience import eventually
 from tests.harness.proxy import Fault, Mischief, Proxy
@@ -84,6 +85,20 @@ async def test_without_a_fault_everything_arrives() -> None:
         assert await reading == text
         assert not proxy.counts
         streams[1].close()
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_what_is_sent_before_the_target_is_connected_arrives(run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    async def connect_and_speak() -> None:
+        async with echo_behind_proxy() as (_, proxy):
+            several = [await connect(proxy) for _ in range(50)]
+            for streams in several:
+                streams[1].write(b"hello")
+            for streams in several:
+                assert await streams[0].readexactly(5) == b"hello"
+                streams[1].close()
+
+    run(connect_and_speak())
 
 
 async def test_an_end_is_passed_on_and_the_link_is_forgotten() -> None:
