@@ -105,6 +105,16 @@ class ServerProcess:
             self._process.wait(BOUND_S)
             self._process = None
 
+    def freeze(self) -> None:
+        """SIGSTOP: its connections stay open, and nobody answers."""
+        assert self._process is not None, "it does not run"
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Ends `freeze`."""
+        assert self._process is not None, "it does not run"
+        self._process.send_signal(signal.SIGCONT)
+
     def ask_to_stop(self) -> None:
         """SIGTERM, without waiting."""
         assert self._process is not None, "it does not run"
