@@ -123,13 +123,15 @@ _run = time.time_ns()
 
 
 async def closed_loop(pair: Pair, in_flight: int, seconds: float) -> Measured:
-    """Pairs of calls, `in_flight` at a time, for `seconds`."""
+    """Pairs of calls, `in_flight` at a time, for `seconds`; at least one of each, however short or late that is."""
     latencies: list[float] = []
     end = time.perf_counter() + seconds
 
     async def worker() -> None:
-        while time.perf_counter() < end:
+        while True:
             latencies.extend(await pair(f"bench-{_run}-{next(_tokens)}"))
+            if time.perf_counter() >= end:
+                return
 
     began = time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(in_flight)))
