@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import event
 
 from blockyard_server.domain.answers import AllocationFilter, EventFilter
-from blockyard_server.store import statements
+from blockyard_server.store import repair, slices, statements
 from blockyard_server.store.sqlite import SqliteStore
 from tests.store.story import Story
 
@@ -39,13 +39,22 @@ SMALL = {
     "SCAN fleets",  # at most limits.MAX_FLEETS rows
     "SCAN CONSTANT ROW",  # SELECT EXISTS (…)
     "SCAN k VIRTUAL TABLE INDEX 1:",  # the keys that are looked up
+    "SCAN k",  # the numbers of a slice, which the subquery has found by an index
 }
 
 
-@pytest.mark.parametrize("name", [name for name, text in vars(statements).items() if name.isupper() and "?" in text])
-def test_the_writer_scans_no_table(filled: Story, name: str) -> None:
+STATEMENTS: dict[str, str] = {
+    f"{module.__name__.rpartition('.')[2]}.{name}": text
+    for module in (statements, slices, repair)
+    for name, text in vars(module).items()
+    if name.isupper() and isinstance(text, str) and "?" in text
+}
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_no_statement_scans_a_table(filled: Story, name: str) -> None:
     assert isinstance(filled.store, SqliteStore)
-    statement: str = getattr(statements, name)
+    statement = STATEMENTS[name]
     with closing(sqlite3.connect(filled.store.path)) as db:
         steps = plan(db, statement, [None] * statement.count("?"))
     assert [step for step in steps if "SCAN" in step and step not in SMALL] == []
@@ -69,6 +78,27 @@ MEANT = {
     "FORGET_TOKEN": "tokens USING PRIMARY KEY (fleet=? AND caller=? AND token=?)",
     "FORGET_ALLOCATION": "allocations USING PRIMARY KEY (fleet=? AND allocation=?)",
 }
+
+MEANT_OF_SLICES = {
+    "slices.INSTANCES_AFTER": "PRIMARY KEY (fleet=? AND instance>?)",
+    "slices.HELD_OF_INSTANCES": "PRIMARY KEY (fleet=? AND instance>? AND instance<?)",
+    "slices.TOKENS_AFTER": "COVERING INDEX ix_allocations_live (fleet=? AND live=? AND allocation>?)",
+    "slices.LIVE_BETWEEN": "COVERING INDEX ix_allocations_live (fleet=? AND live=? AND allocation>? AND allocation<?)",
+    "slices.HELD_OF_ALLOCATIONS": (
+        "COVERING INDEX ix_held_blocks_allocation (fleet=? AND live=? AND allocation>? AND allocation<?)"
+    ),
+    "repair.COUNT_HELD": "h USING PRIMARY KEY (fleet=? AND instance=?)",
+}
+
+
+@pytest.mark.parametrize("name", MEANT_OF_SLICES)
+def test_a_slice_is_found_by_the_index_that_is_meant(filled: Story, name: str) -> None:
+    assert isinstance(filled.store, SqliteStore)
+    statement = STATEMENTS[name]
+    with closing(sqlite3.connect(filled.store.path)) as db:
+        steps = plan(db, statement, [None] * statement.count("?"))
+    assert [step for step in steps if step.endswith(MEANT_OF_SLICES[name])], steps
+    assert not [step for step in steps if "TEMP B-TREE" in step]
 
 
 @pytest.mark.parametrize("name", MEANT)

@@ -13,15 +13,18 @@ INSTANCES_AFTER: Final = """
 SELECT instance, total_blocks, busy_blocks FROM instances WHERE fleet = ? AND instance > ? ORDER BY instance LIMIT ?"""
 HELD_OF_INSTANCES: Final = """
 SELECT instance, block, allocation FROM held_blocks WHERE fleet = ? AND instance >= ? AND instance <= ?"""
+# The numbers come first, by the index of live allocations: a range of the table may have many ended ones in it.
 TOKENS_AFTER: Final = """
 SELECT a.allocation, t.allocation FROM
-  (SELECT fleet, allocation, caller, token FROM allocations
-    WHERE fleet = ? AND live = 1 AND allocation > ? ORDER BY allocation LIMIT ?) a
-  LEFT JOIN tokens t ON t.fleet = a.fleet AND t.caller = a.caller AND t.token = a.token
-ORDER BY a.allocation"""
+  (SELECT fleet, allocation FROM allocations
+    WHERE fleet = ? AND live = 1 AND allocation > ? ORDER BY allocation LIMIT ?) k
+  CROSS JOIN allocations a LEFT JOIN tokens t ON t.fleet = a.fleet AND t.caller = a.caller AND t.token = a.token
+WHERE a.fleet = k.fleet AND a.allocation = k.allocation"""
 LIVE_BETWEEN: Final = f"""
-SELECT {", ".join(ALLOCATION_COLUMNS)} FROM allocations
-WHERE fleet = ? AND live = 1 AND allocation > ? AND allocation <= ? ORDER BY allocation"""  # noqa: S608 - see above
+SELECT {", ".join(f"a.{name}" for name in ALLOCATION_COLUMNS)} FROM
+  (SELECT fleet, allocation FROM allocations WHERE fleet = ? AND live = 1 AND allocation > ? AND allocation <= ?) k
+  CROSS JOIN allocations a
+WHERE a.fleet = k.fleet AND a.allocation = k.allocation ORDER BY k.allocation"""  # noqa: S608 - see above
 HELD_OF_ALLOCATIONS: Final = """
 SELECT instance, block, allocation FROM held_blocks
 WHERE fleet = ? AND live = 1 AND allocation > ? AND allocation <= ?"""
@@ -46,7 +49,7 @@ class Slices:
 
     def tokens_after(self, allocation: int, limit: int) -> list[tuple[int, int | None]]:
         """See the protocol."""
-        return [(row[0], row[1]) for row in self._select(TOKENS_AFTER, allocation, limit)]
+        return sorted((row[0], row[1]) for row in self._select(TOKENS_AFTER, allocation, limit))
 
     def live_between(self, after: int, upto: int) -> Iterator[Allocation]:
         """See the protocol."""
