@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from blockyard import Client
+from blockyard import Client, Correction, CorrectionKind
+from blockyard.cli.repair import describe
 from tests.cli.conftest import CommandLine, serving
 
 
@@ -33,4 +34,51 @@ def test_drift_is_the_exit_code_1_and_each_difference_is_shown(drifted: CommandL
     assert text.out.startswith("Verify: gpu has DRIFTED, 1 difference at revision 3 ")
     assert "  COUNTER  node-1: expected " in text.out
     assert json.document["clean"] is False
-    assert [(found["check"], found["instance"]) for found in json.document["discrepancies"]] == [("COUNTER", "node-1")]
+    assert ("COUNTER", "node-1") in [(found["check"], found["instance"]) for found in json.document["discrepancies"]]
+
+
+def test_repair_says_what_it_would_change_then_changes_it_then_has_nothing_to_do(drifted: CommandLine) -> None:
+    assert drifted("verify", "gpu").code == 1
+    assert "HALTED       its writes are stopped" in drifted("fleet", "get", "gpu").out
+
+    dry, as_json = drifted("repair", "gpu"), drifted("repair", "gpu", "-o", "json")
+    done, again = drifted("repair", "gpu", "--apply"), drifted("repair", "gpu", "--apply")
+
+    assert (dry.code, as_json.code, done.code, again.code) == (1, 1, 0, 0)
+    assert [line.rstrip() for line in dry.out.splitlines()] == [
+        "Repair: gpu needs 1 change at revision 3; --apply makes it:",
+        "CHANGE       WHERE   WHAT",
+        "COUNTER_SET  node-1  busy_blocks from 5 to 2",
+        "The fleet's writes are stopped; --apply ends that.",
+    ]
+    assert as_json.document["corrections"] == [
+        {"kind": "COUNTER_SET", "instance": "node-1", "allocation": None, "block": 0, "before": 5, "after": 2}
+    ]
+    assert done.out.splitlines()[0] == "Repair: 1 change made in gpu, now at revision 4:"
+    assert again.out == "Repair: gpu needs no change at revision 4.\n"
+    assert "HALTED" not in drifted("fleet", "get", "gpu").out
+    assert "REPAIRED  1 COUNTER_SET" in drifted("events", "gpu", "--kind", "repaired").out
+    assert drifted("verify", "gpu").code == 0
+
+
+def test_what_no_rule_mends_is_shown_and_the_exit_code_stays_1(drifted: CommandLine, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "blockyard.db")) as hand, hand:
+        hand.execute("""UPDATE allocations SET granted = '[["node-1",[1,9]]]'""")
+
+    done = drifted("repair", "gpu", "--apply")
+
+    assert done.code == 1
+    assert "No rule mends these; they are left as they are, for people:" in done.out
+    assert "  HELD_BLOCKS  node-1: expected block 9 held by it, found block idle" in done.out
+    assert done.out.endswith("The fleet's writes are stopped.\n")
+
+
+def test_a_fleet_that_is_not_there_cannot_be_repaired(drifted: CommandLine) -> None:
+    assert drifted("repair", "nowhere").code == 2
+
+
+@pytest.mark.parametrize("kind", CorrectionKind)
+def test_every_kind_of_change_has_its_words(kind: CorrectionKind) -> None:
+    changed = Correction(kind=kind, instance="n1", allocation="fleets/a/allocations/7", block=3, before=1, after=2)
+
+    assert "{" not in describe(changed)

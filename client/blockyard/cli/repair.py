@@ -73,7 +73,8 @@ def print_report(fleet: str, report: RepairReport) -> None:
     elif report.applied:
         print_line(f"Repair: {changes} made in {fleet}, now at revision {report.revision}:")
     else:
-        print_line(f"Repair: {fleet} needs {changes} at revision {report.revision}; --apply makes them:")
+        them = "it" if count == "1" else "them"
+        print_line(f"Repair: {fleet} needs {changes} at revision {report.revision}; --apply makes {them}:")
     if report.corrections:
         rows = ((each.kind, each.instance or each.allocation or fleet, describe(each)) for each in report.corrections)
         print_table(("CHANGE", "WHERE", "WHAT"), rows, if_empty="")
