@@ -2,9 +2,16 @@
 
 Servers have clocks of their own, and a lease that one of them granted must not end early because another's is ahead. So
 the one clock of a shared database is read inside of each transaction. That clock may be set, or be another one after a
-fail-over: each server compares how far it went with its own monotonic clock, and takes a step back out of the fleet's
-time with an offset that is kept in the fleet's row. An end that comes late costs patience; one that comes early would
-cost the promise.
+fail-over: each server compares how far it went with its own monotonic clock, and takes a step out of the fleet's time
+with an offset that is kept in the fleet's row. An end that comes late costs patience; one that comes early would cost
+the promise.
+
+What a server knows is an interval: the database's clock was read after it asked for the transaction and before it had
+the answer. However long a server was held up in between, that alone never looks like a step.
+
+Servers that saw different steps do not correct each other: who finds the offset changed by another takes the fleet's
+time over as it is. Whoever changes the fleet's time, or cannot tell whether it was changed (`Reading.unsure`), first
+extends every lease as if it were renewed now.
 """
 
 from dataclasses import dataclass
@@ -13,14 +20,26 @@ from typing import Final
 from blockyard_server.engine.clock import Clock
 from blockyard_server.engine.store_protocol import FleetHead
 
-FORWARD_TOLERANCE_US: Final = 250_000
-"""A database's clock that went further than this server's by more was set forward. Leases are not shorter than 100 ms,
-and their holders stop a third of the TTL before the end."""
+FORWARD_TOLERANCE_US: Final = 10_000
+"""A database's clock that certainly went further than this server's by more was set forward. Leases are not shorter
+than 100 ms, and their holders stop a third of the TTL before the end."""
 BACKWARD_TOLERANCE_US: Final = 10_000_000
-"""One that went so much less was set back. Larger, because a server that was held up between two readings sees the
-same, and correcting for that would make leases end early."""
+"""One that certainly went so much less was set back. Larger, because what is not corrected makes leases end late."""
+UNCERTAIN_US: Final = 250_000
+"""Who knows the difference between the two clocks less exactly cannot exclude a step that matters."""
 DRIFT_PER_US: Final = 1_000
 """Clocks may drift apart by one microsecond in so many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """How far the database's clock was ahead of this server's own, when that showed `own_us`."""
+
+    own_us: int
+    least_us: int
+    most_us: int
+    offset_us: int
+    """The fleet's, as the transaction left it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,49 +49,72 @@ class Reading:
     now_us: int
     offset_us: int | None = None
     """What to write into the fleet's row, because the database's clock made a step; None: the row is right."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Sighting:
-    time_us: int
-    own_us: int
+    unsure: bool = False
+    """Time may have been skipped: no lease may end before all have been extended."""
+    sighting: Sighting | None = None
+    """To be kept once the transaction is committed, and the leases extended if it is unsure."""
 
 
 class FleetTimes:
-    """What this server knows of every fleet's time. Used in the writer threads; `now_us` from anywhere."""
+    """What this server knows of every fleet's time. Used in the writer threads; `now_us` and `own_us` from anywhere."""
 
     def __init__(self, clock: Clock, *, clock_decides: bool = False) -> None:
         """`clock_decides`: also where there is a database's clock, as in tests whose servers share one of theirs."""
         self._clock = clock
         self._clock_decides = clock_decides
-        self._seen: dict[str, _Sighting] = {}
-        self._latest: _Sighting | None = None
+        self._seen: dict[str, Sighting] = {}
+        self._latest: Sighting | None = None
 
-    def read(self, fleet: str, head: FleetHead | None, database_us: int | None) -> Reading:
-        """The fleet's time, given what the transaction read; `database_us` is None if the store has no clock."""
+    def own_us(self) -> int:
+        """This server's own clock, to be read before a transaction is asked for."""
+        return self._clock.now_us()
+
+    def read(
+        self, fleet: str, head: FleetHead | None, database_us: int | None, *, asked_us: int | None = None
+    ) -> Reading:
+        """The fleet's time, given what the transaction read; `database_us` is None if the store has no clock.
+
+        `asked_us` is `own_us` before the transaction; None: just now. Remembers nothing.
+        """
         own_us = self._clock.now_us()
         if database_us is None or self._clock_decides:
             return Reading(own_us)
         if head is None:
             return Reading(database_us)
-        time_us = database_us + head.clock_offset_us
+        asked_us = own_us if asked_us is None else asked_us
+        fresh = Sighting(own_us, database_us - own_us, database_us - asked_us, head.clock_offset_us)
         seen = self._seen.get(fleet)
-        step_us = 0 if seen is None else _step_us(seen, time_us, own_us)
-        self._latest = self._seen[fleet] = _Sighting(time_us - step_us, own_us)
-        return Reading(time_us - step_us, head.clock_offset_us - step_us if step_us else None)
+        if seen is None:
+            return Reading(database_us + fresh.offset_us, unsure=True, sighting=fresh)
+        return _compared(seen, fresh, asked_us)
+
+    def keep(self, fleet: str, sighting: Sighting) -> None:
+        """Remembers what a transaction saw, now that it is committed."""
+        self._latest = self._seen[fleet] = sighting
 
     def now_us(self, fleet: str | None = None) -> int:
         """An estimate outside of transactions, of one fleet's time or of any."""
         own_us = self._clock.now_us()
         seen = self._latest if fleet is None else self._seen.get(fleet, self._latest)
-        return own_us if seen is None else seen.time_us + own_us - seen.own_us
+        return own_us if seen is None else own_us + seen.most_us + seen.offset_us
 
 
-def _step_us(seen: _Sighting, time_us: int, own_us: int) -> int:
-    """By how much the database's clock was set since it was seen; 0 if it was not."""
-    passed_us = own_us - seen.own_us
-    ahead_us = time_us - (seen.time_us + passed_us)
-    drift_us = passed_us // DRIFT_PER_US
-    if ahead_us > FORWARD_TOLERANCE_US + drift_us or ahead_us < -BACKWARD_TOLERANCE_US - drift_us:
-        return ahead_us
-    return 0
+def _compared(seen: Sighting, fresh: Sighting, asked_us: int) -> Reading:
+    drift_us = (fresh.own_us - seen.own_us) // DRIFT_PER_US
+    forward = fresh.least_us > seen.most_us + drift_us + FORWARD_TOLERANCE_US
+    backward = fresh.most_us < seen.least_us - drift_us - BACKWARD_TOLERANCE_US
+    taken_over = fresh.offset_us != seen.offset_us
+    if not forward and not backward:
+        # What is known gets worse with time, and better with each look. What drifted too little to count is kept.
+        most_us = min(seen.most_us + drift_us, fresh.most_us)
+        least_us = min(max(seen.least_us - drift_us, fresh.least_us), most_us)
+        kept = Sighting(seen.own_us + drift_us * DRIFT_PER_US, least_us, most_us, fresh.offset_us)
+        return Reading(
+            asked_us + most_us + fresh.offset_us, unsure=seen.most_us - seen.least_us > UNCERTAIN_US, sighting=kept
+        )
+    if taken_over:
+        # Whether the other server's change was for this very step cannot be known.
+        return Reading(asked_us + fresh.most_us + fresh.offset_us, unsure=True, sighting=fresh)
+    offset_us = fresh.offset_us - (fresh.most_us - seen.most_us)
+    kept = Sighting(fresh.own_us, fresh.least_us, fresh.most_us, offset_us)
+    return Reading(asked_us + fresh.most_us + offset_us, offset_us, unsure=True, sighting=kept)

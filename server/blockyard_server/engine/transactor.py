@@ -24,7 +24,7 @@ from blockyard_server.domain.requests import CreateFleet, Request
 from blockyard_server.engine.clock import Clock
 from blockyard_server.engine.counts import Counts
 from blockyard_server.engine.failures import EngineFailure, InvariantViolated, StoreUnavailable
-from blockyard_server.engine.fleet_time import FleetTimes
+from blockyard_server.engine.fleet_time import FleetTimes, Reading
 from blockyard_server.engine.memory import FleetMemory
 from blockyard_server.engine.store_protocol import (
     CommitUnknown,
@@ -93,6 +93,9 @@ class Attempt:
     now_us: int
     """The fleet's time."""
     written: list[Event]
+    reading: Reading
+    extended: bool = False
+    """The leases were extended, or none needed it."""
 
     def write(self, events: Sequence[Event], allocations: Mapping[int, Allocation]) -> None:
         """See `Transaction.write`. The events are kept for who must find out whether they were committed."""
@@ -123,8 +126,6 @@ class Transactor:
         self._counts = Counts() if counts is None else counts
         self.times = FleetTimes(clock, clock_decides=clock_decides)
         self._memory = FleetMemory()
-        self._greeted: set[str] = set()
-        """Fleets whose leases this server need not extend any more."""
         self._halted: dict[str, str] = {}
         """Halted fleets whose row could not be made to say so yet."""
 
@@ -261,10 +262,11 @@ class Transactor:
         self, fleet: str, work: Callable[[Attempt], T], written: list[Event], *, greet: bool, even_if_halted: bool
     ) -> T:
         answers: list[T] = []
+        asked_us = self.times.own_us()
         try:
             with self._store.transaction(fleet) as tx:
                 self._expect_served(fleet, tx.head, even_if_halted=even_if_halted)
-                attempt = self._begin(fleet, tx, written, greet=greet)
+                attempt = self._begin(fleet, tx, written, asked_us, greet=greet)
                 answers.append(work(attempt))
         except CommitUnknown as unknown:
             self._memory.forget(fleet)
@@ -275,6 +277,9 @@ class Transactor:
             raise
         else:
             self._memory.keep(attempt.state)
+            sighting = attempt.reading.sighting
+            if sighting is not None and (attempt.extended or not attempt.reading.unsure):
+                self.times.keep(fleet, sighting)
         return answers[0]
 
     def _expect_served(self, fleet: str, head: FleetHead | None, *, even_if_halted: bool) -> None:
@@ -282,13 +287,14 @@ class Transactor:
             self._counts.halted_fleets.add(fleet)
             raise _violated(fleet)
 
-    def _begin(self, fleet: str, tx: Transaction, written: list[Event], *, greet: bool) -> Attempt:
-        reading = self.times.read(fleet, tx.head, tx.database_time_us)
-        if reading.offset_us is not None:
-            _log.warning("fleet %s: the database's clock was set; the fleet's time goes on as before", fleet)
-            tx.set_clock_offset(reading.offset_us)
-        attempt = Attempt(tx, self._memory.current(fleet, tx), reading.now_us, written)
-        if greet and tx.database_time_us is not None and attempt.state.exists and fleet not in self._greeted:
+    def _begin(self, fleet: str, tx: Transaction, written: list[Event], asked_us: int, *, greet: bool) -> Attempt:
+        reading = self.times.read(fleet, tx.head, tx.database_time_us, asked_us=asked_us)
+        attempt = Attempt(tx, self._memory.current(fleet, tx), reading.now_us, written, reading)
+        if greet and reading.unsure and tx.head is not None and not tx.head.halted:
+            # Never one without the other: a changed time may end leases that are not extended.
+            if reading.offset_us is not None:
+                _log.warning("fleet %s: the database's clock was set; the fleet's time goes on as before", fleet)
+                tx.set_clock_offset(reading.offset_us)
             self._greet(attempt)
         return attempt
 
@@ -300,7 +306,7 @@ class Transactor:
             event = LeasesExtended(state.revision + 1, attempt.now_us, until_us)
             state.apply(event)
             attempt.write([event], {})
-        self._greeted.add(state.fleet)
+        attempt.extended = True
 
     def _was_committed(self, fleet: str, written: Sequence[Event], unknown: CommitUnknown) -> bool:
         """Reads in the journal whether a transaction's events are there. Raises StoreFailed.
