@@ -217,6 +217,7 @@ class PostgresStore:
     async def _connect_reader(self) -> WatchedConnection:
         connection = await WatchedConnection.reach(self._url.conninfo, self._watchdog)
         try:
+            connection.prepare_threshold = None  # planned each time, for what is asked
             await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
             await connection.set_read_only(True)
             await connection.set_autocommit(False)

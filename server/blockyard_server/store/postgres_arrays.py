@@ -16,16 +16,6 @@ def encode_columns(rows: Sequence[Row], kinds: Sequence[str]) -> list[str]:
     ]
 
 
-def encode_texts(texts: Sequence[str]) -> str:
-    """A column of texts."""
-    return "{" + ",".join(map(_text, texts)) + "}"
-
-
-def encode_numbers(numbers: Sequence[int]) -> str:
-    """A column of numbers."""
-    return "{" + ",".join(map(str, numbers)) + "}"
-
-
 def _number(value: int | None) -> str:
     return "NULL" if value is None else str(value)
 

@@ -4,7 +4,8 @@ A transaction is a few round trips: each sends several statements in a pipeline,
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 import psycopg
@@ -32,14 +33,33 @@ Cursor = psycopg.RawCursor[Row]
 Request = tuple[str, Row]
 """A statement with its parameters."""
 
-_SET_LIMITS: Final = "SELECT set_config(name, value, {local}) FROM unnest($1::text[], $2::text[]) AS k (name, value)"
+PLANNING: Final = MappingProxyType(
+    {
+        "plan_cache_mode": "force_generic_plan",
+        "enable_seqscan": "off",
+        "enable_bitmapscan": "off",
+        "enable_hashjoin": "off",
+        "enable_mergejoin": "off",
+        "enable_material": "off",
+        "cpu_tuple_cost": "100",  # a row that is looked at costs, whatever else a plan may spare
+        "jit": "off",
+    }
+)
+"""Each statement is planned once for a connection, before the tables have grown: by the key, whatever they hold then.
+
+Left alone, PostgreSQL joins the keys of a batch with all rows of the fleet (docs/adr/0006).
+"""
+_SET: Final = "SELECT set_config(name, value, {local}) FROM unnest($1::text[], $2::text[]) AS k (name, value)"
 
 
-def _limits(statement_s: float, idle_s: float, *, local: bool) -> Request:
+def _set(settings: Mapping[str, str], *, local: bool) -> Request:
+    return _SET.format(local=str(local).lower()), (list(settings), list(settings.values()))
+
+
+def _limits(statement_s: float, idle_s: float) -> dict[str, str]:
     limits = {"lock_timeout": LOCK_TIMEOUT_S, "statement_timeout": statement_s}
     limits["idle_in_transaction_session_timeout"] = idle_s
-    values = [str(int(limit_s * 1000)) for limit_s in limits.values()]
-    return _SET_LIMITS.format(local=str(local).lower()), (list(limits), values)
+    return {name: str(int(limit_s * 1000)) for name, limit_s in limits.items()}
 
 
 class Line:
@@ -58,7 +78,8 @@ class Line:
         self.used = False
         """It has carried a transaction: it may have died since."""
         try:
-            self.send([_limits(STATEMENT_TIMEOUT_S, IDLE_IN_TRANSACTION_TIMEOUT_S, local=False)])
+            limits = _limits(STATEMENT_TIMEOUT_S, IDLE_IN_TRANSACTION_TIMEOUT_S)
+            self.send([_set({**PLANNING, **limits}, local=False)])
         except BaseException:
             self.close()
             raise
@@ -88,7 +109,7 @@ class Line:
     def take_time(self) -> Request:
         """Until the end of the transaction, statements may take long; the request that tells the server so."""
         self._limit_s = LONG_STATEMENT_TIMEOUT_S
-        return _limits(LONG_STATEMENT_TIMEOUT_S, LONG_STATEMENT_TIMEOUT_S, local=True)
+        return _set(_limits(LONG_STATEMENT_TIMEOUT_S, LONG_STATEMENT_TIMEOUT_S), local=True)
 
     def commit(self, fleet: str) -> None:
         """Raises what a failed COMMIT means. Anything but a clean answer leaves open whether it happened."""

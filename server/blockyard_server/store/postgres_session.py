@@ -8,7 +8,7 @@ from blockyard_server.domain.requests import TokenKey
 from blockyard_server.engine.store_protocol import InvariantBroken, StoreConflict
 from blockyard_server.store import postgres_statements as statements
 from blockyard_server.store.codec import Row
-from blockyard_server.store.postgres_arrays import encode_columns, encode_numbers, encode_texts
+from blockyard_server.store.postgres_arrays import encode_columns
 from blockyard_server.store.postgres_line import Line, Request
 
 _numbered = lru_cache(maxsize=256)(statements.numbered)
@@ -66,12 +66,11 @@ class PostgresSession:
 
     def tokens(self, fleet: str, keys: Sequence[TokenKey]) -> Sequence[Row]:
         """See the protocol."""
-        callers, tokens = encode_texts([caller for caller, _ in keys]), encode_texts([token for _, token in keys])
-        return self.rows(statements.TOKENS, (callers, tokens, fleet))
+        return self._found(statements.TOKENS, [(caller, token, fleet) for caller, token in keys])
 
     def allocations(self, fleet: str, ids: Sequence[int]) -> Sequence[Row]:
         """See the protocol."""
-        return self.rows(statements.ALLOCATIONS, (encode_numbers(ids), fleet))
+        return self._found(statements.ALLOCATIONS, [(number, fleet) for number in ids])
 
     def create_fleet(self, row: Row) -> None:
         """See the protocol. At once: what follows must not be sent if the fleet is another server's."""
@@ -103,6 +102,9 @@ class PostgresSession:
         for change, done in zip(changes, self._line.send([change.request for change in changes]), strict=True):
             if change.rows is not None and done.rowcount != change.rows:
                 raise InvariantBroken(f"{change.otherwise} ({done.rowcount} rows of {change.rows})")
+
+    def _found(self, statement: str, keys: Sequence[Row]) -> Sequence[Row]:
+        return self.rows(statement, encode_columns(keys, statements.KINDS[statement])) if keys else []
 
 
 def _head(head: Row | None, now: Row | None) -> tuple[Row | None, int]:
