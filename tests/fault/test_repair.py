@@ -11,6 +11,8 @@ from typing import Any, Final
 import pytest
 
 from blockyard import AsyncClient, EventKind, FleetNotFound, InvariantViolated, TokenMismatch
+from blockyard_server.domain.requests import Acquire, Demand
+from blockyard_server.engine.repair import Planned, Repairer
 from blockyard_server.store.schema import SQLITE_TRIGGERS
 from tests.harness.in_process import client_of, serving
 
@@ -177,13 +179,53 @@ async def test_what_no_rule_can_know_is_left_and_the_fleet_stays_halted_beyond_a
             await client.release(FIRST)
 
 
-async def test_a_fleet_whose_own_record_cannot_be_read_cannot_be_repaired(sound_data: Path, tmp_path: Path) -> None:
+async def test_a_fleet_whose_own_record_cannot_be_read_is_left_to_people(sound_data: Path, tmp_path: Path) -> None:
     damaged(sound_data, tmp_path, "UPDATE fleets SET labels = '['")
+    async with client_on(tmp_path) as client:
+        done = await client.repair("gpu", apply=True)
+        assert (done.applied, done.halted) == (False, True)
+        assert "the row of fleet gpu cannot be read" in [left.actual for left in done.unrepaired]
+
+
+async def test_a_repair_that_the_database_refuses_is_refused_and_changes_nothing(
+    sound_data: Path, tmp_path: Path
+) -> None:
+    data = damaged(sound_data, tmp_path, FALSE_COUNTER.format(7), "UPDATE fleets SET labels = '['")
+    before = rows_of(data)
     async with client_on(tmp_path) as client:
         with pytest.raises(InvariantViolated, match="the row of fleet gpu cannot be read"):
             await client.repair("gpu", apply=True)
         with pytest.raises(FleetNotFound):
             await client.repair("nowhere")
+    assert rows_of(data) == before
+
+
+async def test_a_fleet_that_keeps_changing_is_made_to_stand_still_and_then_mended(
+    sound_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = damaged(sound_data, tmp_path)
+    async with client_on(tmp_path) as client:
+        await client.acquire("gpu", holder="third", blocks=1)  # the fleet is in memory
+        with closing(sqlite3.connect(data)) as db, db:
+            db.execute("DELETE FROM tokens WHERE token = 'one'")
+        undisturbed = Repairer.mend
+        disturbed: list[object] = []
+
+        def mend(self: Repairer, fleet: str, planned: Planned) -> bool:
+            if not disturbed:
+                disturbed.append(
+                    self._transactor.carry_out(fleet, [Acquire("gpu", "c", "t", "h", (Demand(blocks=1),))])
+                )
+            return undisturbed(self, fleet, planned)
+
+        monkeypatch.setattr(Repairer, "mend", mend)
+        done = await client.repair("gpu", apply=True)
+
+        assert disturbed
+        assert counted(done.corrections) == {"TOKEN_RECORDED": 1}
+        assert (done.applied, done.halted) == (True, False)
+        assert (await client.verify("gpu")).clean
+        assert (await client.acquire("gpu", holder="first", blocks=2, token="one")).replayed
 
 
 async def test_a_token_whose_grant_the_journal_has_no_more_is_recorded_without_its_request(

@@ -83,10 +83,10 @@ class LedgerServicer:
         """Says what would make a fleet's records agree again and, only if asked to, does it, in one transaction with a REPAIRED
         event that lists every change. What clients were told is the truth: a live allocation keeps its blocks unless
         another live one has the same block; such a conflict is for people, and is left as it is (`unrepaired`). If nothing
-        is left to repair, a fleet whose writes were stopped is served again. Takes time in proportion to the fleet and its
-        journal, and holds up the fleet's changes meanwhile.
+        is left to repair, and Verify agrees, a fleet whose writes were stopped is served again. Takes time in proportion to the
+        fleet and its journal; with `apply` a fleet that needs a repair and keeps changing is stopped meanwhile.
 
-        Errors: FLEET_NOT_FOUND; INVARIANT_VIOLATED (a record cannot even be read, or the database refuses the repair).
+        Errors: FLEET_NOT_FOUND; INVARIANT_VIOLATED (the database refuses the repair).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

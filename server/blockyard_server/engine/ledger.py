@@ -10,11 +10,12 @@ from functools import partial
 from typing import Final, TypeVar
 
 from blockyard_server.domain.answers import Discrepancy, RepairReport, VerifyReport
+from blockyard_server.domain.repair import Plan
 from blockyard_server.engine.counts import Counts
 from blockyard_server.engine.failures import Overloaded, StoreUnavailable
-from blockyard_server.engine.repair import Repairer, rehearse, report_of
+from blockyard_server.engine.repair import Planned, Repairer, plan, rehearsal_of, report_of
 from blockyard_server.engine.store_protocol import Store, StoreFailed
-from blockyard_server.engine.transactor import Transactor
+from blockyard_server.engine.transactor import PinnedFleet, Transactor
 from blockyard_server.engine.verify import audit
 from blockyard_server.engine.writer import Writers
 
@@ -97,24 +98,39 @@ class LedgerWork:
 
     async def _rehearse(self, fleet: str) -> RepairReport:
         async with self.turn:
-            try:
-                pinned = await self._writers.of(fleet).run_aside(lambda: self._transactor.pin(fleet))
-                return await self.in_worker(lambda: rehearse(fleet, pinned))
-            except StoreFailed as failure:
-                raise _unreadable() from failure
+            pinned, planned = await self._plan(fleet)
+            return rehearsal_of(planned, halted=pinned.halted)
+
+    async def _plan(self, fleet: str) -> tuple[PinnedFleet, Planned]:
+        try:
+            pinned = await self._writers.of(fleet).run_aside(lambda: self._transactor.pin(fleet))
+            return pinned, await self.in_worker(lambda: plan(fleet, pinned))
+        except StoreFailed as failure:
+            raise _unreadable() from failure
 
     async def _repair(self, fleet: str) -> RepairReport:
-        writer = self._writers.of(fleet)
         async with self.turn:
-            plan = await writer.run_aside(lambda: self._repairer.mend(fleet))
-            self._counts.repairs += bool(plan.corrections)
+            planned = await self._mend(fleet)
+            self._counts.repairs += bool(planned.corrections)
             report = await self._compare(fleet)
             for _ in range(MAX_LOOKS):
                 resume = partial(self._repairer.resume, fleet, report.revision)
-                if not report.clean or await writer.run_aside(resume):
+                if not report.clean or await self._writers.of(fleet).run_aside(resume):
                     break
                 report = await self._compare(fleet)
-            return report_of(plan, report)
+            return report_of(planned, report)
+
+    async def _mend(self, fleet: str) -> Plan:
+        """Carries out what is planned for the fleet as it is; one that changes meanwhile is made to stand still."""
+        for _ in range(MAX_LOOKS):
+            _, planned = await self._plan(fleet)
+            corrections = planned.plan.corrections
+            mend = partial(self._repairer.mend, fleet, planned)
+            if not corrections or await self._writers.of(fleet).run_aside(mend):
+                return planned.plan
+            halt = partial(self._transactor.halt, fleet, f"its records need {len(corrections)} corrections")
+            await self._writers.of(fleet).run_aside(halt)
+        raise StoreUnavailable("the fleet is being changed from elsewhere; repair again")
 
 
 def describe(found: Discrepancy) -> str:

@@ -29,11 +29,6 @@ class FleetMemory:
             state = _load(fleet, tx.head, tx)
         return state
 
-    def remembered(self, fleet: str, revision: int) -> FleetState | None:
-        """The fleet as it was at this revision, if it is in memory so."""
-        state = self._states.get(fleet)
-        return state if state is not None and state.revision == revision else None
-
     def keep(self, state: FleetState) -> None:
         """Remembers a fleet after its transaction has committed; one that is not there is not kept."""
         if not state.exists:

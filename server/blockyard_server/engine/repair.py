@@ -1,18 +1,19 @@
-"""Repair: gathers a fleet's records while nobody can change them, has the core plan, and has the store carry it out.
+"""Repair: gathers a fleet's records at one revision, has the core plan, and has the store carry it out at that one.
 
-Synchronous; `mend` and `resume` run in the fleet's writer thread.
+`plan` is slow and holds nothing up: it reads a snapshot, in a worker thread. `mend` and `resume` are short, and run
+in the fleet's writer thread. A fleet that has changed between the two is planned for anew.
 """
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from blockyard_server.domain.allocation import Allocation, TokenRecord
 from blockyard_server.domain.answers import Check, Discrepancy, RepairReport, VerifyReport
 from blockyard_server.domain.audit import Findings, Memory, Replay, gather_held
 from blockyard_server.domain.corrections import CorrectionKind
 from blockyard_server.domain.events import Event, Granted, Repaired
-from blockyard_server.domain.fleet import Inconsistent, fleet_not_found
+from blockyard_server.domain.fleet import fleet_not_found
 from blockyard_server.domain.repair import Books, Plan, plan_repair
 from blockyard_server.engine.failures import InvariantViolated, StoreUnavailable
 from blockyard_server.engine.store_protocol import (
@@ -77,20 +78,31 @@ def _noting_grants(events: Iterator[Event], wanted: set[int], fingerprints: dict
         yield event
 
 
-def rehearse(fleet: str, pinned: PinnedFleet) -> RepairReport:
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What would make a fleet's records agree at a revision, and the token records that it needs."""
+
+    revision: int
+    plan: Plan
+    tokens: tuple[TokenRecord, ...]
+
+
+def plan(fleet: str, pinned: PinnedFleet) -> Planned:
     """What a repair would do. Slow: for a worker thread. Closes the evidence. Raises FleetNotFound."""
     evidence = pinned.evidence
     try:
         if not evidence.exists:
             raise fleet_not_found(fleet)
-        memory = pinned.memory if pinned.memory_revision == evidence.revision else None
-        plan = plan_repair(gather(evidence, memory).books)
+        gathered = gather(evidence, pinned.memory if pinned.memory_revision == evidence.revision else None)
     finally:
         evidence.close()
-    unrepaired = plan.unrepaired
-    if pinned.unloadable is not None and not plan.corrections:
-        unrepaired += (Discrepancy(Check.MEMORY, "a fleet that can be loaded", pinned.unloadable),)
-    return RepairReport(evidence.revision, False, plan.corrections, unrepaired, plan.truncated, halted=pinned.halted)
+    planned = plan_repair(gathered.books)
+    if pinned.unloadable is not None and not planned.corrections:
+        unloadable = Discrepancy(Check.MEMORY, "a fleet that can be loaded", pinned.unloadable)
+        planned = replace(planned, unrepaired=(*planned.unrepaired, unloadable))
+    recorded = {c.allocation for c in planned.corrections if c.kind is CorrectionKind.TOKEN_RECORDED}
+    tokens = tuple(gathered.token_of(a) for a in gathered.books.live if a.allocation in recorded)
+    return Planned(evidence.revision, planned, tokens)
 
 
 class Repairer:
@@ -100,71 +112,76 @@ class Repairer:
         self._store = store
         self._transactor = transactor
 
-    def mend(self, fleet: str) -> Plan:
-        """Plans and carries out, in one transaction. A fleet that needs nothing is left as it is.
+    def mend(self, fleet: str, planned: Planned) -> bool:
+        """Carries a plan out in one transaction; False if the fleet is not at its revision any more.
 
-        Raises FleetNotFound, StoreUnavailable, and InvariantViolated if the database refuses it.
+        Raises StoreUnavailable, and InvariantViolated if the database refuses it.
         """
         try:
-            plan = self._mend_undisturbed(fleet)
-        except (InvariantBroken, Inconsistent) as broken:
+            done = self._mend_undisturbed(fleet, planned)
+        except InvariantBroken as broken:
             self._transactor.halt(fleet, str(broken))
             raise InvariantViolated(f"fleet {fleet} cannot be repaired: {broken}", fleet=f"fleets/{fleet}") from broken
         except StoreFailed as failure:
-            self._transactor.resume(fleet)
+            self._transactor.was_repaired(fleet)  # perhaps it was
             raise StoreUnavailable("the database cannot be reached or written; repair again") from failure
-        if plan.corrections:
-            _log.warning("fleet %s: %d corrections were made: %s", fleet, len(plan.corrections), _summary(plan))
-            self._transactor.was_repaired(fleet)
-        return plan
-
-    def resume(self, fleet: str, revision: int) -> bool:
-        """Serves a fleet again in which Verify has just found nothing, at this revision. Raises EngineFailure."""
-
-        def resume(tx: Transaction) -> bool:
-            head = tx.head
-            if head is None or not head.halted:
-                return True
-            if head.revision != revision:
-                return False
-            tx.set_halted(False)
-            return True
-
-        done = self._transactor.in_transaction(fleet, lambda attempt: resume(attempt.tx), even_if_halted=True)
         if done:
-            self._transactor.resume(fleet)
-            _log.warning("fleet %s: its records agree, and it is served", fleet)
+            corrections = planned.plan.corrections
+            _log.warning("fleet %s: %d corrections were made: %s", fleet, len(corrections), _summary(planned.plan))
+            self._transactor.was_repaired(fleet)
         return done
 
-    def _mend_undisturbed(self, fleet: str) -> Plan:
+    def resume(self, fleet: str, revision: int) -> bool:
+        """Serves a fleet again in which Verify has just found nothing, at this revision. Raises EngineFailure.
+
+        False if it is not at this revision any more.
+        """
+
+        def resume(tx: Transaction) -> tuple[bool, bool]:
+            head = tx.head
+            if head is None or not head.halted:
+                return True, False
+            if head.revision != revision:
+                return False, False
+            tx.set_halted(False)
+            return True, True
+
+        done, changed = self._transactor.in_transaction(
+            fleet, lambda attempt: resume(attempt.tx), greet=False, even_if_halted=True
+        )
+        if done:
+            self._transactor.resume(fleet)
+        if changed:
+            _log.warning("fleet %s: its records agree, and it is served again", fleet)
+        return done
+
+    def _mend_undisturbed(self, fleet: str, planned: Planned) -> bool:
         for _ in range(MAX_ATTEMPTS):
             try:
                 with self._store.transaction(fleet) as tx:
-                    return self._mend_locked(fleet, tx)
+                    head = tx.head
+                    if head is None or head.revision != planned.revision:
+                        return False
+                    now_us = self._transactor.times.read(fleet, head, tx.database_time_us).now_us
+                    tx.repair(Repaired(head.revision + 1, now_us, planned.plan.corrections), planned.tokens)
             except StoreConflict as conflict:
                 _log.info("fleet %s: the repair is run again: %s", fleet, conflict)
+            else:
+                return True
         raise StoreFailed("the database ended every attempt")
 
-    def _mend_locked(self, fleet: str, tx: Transaction) -> Plan:
-        head = tx.head
-        if head is None or head.record is None:
-            raise fleet_not_found(fleet)
-        # Nobody writes to the fleet now, and this transaction has not yet: what is committed is what there is.
-        evidence = self._store.pin_evidence(fleet)
-        try:
-            gathered = gather(evidence, self._transactor.memory_at(fleet, evidence.revision))
-        finally:
-            evidence.close()
-        if evidence.revision != head.revision:
-            raise InvariantBroken(f"the records are at revision {evidence.revision}, the fleet is at {head.revision}")
-        live = {allocation.allocation: allocation for allocation in gathered.books.live}
-        plan = plan_repair(gathered.books)
-        if plan.corrections:
-            now_us = self._transactor.times.read(fleet, head, tx.database_time_us).now_us
-            recorded = [c.allocation for c in plan.corrections if c.kind is CorrectionKind.TOKEN_RECORDED]
-            tokens = [gathered.token_of(live[allocation]) for allocation in recorded if allocation is not None]
-            tx.repair(Repaired(head.revision + 1, now_us, plan.corrections), tokens)
-        return plan
+
+def rehearsal_of(planned: Planned, *, halted: bool) -> RepairReport:
+    """What a repair would do."""
+    wanted = planned.plan
+    return RepairReport(
+        revision=planned.revision,
+        applied=False,
+        corrections=wanted.corrections,
+        unrepaired=wanted.unrepaired,
+        truncated=wanted.truncated,
+        halted=halted,
+    )
 
 
 def report_of(plan: Plan, after: VerifyReport) -> RepairReport:

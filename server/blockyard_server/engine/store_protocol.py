@@ -303,8 +303,7 @@ class Store(Protocol):
     def pin_evidence(self, fleet: str) -> Evidence:
         """A snapshot for Verify, taken now.
 
-        Called in the writer thread while no transaction is open: it shows exactly what the writer's memory shows. Or
-        within a transaction on the fleet that has not written yet: it shows what the lock keeps as it is.
+        Called in the writer thread while no transaction is open: it shows exactly what the writer's memory shows.
         """
         ...
 

@@ -204,11 +204,6 @@ class Transactor:
             self._memory.forget(fleet)
             raise _unavailable(failure) from failure
 
-    def memory_at(self, fleet: str, revision: int) -> Memory | None:
-        """This server's memory of a fleet at a revision, if it has it so."""
-        state = self._memory.remembered(fleet, revision)
-        return None if state is None else _memory_of(state)
-
     def was_repaired(self, fleet: str) -> None:
         """Memory is loaded anew, and who follows the fleet is told."""
         self._memory.forget(fleet)
