@@ -140,12 +140,12 @@ class Client:
             (self._release, 26),
             (self._renew, 6),
             (self._ask_again, 4),
-            (self._batch, 8),
+            (self._batch, 25),
             (self._look, 10),
         ]
         kinds, weights = zip(*chores, strict=True)
         while self._course.made < self._course.operations:
-            if len(self._mine) >= MOST_HELD:
+            if len(self._mine) >= MOST_HELD and self._dice.random() < 0.7:
                 await self._release()
             else:
                 await self._dice.choices(kinds, weights)[0]()
@@ -289,9 +289,11 @@ class Client:
             await self.ask(Describe(full=chance < 0.7))
 
     async def _batch(self) -> None:
-        """Two acquires and a release in one call: three operations of the history, over the same time."""
-        wanted = [self._new_intent(), self._new_intent()]
-        leaving = self._dice.sample(self._mine, k=min(1, len(self._mine)))
+        """Several operations in one call; in the history each stands for itself, over the same time."""
+        leaving = self._dice.sample(self._mine, k=self._dice.randint(0, len(self._mine)))
+        wanted = [
+            self._new_intent() for _ in range(self._dice.randint(1, max(1, MOST_HELD - len(self._mine) + len(leaving))))
+        ]
         asked: list[Acquire | Release] = [intent.asked for intent in wanted]
         asked += [Release(intent.view.allocation) for intent in leaving if intent.view is not None]
         calls: list[Any] = [encode_call(self._place.fleet, f"client-{self._number}", each) for each in asked]

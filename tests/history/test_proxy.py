@@ -95,7 +95,8 @@ def test_what_is_sent_before_the_target_is_connected_arrives(run: Callable[[Coro
             for streams in several:
                 streams[1].write(b"hello")
             for streams in several:
-                assert await streams[0].readexactly(5) == b"hello"
+                async with asyncio.timeout(10):  # pytest's own timeout does not end uvloop
+                    assert await streams[0].readexactly(5) == b"hello"
                 streams[1].close()
 
     run(connect_and_speak())
