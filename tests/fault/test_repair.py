@@ -179,6 +179,23 @@ async def test_what_no_rule_can_know_is_left_and_the_fleet_stays_halted_beyond_a
             await client.release(FIRST)
 
 
+async def test_a_conflict_that_people_have_decided_is_then_repaired(sound_data: Path, tmp_path: Path) -> None:
+    data = damaged(sound_data, tmp_path, CONFLICTS["two live ones have one block"])
+    async with client_on(tmp_path) as client:
+        assert (await client.repair("gpu", apply=True)).halted
+    with closing(sqlite3.connect(data)) as db, db:  # as docs/operations.md says, with every guard in force
+        db.execute("PRAGMA foreign_keys = ON")
+        db.execute("DELETE FROM held_blocks WHERE fleet = 'gpu' AND allocation = 4")
+        db.execute("UPDATE allocations SET live = 0, state = 'RELEASED', end_time_us = 1 WHERE allocation = 4")
+
+    async with client_on(tmp_path) as client:
+        done = await client.repair("gpu", apply=True)
+        assert (done.unrepaired, done.halted) == ((), False)
+        assert (await client.verify("gpu")).clean
+        first = await client.get_allocation(FIRST)
+        assert [(each.instance, each.blocks) for each in first.placements] == [("n1", (0, 1))]
+
+
 async def test_a_fleet_whose_own_record_cannot_be_read_is_left_to_people(sound_data: Path, tmp_path: Path) -> None:
     damaged(sound_data, tmp_path, "UPDATE fleets SET labels = '['")
     async with client_on(tmp_path) as client:
