@@ -2,6 +2,7 @@
 faults, and the clients."""
 
 import asyncio
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -44,7 +45,9 @@ class Setup:
     timeout_s: float = 1.5
     """A call's deadline while faults go on."""
     calm_s: tuple[float, float] = (0.3, 2.0)
-    """Between two faults of the network."""
+    """Between two faults of the network before the servers."""
+    database_calm_s: tuple[float, float] = (2.0, 10.0)
+    """Between two faults of the network before the database: each stops a whole server."""
     kill_every_s: tuple[float, float] = (8.0, 25.0)
     """Between two kills of a server."""
 
@@ -74,6 +77,8 @@ async def record(folder: Path, setup: Setup, say: Say) -> Recorded:
             for number in range(setup.clients)
         ]
         recorded = Recorded(folders=[folder / place.fleet for place in places])
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, course.end_early)
         saying = asyncio.create_task(_say(course, recorded, stage, say))
         try:
             async with _trouble(stage, recorded, dice):
@@ -82,6 +87,8 @@ async def record(folder: Path, setup: Setup, say: Say) -> Recorded:
             await asyncio.gather(*(client.settle() for client in clients))
         finally:
             saying.cancel()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().remove_signal_handler(number)
         await stage.write_journals(places)
         recorded.operations, recorded.unknown, recorded.faults = course.made, course.unknown, stage.faults
     return recorded
@@ -158,8 +165,11 @@ async def _trouble(stage: _Stage, recorded: Recorded, dice: Random) -> AsyncIter
         yield
         return
     mischiefs = [
-        Mischief(proxies, dice.random(), faults=tuple(Fault), calm_s=stage.setup.calm_s)
-        for proxies in (stage.before_servers, stage.before_database)
+        Mischief(proxies, dice.random(), faults=tuple(Fault), calm_s=calm_s)
+        for proxies, calm_s in (
+            (stage.before_servers, stage.setup.calm_s),
+            (stage.before_database, stage.setup.database_calm_s),
+        )
         if proxies
     ]
     tasks = [asyncio.create_task(mischief.run()) for mischief in mischiefs]
