@@ -179,6 +179,38 @@ async def test_what_no_rule_can_know_is_left_and_the_fleet_stays_halted_beyond_a
             await client.release(FIRST)
 
 
+async def test_a_false_memory_is_read_anew_and_the_journal_says_so(sound_data: Path, tmp_path: Path) -> None:
+    damaged(sound_data, tmp_path)
+    async with serving(tmp_path) as server, client_of(server) as client:
+        index = server.engine._transactor._memory._states["gpu"].index
+        index.set_busy(index.by_name["n1"], 0b1000_0000)
+
+        done = await client.repair("gpu", apply=True)
+
+        assert counted(done.corrections) == {"MEMORY_RELOADED": 1}
+        assert (done.applied, done.halted) == (True, False)
+        granted = await client.acquire("gpu", holder="third", blocks=5)
+        assert granted.allocation.placements[0].blocks == (3, 4, 5, 6, 7)
+        assert (await client.verify("gpu")).clean
+
+
+async def test_a_false_memory_that_verify_finds_halts_the_fleet_and_is_thrown_away(
+    sound_data: Path, tmp_path: Path
+) -> None:
+    damaged(sound_data, tmp_path)
+    async with serving(tmp_path) as server, client_of(server) as client:
+        index = server.engine._transactor._memory._states["gpu"].index
+        index.set_busy(index.by_name["n1"], 0)
+
+        assert [each.check.value for each in (await client.verify("gpu")).discrepancies] == ["MEMORY"]
+        assert (await client.get_fleet("gpu")).halted
+        done = await client.repair("gpu", apply=True)
+
+        assert (done.corrections, done.halted) == ((), False)
+        assert not (await client.get_fleet("gpu")).halted
+        assert (await client.acquire("gpu", holder="third", blocks=5)).allocation.placements[0].blocks[0] == 3
+
+
 async def test_a_conflict_that_people_have_decided_is_then_repaired(sound_data: Path, tmp_path: Path) -> None:
     data = damaged(sound_data, tmp_path, CONFLICTS["two live ones have one block"])
     async with client_on(tmp_path) as client:

@@ -332,8 +332,20 @@ def test_more_than_one_repair_may_change_needs_another_one() -> None:
 SEEDS: Final = 600
 
 
+SOAK_SEEDS: Final = 200_000
+
+
 @pytest.mark.parametrize("seeds", [range(begin, begin + 100) for begin in range(0, SEEDS, 100)], ids=str)
 def test_any_damage_is_mended_or_reported_and_no_live_allocation_loses_an_uncontested_block(seeds: range) -> None:
+    damage_and_repair(seeds)
+
+
+@pytest.mark.soak
+def test_any_damage_is_mended_or_reported_for_many_more_seeds() -> None:
+    damage_and_repair(range(SEEDS, SOAK_SEEDS))
+
+
+def damage_and_repair(seeds: range) -> None:
     mended = left = 0
     for seed in seeds:
         dice = random.Random(seed)

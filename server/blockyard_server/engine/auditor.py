@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from blockyard_server.domain import limits
 from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.answers import Check
 from blockyard_server.domain.audit import (
@@ -97,13 +98,24 @@ class Auditor:
 
     async def round(self) -> None:
         """Takes a step in each of the next fleets, one after the other. Raises EngineFailure, StoreFailed."""
+        halts = self._counts.halts
         async with self._store.reader() as reader:
-            self._counts.halted_fleets = set(await reader.halted_fleets(MAX_FLEETS_AT_ONCE))
+            halted = await reader.halted_fleets(limits.MAX_FLEETS)
             fleets = await reader.fleets_to_audit(self._last_fleet, MAX_FLEETS_AT_ONCE)
+        if halts == self._counts.halts:  # else this server knows of one that the snapshot may not have
+            self._counts.halted_fleets = set(halted)
         self._last_fleet = fleets[-1] if len(fleets) == MAX_FLEETS_AT_ONCE else ""
         for fleet in fleets:
             if not self._stopping.is_set():
-                await self.step(fleet)
+                await self._step_apart(fleet)
+
+    async def _step_apart(self, fleet: str) -> None:
+        try:
+            await self.step(fleet)
+        except (EngineFailure, StoreFailed):
+            raise
+        except Exception:  # noqa: BLE001 - a fault over one fleet must not keep the others from being verified
+            _log.exception("fleet %s could not be verified; the others are", fleet)
 
     async def step(self, fleet: str) -> None:
         """Compares the next slice of a fleet, and halts the fleet if anything differs. Raises EngineFailure."""

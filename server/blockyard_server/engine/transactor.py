@@ -318,7 +318,7 @@ class Transactor:
         """Has the fleet's row say that it is halted. As long as that fails, this server knows it alone."""
         try:
             with self._store.transaction(fleet) as tx:
-                if tx.head is not None and not tx.head.halted:
+                if tx.head is not None and tx.head.record is not None and not tx.head.halted:
                     tx.set_halted(True)
         except (StoreFailed, InvariantBroken) as failure:
             _log.error("fleet %s: that it is halted could not be recorded, only this server knows: %s", fleet, failure)
