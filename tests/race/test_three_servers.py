@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -118,9 +118,9 @@ async def disturb(servers: Sequence[ServerProcess], work: Work, dice: Random) ->
     await asyncio.to_thread(drained.start)
 
 
-async def ride(servers: Sequence[ServerProcess], *, turns: int, seed: int) -> None:
-    """The whole story: what was told is what is recorded, by every server."""
-    dice = Random(seed)
+@asynccontextmanager
+async def service(servers: Sequence[ServerProcess]) -> AsyncIterator[list[AsyncClient]]:
+    """Clients of all three, with a fleet of three instances."""
     target = ",".join(server.address for server in servers)
     async with AsyncExitStack() as stack:
         clients = [
@@ -130,18 +130,29 @@ async def ride(servers: Sequence[ServerProcess], *, turns: int, seed: int) -> No
         await clients[0].create_fleet(FLEET)
         for number in range(3):
             await clients[0].create_instance(FLEET, f"node-{number}", total_blocks=BLOCKS // 3)
+        yield clients
+
+
+async def check(servers: Sequence[ServerProcess], work: Work) -> None:
+    """What was told is what is recorded, as every server says."""
+    for server in servers:
+        async with AsyncClient(server.address, timeout_s=PATIENCE_S) as alone:
+            journal = await check_fleet(alone, FLEET)
+            assert journal.granted == work.granted, "what is recorded is not what was told"
+            assert journal.live == set()
+    _LOG.info("%s grants, %s of them told by a repeated call; %s refusals", *work.figures())
+
+
+async def ride(servers: Sequence[ServerProcess], *, turns: int, seed: int) -> None:
+    """The whole story, so many times over."""
+    dice = Random(seed)
+    async with service(servers) as clients:
         work = Work(clients, seed)
         for _ in range(turns):
             await disturb(servers, work, dice)
         await work.until_more(50)
         await work.end()
-
-        for server in servers:
-            async with AsyncClient(server.address, timeout_s=PATIENCE_S) as alone:
-                journal = await check_fleet(alone, FLEET)
-                assert journal.granted == work.granted, "what is recorded is not what was told"
-                assert journal.live == set()
-        _LOG.info("%s grants, %s of them told by a repeated call; %s refusals", *work.figures())
+        await check(servers, work)
 
 
 @pytest.mark.timeout(300)
@@ -149,6 +160,22 @@ async def test_no_call_fails_and_no_grant_is_doubled_while_servers_are_killed_an
     servers: list[ServerProcess],
 ) -> None:
     await ride(servers, turns=2, seed=1)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+async def test_no_call_fails_while_a_server_hangs(servers: list[ServerProcess]) -> None:
+    """Whatever it had begun, it holds on to: its calls, and perhaps the fleet's lock in the database."""
+    async with service(servers) as clients:
+        work = Work(clients, seed=2)
+        for hanging in servers:
+            await work.until_more(50)
+            hanging.freeze()
+            await work.until_more(2 * SCHEDULERS)
+            hanging.thaw()
+        await work.until_more(50)
+        await work.end()
+        await check(servers, work)
 
 
 @pytest.mark.soak
