@@ -67,6 +67,7 @@ def main() -> int:
     parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
     parser.add_argument("--servers", type=int, default=1)
     parser.add_argument("--faults", action="store_true")
+    parser.add_argument("--kill-every-s", type=float, default=40.0, help="on average, with --faults")
     parser.add_argument("--seed", default="0")
     parser.add_argument("--keep", type=Path, help="an empty folder for the histories, which are kept")
     parser.add_argument("--check", type=Path, nargs="*", help="only check these folders of histories")
@@ -81,6 +82,7 @@ def main() -> int:
         database=chosen.database,
         faults=chosen.faults,
         seed=chosen.seed,
+        kill_every_s=(chosen.kill_every_s / 2, chosen.kill_every_s * 3 / 2),
     )
     with tempfile.TemporaryDirectory(prefix="blockyard-history-") as temporary:
         folder = chosen.keep or Path(temporary)

@@ -144,7 +144,7 @@ class Client:
             (self._release, 26),
             (self._renew, 6),
             (self._ask_again, 4),
-            (self._batch, 25),
+            (self._batch, 60),
             (self._look, 10),
         ]
         kinds, weights = zip(*chores, strict=True)
