@@ -4,12 +4,14 @@ Nothing in the server is replaced: somebody else locks its file, writes into it,
 """
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from concurrent.futures import as_completed
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
+from blockyard import Client
 from blockyard.reasons import Reason
 from tests.clients.real_client import PATIENCE_S, Refusal
 from tests.clients.refusals import Seen, Story
@@ -19,6 +21,11 @@ SETTINGS: Final[dict[Reason, dict[str, int]]] = {Reason.OVERLOADED: {"max_waitin
 """What the server of a story is started with."""
 COMPANY: Final = 4
 """One request that the writer has taken, one that may wait, and more."""
+LARGE_EVENTS: Final = 1500
+LARGE_LABELS: Final = {f"key-{number:02}": "x" * 250 for number in range(63)}
+"""An event with these has 16 KiB."""
+UNREAD_S: Final = 15
+"""The server gives up after 10 seconds."""
 
 
 def more_requests_than_may_wait(stage: Stage) -> Seen:
@@ -79,6 +86,39 @@ def a_record_that_cannot_be_sent(stage: Stage) -> Seen:
     return Seen(refusal, {"incident": incident})
 
 
+def a_journal_whose_beginning_was_forgotten(stage: Stage) -> Seen:
+    with database(stage.server.data) as db:
+        db.execute("UPDATE fleets SET compacted_revision = 1 WHERE fleet = ?", (stage.fleet_id,))
+        db.execute("DELETE FROM journal WHERE fleet = ? AND revision = 1", (stage.fleet_id,))
+    listed = stage.refused("Ledger/ListEvents", parent=stage.fleet, from_revision="1")
+    _, refusal = stage.client.watch({"fleet": stage.fleet, "from_revision": "1"}).rest()
+    assert (listed.reason, listed.details) == (refusal.reason, refusal.details)
+    kept = stage.client.watch({"fleet": stage.fleet, "from_revision": "2"})
+    assert kept.next()["revision"] == "1"
+    kept.close()
+    metadata = {"fleet": stage.fleet, "from_revision": "1", "oldest_revision": "2"}
+    return Seen(refusal, metadata, "google.rpc.ResourceInfo")
+
+
+def a_watch_that_is_not_read(stage: Stage) -> Seen:
+    """More than any client takes unread: gRPC lets the window of one grow to 16 MiB."""
+    with Client(stage.server.address) as ours:
+        for number in range(LARGE_EVENTS):
+            ours.update_instance(stage.fleet_id, "node-1", labels={**LARGE_LABELS, "number": str(number)})
+    watch = stage.client.watch({"fleet": stage.fleet, "from_revision": "1"})
+    # A mark without events; grpcurl leaves a revision of 0 out.
+    assert "events" not in watch.next()
+    watch.stop_reading()
+    time.sleep(UNREAD_S)
+    answers, refusal = watch.rest()
+
+    revisions = [int(event["revision"]) for answer in answers for event in answer["events"]]
+    last = answers[-1]["revision"]
+    assert revisions == list(range(1, int(last) + 1))
+    assert int(last) < LARGE_EVENTS, "it was sent everything"
+    return Seen(refusal, {"fleet": stage.fleet, "revision": last})
+
+
 @contextmanager
 def database(data: Path) -> Iterator[sqlite3.Connection]:
     """The server's file, open for somebody who is not the server. Committed at the end."""
@@ -101,5 +141,7 @@ FAULTS: Final[dict[Reason, Story]] = {
     Reason.STORE_UNAVAILABLE: a_file_that_somebody_else_has_locked,
     Reason.INVARIANT_VIOLATED: a_block_that_is_held_by_nobody_the_server_knows,
     Reason.INTERNAL_ERROR: a_record_that_cannot_be_sent,
+    Reason.COMPACTED: a_journal_whose_beginning_was_forgotten,
+    Reason.WATCHER_TOO_SLOW: a_watch_that_is_not_read,
 }
 """Reasons that are the server's own trouble. Each story spoils its server: it needs one of its own."""

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Self
 
-from tests.clients.real_client import PATIENCE_S, EndedWatch, HealthWatch, Json, RealClient, Refusal
+from tests.clients.real_client import PATIENCE_S, EndedWatch, FleetWatch, HealthWatch, Json, RealClient, Refusal
 
 GRPCURL: Final = Path(sys.executable).with_name("grpcurl")
 FAILED_CALL_EXIT_CODE: Final = 64
@@ -50,6 +50,9 @@ class Grpcurl(RealClient):
     def watch_health(self) -> HealthWatch:
         return _GrpcurlWatch(self._command((), ("grpc.health.v1.Health/Watch",)))
 
+    def watch(self, request: Json) -> FleetWatch:
+        return _GrpcurlFleetWatch(self._command(("-d", json.dumps(request)), ("blockyard.v1.Allocator/Watch",)))
+
     def duration(self, milliseconds: int) -> object:
         return f"{milliseconds / 1000}s"
 
@@ -74,6 +77,33 @@ class _GrpcurlWatch(HealthWatch):
         out, err = self._process.communicate(timeout=PATIENCE_S)
         assert self._process.returncode > FAILED_CALL_EXIT_CODE
         return EndedWatch(_states(self._first + out), _refusal(err))
+
+
+class _GrpcurlFleetWatch(FleetWatch):
+    def __init__(self, command: list[str]) -> None:
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def next(self) -> Json:
+        assert self._process.stdout is not None
+        text = ""
+        while not text.endswith("\n}\n"):
+            line = self._process.stdout.readline()
+            assert line, "the watch has ended"
+            text += line
+        answer: Json = json.loads(text)
+        return answer
+
+    def stop_reading(self) -> None:
+        """By not reading what it writes: when the pipe is full, it waits itself."""
+
+    def rest(self) -> tuple[list[Json], Refusal]:
+        out, err = self._process.communicate(timeout=PATIENCE_S)
+        documents = re.split(r"(?<=^\})\n", out, flags=re.MULTILINE)
+        return [json.loads(text) for text in documents if text.strip()], _refusal(err)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
 
 
 def _states(documents: str) -> list[str]:

@@ -4,18 +4,20 @@ import hashlib
 import itertools
 import json
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final, Self
 
 from filelock import FileLock
 
-from tests.clients.real_client import PATIENCE_S, EndedWatch, HealthWatch, Json, RealClient, Refusal
+from tests.clients.real_client import PATIENCE_S, EndedWatch, FleetWatch, HealthWatch, Json, RealClient, Refusal
 
 FOLDER: Final = Path(__file__).with_name("grpc_js")
 NPM: Final = shutil.which("npm")
@@ -92,14 +94,23 @@ class GrpcJs(RealClient):
         self._send("Health/Watch", {}, told.put)
         return _GrpcJsWatch(told)
 
+    def watch(self, request: Json) -> FleetWatch:
+        told: SimpleQueue[Json] = SimpleQueue()
+        number = self._send("Allocator/Watch", request, told.put)
+        return _GrpcJsFleetWatch(told, partial(self._tell, number), self._process.send_signal)
+
     def duration(self, milliseconds: int) -> object:
         return {"seconds": milliseconds // 1000, "nanos": milliseconds % 1000 * 1_000_000}
 
-    def _send(self, method: str, request: Json, listener: Callable[[Json], None]) -> None:
+    def _send(self, method: str, request: Json, listener: Callable[[Json], None]) -> int:
         number = next(self._ids)
         self._listeners[number] = listener
+        self._tell(number, {"method": method, "request": request})
+        return number
+
+    def _tell(self, number: int, line: Json) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"id": number, "method": method, "request": request}) + "\n")
+        self._process.stdin.write(json.dumps({"id": number, **line}) + "\n")
         self._process.stdin.flush()
 
     def _read(self) -> None:
@@ -127,6 +138,41 @@ class _GrpcJsWatch(HealthWatch):
         if not isinstance(failure, Refusal):
             raise failure
         return EndedWatch(self._states, failure)
+
+
+class _GrpcJsFleetWatch(FleetWatch):
+    def __init__(
+        self, told: SimpleQueue[Json], tell: Callable[[Json], None], send_signal: Callable[[int], None]
+    ) -> None:
+        self._told = told
+        self._tell = tell
+        self._send_signal = send_signal
+
+    def next(self) -> Json:
+        told = self._told.get(timeout=PATIENCE_S)
+        if "message" not in told:
+            raise _failure(told)
+        answer: Json = told["message"]
+        return answer
+
+    def stop_reading(self) -> None:
+        """By stopping the whole program: a stream of its own that is paused takes 16 messages more, however large."""
+        self._send_signal(signal.SIGSTOP)
+
+    def rest(self) -> tuple[list[Json], Refusal]:
+        self._send_signal(signal.SIGCONT)
+        answers = []
+        told = self._told.get(timeout=PATIENCE_S)
+        while "message" in told:
+            answers.append(told["message"])
+            told = self._told.get(timeout=PATIENCE_S)
+        failure = _failure(told)
+        if not isinstance(failure, Refusal):
+            raise failure
+        return answers, failure
+
+    def close(self) -> None:
+        self._tell({"leave": True})
 
 
 def _failure(told: Json) -> Exception:

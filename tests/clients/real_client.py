@@ -61,6 +61,26 @@ class HealthWatch(ABC):
         """Waits for the end, which the server brings about with an error."""
 
 
+class FleetWatch(ABC):
+    """A stream of blockyard.v1.Allocator/Watch."""
+
+    @abstractmethod
+    def next(self) -> Json:
+        """Waits for the next answer."""
+
+    @abstractmethod
+    def stop_reading(self) -> None:
+        """Takes nothing from the connection any more, until `rest` is asked for."""
+
+    @abstractmethod
+    def rest(self) -> tuple[list[Json], Refusal]:
+        """The other answers, and the error that the server ends it with."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leaves it."""
+
+
 class RealClient(ABC):
     """A client that shares no code with ours."""
 
@@ -71,6 +91,10 @@ class RealClient(ABC):
     @abstractmethod
     def watch_health(self) -> HealthWatch:
         """Opens grpc.health.v1.Health/Watch over the whole server."""
+
+    @abstractmethod
+    def watch(self, request: Json) -> FleetWatch:
+        """Opens blockyard.v1.Allocator/Watch."""
 
     @abstractmethod
     def duration(self, milliseconds: int) -> object:

@@ -169,6 +169,20 @@ def test_the_journal_tells_what_happened_and_verify_finds_it_true(grpcurl: Grpcu
     assert "discrepancies" not in report
 
 
+def test_a_watch_shows_each_change_as_it_is_made(grpcurl: Grpcurl, stage: Stage) -> None:
+    watch = grpcurl.watch({"fleet": stage.fleet, "kinds": ["GRANTED"], "holder": "train"})
+    begin = watch.next()
+    allocation = stage.acquire(3)
+    told = watch.next()
+    watch.close()
+
+    assert begin["revision"] == "2"
+    assert "events" not in begin
+    [event] = told["events"]
+    assert (event["allocation"], event["kind"], event["holder"]) == (allocation["name"], "GRANTED", "train")
+    assert event["placements"] == allocation["placements"]
+
+
 def test_an_operator_lists_changes_cordons_and_deletes(grpcurl: Grpcurl, stage: Stage) -> None:
     assert grpcurl.call("FleetAdmin/CordonInstance", {"name": stage.instance})["state"] == "CORDONED"
     assert grpcurl.call("FleetAdmin/UncordonInstance", {"name": stage.instance})["state"] == "ACTIVE"

@@ -1,6 +1,7 @@
 // Sends what it is told on stdin, a call a line, and tells the outcomes on stdout, a line each, as they come:
 //   {"id": 1, "method": "Allocator/Acquire", "request": {…}}  →  {"id": 1, "answer": {…}} or {"id": 1, "error": {…}}
 //   {"id": 2, "method": "Health/Watch", "request": {}}        →  {"id": 2, "message": {…}} …, {"id": 2, "error": {…}}
+//   {"id": 2, "leave": true}
 // Ends with its input:  node lines.js HOST:PORT
 "use strict";
 
@@ -21,8 +22,10 @@ function outcome(id, error) {
   }
 }
 
-function watch(id, request) {
-  const stream = clients.Health.Watch(request);
+const streams = new Map();
+
+function watch(id, stream) {
+  streams.set(id, stream);
   stream.on("data", (message) => tell({ id, message }));
   stream.on("error", (error) => outcome(id, error));
 }
@@ -39,10 +42,14 @@ function decoded(answer) {
 }
 
 readline.createInterface({ input: process.stdin }).on("line", (line) => {
-  const { id, method, request } = JSON.parse(line);
+  const { id, method, request, leave } = JSON.parse(line);
+  if (leave) {
+    streams.get(id).cancel();
+    return;
+  }
   const [service, name] = method.split("/");
-  if (method === "Health/Watch") {
-    watch(id, request);
+  if (name === "Watch") {
+    watch(id, clients[service].Watch(request));
   } else {
     call(clients[service], name, request).then(
       (answer) => tell({ id, answer: decoded(answer) }),
