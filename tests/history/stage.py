@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from blockyard import AsyncClient
 from tests.harness.postgres import Postgres
-from tests.harness.process import ServerProcess
+from tests.harness.process import ServerProcess, StartFailed
 from tests.harness.proxy import Fault, Mischief, Proxy
 from tests.history.clients import Client, Course, Line, Place
 from tests.history.files import HistoryWriter
@@ -21,6 +21,8 @@ from tests.history.wire import instance_id, read_journal
 
 LINES: Final = 4
 """Connections of the clients to each server, each with a proxy of its own, so that a fault is not everybody's."""
+STARTS: Final = 30
+"""How often a server is started before the run is given up."""
 SAY_EVERY_S: Final = 5.0
 CALM_TIMEOUT_S: Final = 30.0
 """A call's deadline while nothing is wrong."""
@@ -149,7 +151,7 @@ async def _standing(folder: Path, setup: Setup) -> AsyncIterator[_Stage]:
             settings: dict[str, Any] = {} if place is None else {"database": place}
             server = ServerProcess(folder / f"server-{number}", restart_grace_s=2, sweep_interval_s=0.1, **settings)
             servers.append(stack.enter_context(server))
-            await asyncio.to_thread(server.start)
+            await asyncio.to_thread(start, server)
         before_servers = [
             await stack.enter_async_context(Proxy(server.address, seed=f"{setup.seed}/{line}/{number}"))
             for line in range(LINES)
@@ -185,7 +187,16 @@ async def _trouble(stage: _Stage, recorded: Recorded, dice: Random) -> AsyncIter
         for server in stage.servers:
             if not server.runs:
                 server.kill()
-                await asyncio.to_thread(server.start)
+                await asyncio.to_thread(start, server)
+
+
+def start(server: ServerProcess) -> None:
+    """Starts a server, again and again as its supervisor would: without its database it refuses to."""
+    for _ in range(STARTS):
+        with suppress(StartFailed):
+            server.start()
+            return
+    raise AssertionError(f"the server did not start {STARTS} times: {server.errors()}")
 
 
 async def _kill_now_and_then(stage: _Stage, recorded: Recorded, dice: Random) -> None:
@@ -196,7 +207,7 @@ async def _kill_now_and_then(stage: _Stage, recorded: Recorded, dice: Random) ->
         recorded.kills += 1
         await asyncio.sleep(dice.uniform(0, 0.5))
         # Once begun, a start is not left half done.
-        starting = asyncio.create_task(asyncio.to_thread(server.start))
+        starting = asyncio.create_task(asyncio.to_thread(start, server))
         try:
             await asyncio.shield(starting)
         except asyncio.CancelledError:

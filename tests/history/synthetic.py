@@ -113,6 +113,8 @@ class Plan:
     """The share of answers that are lost."""
     settle: bool = True
     """In the end the fate of every intent is found out."""
+    leases: bool = True
+    """Some allocations have one."""
 
 
 def synthetic_history(seed: object, plan: Plan | None = None, fault: Fault | None = None) -> History:
@@ -121,7 +123,7 @@ def synthetic_history(seed: object, plan: Plan | None = None, fault: Fault | Non
     dice = Random(str(seed))
     server = Faulty(plan.sizes, fault, at=plan.calls // 2)
     ops: list[Op] = []
-    chooser = _Chooser(dice)
+    chooser = _Chooser(dice, TTLS_MS if plan.leases else (None,))
     looks = 0
     for number in range(plan.calls):
         # What nobody looks at is no fault: for a while after it, everybody looks.
@@ -165,8 +167,9 @@ def _questions(ops: list[Op]) -> list[Asked]:
 class _Chooser:
     """Chooses calls that make sense often, and conflicts often enough."""
 
-    def __init__(self, dice: Random) -> None:
+    def __init__(self, dice: Random, ttls_ms: tuple[int | None, ...]) -> None:
         self._dice = dice
+        self._ttls_ms = ttls_ms
         self._asked: list[Acquire] = []
         self._granted: dict[int, Placements] = {}
         """The allocations that somebody was told of: nobody can name another."""
@@ -194,7 +197,9 @@ class _Chooser:
         return dice.choices(possible, WEIGHTS)[0] if dice.random() < 0.7 else self._acquire()
 
     def _acquire(self) -> Acquire:
-        self._asked.append(Acquire(f"token-{len(self._asked)}", self._dice.choice(SHAPES), self._dice.choice(TTLS_MS)))
+        self._asked.append(
+            Acquire(f"token-{len(self._asked)}", self._dice.choice(SHAPES), self._dice.choice(self._ttls_ms))
+        )
         return self._asked[-1]
 
     def _release(self, name: int) -> Release:
