@@ -60,7 +60,7 @@ def session_of(transaction: SqlTransaction) -> postgres_line.Line:
 
 def process_of(transaction: SqlTransaction) -> int:
     """The server's process behind a transaction."""
-    return session_of(transaction)._db.info.backend_pid
+    return session_of(transaction).process
 
 
 def terminate(url: str, process: int) -> None:

@@ -118,7 +118,7 @@ class PostgresStore:
         line = self._lines.take()
         try:
             with reading():
-                names = [row[0] for row in line.send([(statements.FLEET_NAMES, ())])[0].fetchall()]
+                names = [row[0] for row in line.send([(statements.FLEET_NAMES, ())])[0].rows()]
         except BaseException:
             line.close()
             raise

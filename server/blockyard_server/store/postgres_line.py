@@ -9,11 +9,12 @@ from types import MappingProxyType
 from typing import Final
 
 import psycopg
-from psycopg.types.numeric import Int8Dumper
 
 from blockyard_server.engine.store_protocol import CommitUnknown, StoreFailed
 from blockyard_server.store.codec import Row
+from blockyard_server.store.postgres_arrays import encode_columns
 from blockyard_server.store.postgres_errors import commit_failure_of, said
+from blockyard_server.store.postgres_pipe import Answer, Pipe
 from blockyard_server.store.watchdog import Watchdog
 
 # A client that is told of no deadline gives an attempt five seconds: half of the SDK's ten. These stay below it.
@@ -29,7 +30,6 @@ COMMIT_TIMEOUT_S: Final = 4.0
 ANSWER_MARGIN_S: Final = 1.0
 """So much later than the server's own limit would have, the watchdog ends a wait."""
 
-Cursor = psycopg.RawCursor[Row]
 Request = tuple[str, Row]
 """A statement with its parameters."""
 
@@ -53,7 +53,8 @@ _SET: Final = "SELECT set_config(name, value, {local}) FROM unnest($1::text[], $
 
 
 def _set(settings: Mapping[str, str], *, local: bool) -> Request:
-    return _SET.format(local=str(local).lower()), (list(settings), list(settings.values()))
+    pairs = encode_columns(list(settings.items()), ("text", "text"))
+    return _SET.format(local=str(local).lower()), pairs
 
 
 def _limits(statement_s: float, idle_s: float) -> dict[str, str]:
@@ -66,13 +67,10 @@ class Line:
     """One connection. Used by one thread at a time. What it raises is psycopg.Error, unless it says so."""
 
     def __init__(self, conninfo: str, watchdog: Watchdog) -> None:
-        self._db: psycopg.Connection[Row] = psycopg.Connection.connect(
-            conninfo, autocommit=True, cursor_factory=psycopg.RawCursor
-        )
-        # Numbers of one type, so that each statement is prepared once and not for every width of its numbers.
-        self._db.adapters.register_dumper(int, Int8Dumper)
+        self._db: psycopg.Connection[Row] = psycopg.Connection.connect(conninfo, autocommit=True)
         self._db.add_notice_handler(self._note)
         self._watch = watchdog.watch(self._db.pgconn)
+        self._pipe = Pipe(self._db.pgconn)
         self._warning = ""
         self._limit_s = STATEMENT_TIMEOUT_S
         self.used = False
@@ -94,15 +92,16 @@ class Line:
         """As PostgreSQL numbers it: 150004 is 15.4."""
         return self._db.info.server_version
 
-    def send(self, requests: Sequence[Request]) -> list[Cursor]:
+    @property
+    def process(self) -> int:
+        """The number of the server's process at the other end."""
+        return self._db.info.backend_pid
+
+    def send(self, requests: Sequence[Request]) -> list[Answer]:
         """Has all of them carried out in one round trip, in order; after the first that fails none is."""
         self._watch.begin(self._limit_s + ANSWER_MARGIN_S)
         try:
-            if len(requests) == 1:
-                [(statement, parameters)] = requests
-                return [self._execute(statement, parameters)]
-            with self._db.pipeline():
-                return [self._execute(statement, parameters) for statement, parameters in requests]
+            return self._pipe.send(requests)
         finally:
             self._watch.rest()
 
@@ -116,7 +115,7 @@ class Line:
         self._warning = ""
         self._limit_s = COMMIT_TIMEOUT_S
         try:
-            answer = self.send([("COMMIT", ())])[0].statusmessage
+            answer = self.send([("COMMIT", ())])[0].status
         except psycopg.Error as error:
             raise commit_failure_of(fleet, error) from error
         if answer != "COMMIT":
@@ -137,11 +136,6 @@ class Line:
         """Gives the connection up, and with it a transaction that may be open."""
         self._watch.end()
         self._db.close()
-
-    def _execute(self, statement: str, parameters: Row) -> Cursor:
-        cursor = self._db.cursor()
-        assert isinstance(cursor, psycopg.RawCursor)
-        return cursor.execute(statement.encode(), parameters or None, prepare=bool(parameters))
 
     def _note(self, notice: psycopg.errors.Diagnostic) -> None:
         if notice.severity_nonlocalized == "WARNING":

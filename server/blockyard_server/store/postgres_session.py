@@ -10,6 +10,7 @@ from blockyard_server.store import postgres_statements as statements
 from blockyard_server.store.codec import Row
 from blockyard_server.store.postgres_arrays import encode_columns
 from blockyard_server.store.postgres_line import Line, Request
+from blockyard_server.store.postgres_pipe import Answer
 
 _numbered = lru_cache(maxsize=256)(statements.numbered)
 
@@ -30,8 +31,7 @@ class PostgresSession:
 
     def begin(self, fleet: str) -> tuple[Row | None, int]:
         """Begins, and locks the fleet's row: the row, as a transaction takes it, and the database's time."""
-        head, now = self._line.send([("BEGIN", ()), (statements.HEAD, (fleet,)), (statements.NOW, ())])[1:]
-        return _head(head.fetchone(), now.fetchone())
+        return self._head(self._line.send([("BEGIN", ()), (statements.HEAD, (fleet,))])[-1])
 
     def wait_for_creation(self, fleet: str) -> tuple[Row | None, int]:
         """As `begin`, for a fleet without a row that a transaction of unknown end may have created.
@@ -39,21 +39,13 @@ class PostgresSession:
         A row that is not there cannot be locked; writing it waits until whoever wrote it before is over.
         """
         row = (fleet, "{}", "BEST_FIT", None, None, 0, 0, 0)
-        head, now = self._line.send(
-            [
-                ("SAVEPOINT creation", ()),
-                (statements.INSERT_FLEET, row),
-                ("ROLLBACK TO SAVEPOINT creation", ()),
-                (statements.HEAD, (fleet,)),
-                (statements.NOW, ()),
-            ]
-        )[3:]
-        return _head(head.fetchone(), now.fetchone())
+        waiting = [("SAVEPOINT creation", ()), (statements.INSERT_FLEET, row), ("ROLLBACK TO SAVEPOINT creation", ())]
+        return self._head(self._line.send([*waiting, (statements.HEAD, (fleet,))])[-1])
 
     def rows(self, statement: str, parameters: Row) -> Sequence[Row]:
         """See the protocol."""
         self.flush()
-        return self._line.send([(statement, parameters)])[0].fetchall()
+        return self._line.send([(statement, parameters)])[0].rows()
 
     def stream(self, statement: str, parameters: Row) -> Iterable[Row]:
         """See the protocol. They are all here before the first is given."""
@@ -80,7 +72,7 @@ class PostgresSession:
     def change(self, statement: str, parameters: Row) -> int:
         """See the protocol."""
         self.flush()
-        return self._line.send([(_numbered(statement), parameters)])[0].rowcount
+        return self._line.send([(_numbered(statement), parameters)])[0].count
 
     def insert(self, statement: str, rows: Sequence[Row]) -> None:
         """See the protocol."""
@@ -100,13 +92,14 @@ class PostgresSession:
             return
         changes, self._held_back = self._held_back, []
         for change, done in zip(changes, self._line.send([change.request for change in changes]), strict=True):
-            if change.rows is not None and done.rowcount != change.rows:
-                raise InvariantBroken(f"{change.otherwise} ({done.rowcount} rows of {change.rows})")
+            if change.rows is not None and done.count != change.rows:
+                raise InvariantBroken(f"{change.otherwise} ({done.count} rows of {change.rows})")
 
     def _found(self, statement: str, keys: Sequence[Row]) -> Sequence[Row]:
         return self.rows(statement, encode_columns(keys, statements.KINDS[statement])) if keys else []
 
-
-def _head(head: Row | None, now: Row | None) -> tuple[Row | None, int]:
-    assert now is not None, "a clock always answers"
-    return head, now[0]
+    def _head(self, answer: Answer) -> tuple[Row | None, int]:
+        for now_us, *head in answer.rows():
+            return head, now_us
+        [(now_us,)] = self.rows(statements.NOW, ())
+        return None, now_us

@@ -82,9 +82,10 @@ def _insert(table: str, columns: tuple[str, ...]) -> str:
     return _bulk(f"INSERT INTO {table} ({', '.join(columns)}) SELECT {values} FROM {{rows}}", columns)
 
 
-# The row is locked before the clock is read: in one statement the clock could be read first.
-HEAD: Final = numbered(f"{statements.HEAD} FOR UPDATE")
-NOW: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+_NOW_US: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+NOW: Final = f"SELECT {_NOW_US}"
+# The clock is read outside of what locks the row: so it is read after it.
+HEAD: Final = f"SELECT {_NOW_US}, locked.* FROM ({numbered(statements.HEAD)} FOR UPDATE) locked"
 FLEET_COUNT: Final = statements.FLEET_COUNT
 FLEET_NAMES: Final = statements.FLEET_NAMES
 
