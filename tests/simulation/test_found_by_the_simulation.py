@@ -82,7 +82,7 @@ def test_a_server_that_was_stopped_while_it_waited_for_the_lock_sees_no_step(sha
     server.carry_out("gpu", [acquire("long")])
     shared.store.database_time_us = shared.database_time_us
 
-    assert shared.store.rows["gpu"].clock_offset_us == 0
+    assert shared.store.rows["gpu"].clock_offset_us < SECOND_US
     assert is_held(shared.server(), lease), "ten seconds are left of it"
 
 

@@ -10,11 +10,12 @@ What a server knows is an interval: the database's clock was read after it asked
 the answer. However long a server was held up in between, that alone never looks like a step.
 
 Servers that saw different steps do not correct each other: who finds the offset changed by another takes the fleet's
-time over as it is. Whoever changes the fleet's time, or cannot tell whether it was changed (`Reading.unsure`), first
-extends every lease as if it were renewed now.
+time over as it is. Whoever cannot tell whether time was skipped (`Reading.unsure`) first extends every lease as if it
+were renewed now: who meets the fleet for the first time, sees a step, or finds the offset changed. The first two change
+the offset, be it by a microsecond, so that the others notice.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from blockyard_server.engine.clock import Clock
@@ -47,10 +48,12 @@ class Reading:
     """The time of a fleet inside of a transaction."""
 
     now_us: int
-    offset_us: int | None = None
-    """What to write into the fleet's row, because the database's clock made a step; None: the row is right."""
     unsure: bool = False
     """Time may have been skipped: no lease may end before all have been extended."""
+    offset_us: int | None = None
+    """What to write into the fleet's row together with that; None: the row stays."""
+    step_us: int = 0
+    """By how much the database's clock was set, as far as this server has to deal with it."""
     sighting: Sighting | None = None
     """To be kept once the transaction is committed, and the leases extended if it is unsure."""
 
@@ -85,7 +88,9 @@ class FleetTimes:
         fresh = Sighting(own_us, database_us - own_us, database_us - asked_us, head.clock_offset_us)
         seen = self._seen.get(fleet)
         if seen is None:
-            return Reading(database_us + fresh.offset_us, unsure=True, sighting=fresh)
+            marked_us = fresh.offset_us + 1
+            met = replace(fresh, offset_us=marked_us)
+            return Reading(database_us + marked_us, unsure=True, offset_us=marked_us, sighting=met)
         return _compared(seen, fresh, asked_us)
 
     def keep(self, fleet: str, sighting: Sighting) -> None:
@@ -103,18 +108,16 @@ def _compared(seen: Sighting, fresh: Sighting, asked_us: int) -> Reading:
     drift_us = (fresh.own_us - seen.own_us) // DRIFT_PER_US
     forward = fresh.least_us > seen.most_us + drift_us + FORWARD_TOLERANCE_US
     backward = fresh.most_us < seen.least_us - drift_us - BACKWARD_TOLERANCE_US
-    taken_over = fresh.offset_us != seen.offset_us
     if not forward and not backward:
         # What is known gets worse with time, and better with each look. What drifted too little to count is kept.
         most_us = min(seen.most_us + drift_us, fresh.most_us)
         least_us = min(max(seen.least_us - drift_us, fresh.least_us), most_us)
         kept = Sighting(seen.own_us + drift_us * DRIFT_PER_US, least_us, most_us, fresh.offset_us)
-        return Reading(
-            asked_us + most_us + fresh.offset_us, unsure=seen.most_us - seen.least_us > UNCERTAIN_US, sighting=kept
-        )
-    if taken_over:
-        # Whether the other server's change was for this very step cannot be known.
-        return Reading(asked_us + fresh.most_us + fresh.offset_us, unsure=True, sighting=fresh)
-    offset_us = fresh.offset_us - (fresh.most_us - seen.most_us)
-    kept = Sighting(fresh.own_us, fresh.least_us, fresh.most_us, offset_us)
-    return Reading(asked_us + fresh.most_us + offset_us, offset_us, unsure=True, sighting=kept)
+        unsure = fresh.offset_us != seen.offset_us or seen.most_us - seen.least_us > UNCERTAIN_US
+        return Reading(asked_us + most_us + fresh.offset_us, unsure, sighting=kept)
+    # If another server has dealt with a step meanwhile, whether that was this very one cannot be known.
+    dealt_with = abs(fresh.offset_us - seen.offset_us) > FORWARD_TOLERANCE_US
+    step_us = 0 if dealt_with else fresh.most_us - seen.most_us
+    offset_us = fresh.offset_us - step_us + 1
+    kept = replace(fresh, offset_us=offset_us)
+    return Reading(asked_us + fresh.most_us + offset_us, True, offset_us, step_us, sighting=kept)

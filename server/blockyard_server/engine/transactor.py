@@ -286,16 +286,16 @@ class Transactor:
         reading = self.times.read(fleet, tx.head, tx.database_time_us, asked_us=asked_us)
         attempt = Attempt(tx, self._memory.current(fleet, tx), reading.now_us, written, reading)
         if greet and reading.unsure and tx.head is not None and not tx.head.halted:
-            # Never one without the other: a changed time may end leases that are not extended.
-            if reading.offset_us is not None:
-                _log.warning("fleet %s: the database's clock was set; the fleet's time goes on as before", fleet)
-                tx.set_clock_offset(reading.offset_us)
             self._greet(attempt)
         return attempt
 
     def _greet(self, attempt: Attempt) -> None:
         """This server knows nothing of the time that passed before: the clock may have been set meanwhile."""
         state, until_us = attempt.state, attempt.now_us + self._grace_us
+        if attempt.reading.step_us:
+            _log.warning("fleet %s: the database's clock was set; the fleet's time goes on as before", state.fleet)
+        if attempt.reading.offset_us is not None:
+            attempt.tx.set_clock_offset(attempt.reading.offset_us)
         next_us = attempt.tx.next_expire_time_us(after_us=-1)
         if state.exists and next_us is not None and next_us < until_us:
             event = LeasesExtended(state.revision + 1, attempt.now_us, until_us)
