@@ -84,6 +84,10 @@ docs: $(VENV)/.dev  ## Executes the snippets of README.md and docs/
 bench: $(VENV)/.dev  ## The measurements, as a table
 	$(BIN)/python -m benchmarks $(ARGS)
 
+.PHONY: bench-watch
+bench-watch: $(VENV)/.dev  ## How long a change takes to reach who watches
+	$(BIN)/python -m benchmarks.watch $(ARGS)
+
 .PHONY: soak
 soak: $(VENV)/.dev  ## The model check and the crashes, for hours
 	BLOCKYARD_SOAK=1 $(PYTEST) -n $(WORKERS) -m soak --timeout=0 $(ARGS)
@@ -91,6 +95,10 @@ soak: $(VENV)/.dev  ## The model check and the crashes, for hours
 .PHONY: power
 power: $(VENV)/.dev  ## Power cuts at every write of SQLite: 10,000 images of the disk
 	$(BIN)/python -m tests.power $(ARGS)
+
+.PHONY: history
+history: $(VENV)/.dev  ## A million calls under faults, recorded and checked; PostgreSQL: ARGS='--database postgres --servers 3'
+	$(BIN)/python -m tests.history --faults $(ARGS)
 
 .PHONY: check
 check:  ## All that CI runs
