@@ -1,6 +1,7 @@
 """The metrics of a real server, as a scrape reads them."""
 
 import asyncio
+import re
 import urllib.request
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from blockyard import AsyncClient, CallFailed
 from blockyard_server.app import RunningServer, StartRefused
 from tests.harness.in_process import client_of, serving
+
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -62,6 +65,14 @@ async def test_a_scrape_tells_what_was_asked_and_what_became_of_it(tmp_path: Pat
     assert samples["blockyard_verifies_total", ()] == 1
     assert {samples[f"blockyard_{name}", ()] for name in ("fleets_halted", "halts_total", "watches")} == {0}
     assert samples["blockyard_requests_waiting", ()] == 0
+
+
+async def test_the_operators_page_names_every_metric_and_no_other(tmp_path: Path) -> None:
+    async with serving(tmp_path, metrics_listen="127.0.0.1:0") as server, client_of(server) as client:
+        await fill(client)
+        names = {re.sub(r"_(bucket|count|sum|created)$", "", name) for name, _ in await scrape(server)}
+
+    assert set(re.findall(r"`(blockyard_\w+)`", OPERATIONS.read_text(encoding="utf-8"))) == names
 
 
 async def test_two_servers_in_one_process_count_for_themselves(tmp_path: Path) -> None:
