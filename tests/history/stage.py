@@ -52,6 +52,8 @@ class Setup:
     """Between two faults of the network before the database: each stops a whole server."""
     kill_every_s: tuple[float, float] = (8.0, 25.0)
     """Between two kills of a server."""
+    program: tuple[str, ...] = ()
+    """What stands for `blockyard`: another program with a fault, to see it caught."""
 
 
 @dataclass(slots=True)
@@ -150,6 +152,7 @@ async def _standing(folder: Path, setup: Setup) -> AsyncIterator[_Stage]:
         for number, place in enumerate(urls):
             settings: dict[str, Any] = {} if place is None else {"database": place}
             server = ServerProcess(folder / f"server-{number}", restart_grace_s=2, sweep_interval_s=0.1, **settings)
+            server.program = list(setup.program) or server.program
             servers.append(stack.enter_context(server))
             await asyncio.to_thread(start, server)
         before_servers = [

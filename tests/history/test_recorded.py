@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.history import stale_server
 from tests.history.black_box import check_black_box
 from tests.history.files import read_history
 from tests.history.injected import INJECTIONS
@@ -68,6 +69,16 @@ def test_a_lie_in_a_real_history_is_caught_by_both(history: History, injection: 
 
     assert not check_with_witness(wrong).linearizable
     assert not check_black_box(wrong).linearizable
+
+
+@pytest.mark.timeout(300)
+def test_a_server_whose_descriptions_are_a_little_old_is_caught_by_both(tmp_path: Path) -> None:
+    program = (sys.executable, str(Path(stale_server.__file__)))
+    recorded = recorded_in(tmp_path, operations=600, clients=16, instances=4, faults=False, program=program)
+    history = read_history(recorded.folders[0])
+
+    assert any("contradicts real time" in each for each in check_with_witness(history).violations)
+    assert not check_black_box(history).linearizable
 
 
 @pytest.mark.timeout(300)
