@@ -92,6 +92,10 @@ bench-watch: $(VENV)/.dev  ## How long a change takes to reach who watches
 soak: $(VENV)/.dev  ## The model check and the crashes, for hours
 	BLOCKYARD_SOAK=1 $(PYTEST) -n $(WORKERS) -m soak --timeout=0 $(ARGS)
 
+.PHONY: simulate
+simulate: $(VENV)/.dev  ## The engine in a simulated world: 100,000 seeds, or ARGS="--seed 1234"
+	$(BIN)/python -m tests.simulation $(ARGS)
+
 .PHONY: power
 power: $(VENV)/.dev  ## Power cuts at every write of SQLite: 10,000 images of the disk
 	$(BIN)/python -m tests.power $(ARGS)
