@@ -180,6 +180,21 @@ def test_a_creation_that_does_not_happen_leaves_the_place_to_another(
     assert revision_of(other) == 1
 
 
+@pytest.mark.parametrize("setting", ["default_transaction_isolation = serializable", "synchronous_commit = off"])
+def test_what_a_transaction_promises_does_not_hang_on_the_databases_defaults(database: str, setting: str) -> None:
+    with psycopg.connect(database, autocommit=True) as db:
+        db.execute(f"ALTER DATABASE {db.info.dbname} SET {setting}".encode())
+    store = PostgresStore(database)
+    store.open()
+    with store.transaction("gpu") as transaction:
+        shown = [
+            transaction._session.rows(f"SHOW {name}", ())[0][0]
+            for name in ("transaction_isolation", "synchronous_commit")
+        ]
+    assert shown == ["read committed", "on"]
+    asyncio.run(store.close())
+
+
 def test_a_connection_that_died_while_nobody_used_it_is_replaced(story: Story, database: str) -> None:
     with story.store.transaction("gpu") as transaction:
         assert isinstance(transaction, SqlTransaction)

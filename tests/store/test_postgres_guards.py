@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from blockyard_server.store.postgres import PostgresStore
-from blockyard_server.store.postgres_triggers import POSTGRES_TRIGGERS
+from blockyard_server.store.postgres_triggers import POSTGRES_FUNCTIONS, POSTGRES_ROW_BY_ROW, POSTGRES_TRIGGERS
 from tests.harness.postgres import Postgres
 from tests.store.story import Story
 from tests.store.test_sqlite_guards import (
@@ -122,7 +122,14 @@ def test_every_check_is_broken_here(db: Connection) -> None:
     assert ours - unreachable == {breaking.message for breaking in BREAKS.values() if breaking.guard == CHECKS}
 
 
-def test_the_counter_moves_with_the_rows_whoever_writes_them(db: Connection) -> None:
+@pytest.mark.parametrize("counting", ["each statement", "each row"])
+def test_the_counter_moves_with_the_rows_whoever_writes_them(db: Connection, counting: str) -> None:
+    if counting == "each row":
+        for name in POSTGRES_ROW_BY_ROW.keys() & POSTGRES_FUNCTIONS.keys():
+            run(db, f"DROP FUNCTION {name} CASCADE")
+        for text in POSTGRES_ROW_BY_ROW.values():
+            run(db, text)
+
     def counters() -> list[tuple[object, ...]]:
         return db.execute("SELECT instance, busy_blocks FROM instances ORDER BY instance").fetchall()
 
@@ -133,6 +140,8 @@ def test_the_counter_moves_with_the_rows_whoever_writes_them(db: Connection) -> 
     assert counters() == [("node-1", 2), ("node-2", 1)]
     run(db, "DELETE FROM held_blocks")
     assert counters() == [("node-1", 0), ("node-2", 0)]
+    with pytest.raises(psycopg.IntegrityError, match="not one of its instance"):
+        run(db, _hold(8, HELD))
 
 
 def test_the_journal_may_be_deleted_up_to_the_compacted_revision(db: Connection) -> None:

@@ -49,6 +49,10 @@ PLANNING: Final = MappingProxyType(
 
 Left alone, PostgreSQL joins the keys of a batch with all rows of the fleet (docs/adr/0006).
 """
+_DURABLE: Final = (
+    "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+)
+"""Whatever the database's default: what is answered is on a disk. Who waits for a standby keeps doing so."""
 _SET: Final = "SELECT set_config(name, value, {local}) FROM unnest($1::text[], $2::text[]) AS k (name, value)"
 
 
@@ -77,7 +81,7 @@ class Line:
         """It has carried a transaction: it may have died since."""
         try:
             limits = _limits(STATEMENT_TIMEOUT_S, IDLE_IN_TRANSACTION_TIMEOUT_S)
-            self.send([_set({**PLANNING, **limits}, local=False)])
+            self.send([_set({**PLANNING, **limits}, local=False), (_DURABLE, ())])
         except BaseException:
             self.close()
             raise

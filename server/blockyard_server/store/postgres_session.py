@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from blockyard_server.domain.requests import TokenKey
 from blockyard_server.engine.store_protocol import InvariantBroken, StoreConflict
@@ -11,6 +11,9 @@ from blockyard_server.store.codec import Row
 from blockyard_server.store.postgres_arrays import encode_columns
 from blockyard_server.store.postgres_line import Line, Request
 from blockyard_server.store.postgres_pipe import Answer
+
+BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
+"""After the wait for the lock each statement sees what was committed meanwhile. Not always the default."""
 
 _numbered = lru_cache(maxsize=256)(statements.numbered)
 
@@ -31,7 +34,7 @@ class PostgresSession:
 
     def begin(self, fleet: str) -> tuple[Row | None, int]:
         """Begins, and locks the fleet's row: the row, as a transaction takes it, and the database's time."""
-        return self._head(self._line.send([("BEGIN", ()), (statements.HEAD, (fleet,))])[-1])
+        return self._head(self._line.send([(BEGIN, ()), (statements.HEAD, (fleet,))])[-1])
 
     def wait_for_creation(self, fleet: str) -> tuple[Row | None, int]:
         """As `begin`, for a fleet without a row that a transaction of unknown end may have created.

@@ -2,7 +2,8 @@
 
 By name, as texts; the migrations are what makes them in a database, and a test holds the two equal. What they raise is
 of the class of constraints (23), as what a CHECK refuses. Held blocks are counted once for a statement, not once for a
-row: each count is a new version of the instance's row, which the next one has to walk past (docs/adr/0006).
+row: each count is a new version of the instance's row, which the next one has to walk past. POSTGRES_ROW_BY_ROW is for
+databases of PostgreSQL's kind that know no other triggers (docs/adr/0006).
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ POSTGRES_FUNCTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "blockyard_refuse": """
 CREATE FUNCTION blockyard_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  RAISE EXCEPTION '%', TG_ARGV[0] USING ERRCODE = 'integrity_constraint_violation';
+  RAISE EXCEPTION '%', array_to_string(TG_ARGV, '') USING ERRCODE = 'integrity_constraint_violation';
 END $$""",
         "blockyard_count_held_blocks": """
 CREATE FUNCTION blockyard_count_held_blocks() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -106,3 +107,32 @@ EXECUTE FUNCTION blockyard_refuse('the journal is deleted only below the compact
     }
 )
 """What they guard is in their names. The journal and the held blocks cannot be emptied at a stroke, either."""
+
+POSTGRES_ROW_BY_ROW: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "blockyard_count_held_blocks": """
+CREATE FUNCTION blockyard_count_held_blocks() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF EXISTS (SELECT 1 FROM instances i
+      WHERE i.fleet = NEW.fleet AND i.instance = NEW.instance AND NEW.block >= i.total_blocks) THEN
+    RAISE EXCEPTION 'a held block is not one of its instance''s blocks'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
+  UPDATE instances SET busy_blocks = busy_blocks + 1 WHERE fleet = NEW.fleet AND instance = NEW.instance;
+  RETURN NULL;
+END $$""",
+        "blockyard_uncount_held_blocks": """
+CREATE FUNCTION blockyard_uncount_held_blocks() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  UPDATE instances SET busy_blocks = busy_blocks - 1 WHERE fleet = OLD.fleet AND instance = OLD.instance;
+  RETURN NULL;
+END $$""",
+        "held_blocks_counted": """
+CREATE TRIGGER held_blocks_counted AFTER INSERT ON held_blocks
+FOR EACH ROW EXECUTE FUNCTION blockyard_count_held_blocks()""",
+        "held_blocks_uncounted": """
+CREATE TRIGGER held_blocks_uncounted AFTER DELETE ON held_blocks
+FOR EACH ROW EXECUTE FUNCTION blockyard_uncount_held_blocks()""",
+    }
+)
+"""In the place of those of the same name: the same counts, row by row."""

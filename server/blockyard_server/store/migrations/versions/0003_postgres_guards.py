@@ -8,39 +8,31 @@ down_revision = "0002"
 
 def upgrade() -> None:
     """Makes the functions and the triggers, and leaves room in the pages of rows that change with each batch."""
-    if op.get_context().dialect.name == "postgresql":
-        for text in (*_FUNCTIONS, *_TRIGGERS):
+    if op.get_context().dialect.name != "postgresql":
+        return
+    counting = _COUNTING if _knows_whole_statements() else _COUNTING_ROW_BY_ROW
+    for text in (*_FUNCTIONS, *counting, *_TRIGGERS):
+        op.execute(text)
+    if counting is _COUNTING:
+        for text in _AGAINST_TRUNCATE:
             op.execute(text)
         for table in ("fleets", "instances"):
             op.execute(f"ALTER TABLE {table} SET (fillfactor = 50)")
 
 
+def _knows_whole_statements() -> bool:
+    """PostgreSQL itself does; CockroachDB, YugabyteDB and Citus know triggers for each row alone (docs/adr/0006)."""
+    version, citus = op.get_bind().exec_driver_sql(_PRODUCT).one()
+    return version.startswith("PostgreSQL") and "-YB-" not in version and not citus
+
+
+_PRODUCT = "SELECT version(), EXISTS (SELECT 1 FROM pg_extension WHERE extname = 'citus')"
+
 _FUNCTIONS = (
     """
 CREATE FUNCTION blockyard_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  RAISE EXCEPTION '%', TG_ARGV[0] USING ERRCODE = 'integrity_constraint_violation';
-END $$""",
-    """
-CREATE FUNCTION blockyard_count_held_blocks() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-  IF EXISTS (SELECT 1 FROM inserted h JOIN instances i ON i.fleet = h.fleet AND i.instance = h.instance
-      WHERE h.block >= i.total_blocks) THEN
-    RAISE EXCEPTION 'a held block is not one of its instance''s blocks'
-      USING ERRCODE = 'integrity_constraint_violation';
-  END IF;
-  UPDATE instances i SET busy_blocks = i.busy_blocks + h.blocks
-    FROM (SELECT fleet, instance, count(*) AS blocks FROM inserted GROUP BY fleet, instance) h
-    WHERE i.fleet = h.fleet AND i.instance = h.instance;
-  RETURN NULL;
-END $$""",
-    """
-CREATE FUNCTION blockyard_uncount_held_blocks() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-  UPDATE instances i SET busy_blocks = i.busy_blocks - h.blocks
-    FROM (SELECT fleet, instance, count(*) AS blocks FROM deleted GROUP BY fleet, instance) h
-    WHERE i.fleet = h.fleet AND i.instance = h.instance;
-  RETURN NULL;
+  RAISE EXCEPTION '%', array_to_string(TG_ARGV, '') USING ERRCODE = 'integrity_constraint_violation';
 END $$""",
     """
 CREATE FUNCTION blockyard_keep_held_blocks() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -64,17 +56,8 @@ END $$""",
 
 _TRIGGERS = (
     """
-CREATE TRIGGER held_blocks_counted AFTER INSERT ON held_blocks REFERENCING NEW TABLE AS inserted
-FOR EACH STATEMENT EXECUTE FUNCTION blockyard_count_held_blocks()""",
-    """
-CREATE TRIGGER held_blocks_uncounted AFTER DELETE ON held_blocks REFERENCING OLD TABLE AS deleted
-FOR EACH STATEMENT EXECUTE FUNCTION blockyard_uncount_held_blocks()""",
-    """
 CREATE TRIGGER held_blocks_unchanging BEFORE UPDATE ON held_blocks FOR EACH ROW
 EXECUTE FUNCTION blockyard_refuse('a held block is never changed: it is freed and granted anew')""",
-    """
-CREATE TRIGGER held_blocks_stay BEFORE TRUNCATE ON held_blocks FOR EACH STATEMENT
-EXECUTE FUNCTION blockyard_refuse('held blocks are freed one by one: they are counted')""",
     """
 CREATE TRIGGER instances_begin_idle BEFORE INSERT ON instances FOR EACH ROW WHEN (NEW.busy_blocks <> 0)
 EXECUTE FUNCTION blockyard_refuse('a new instance has busy blocks')""",
@@ -102,6 +85,68 @@ EXECUTE FUNCTION blockyard_refuse('the journal is never changed')""",
     """
 CREATE TRIGGER journal_stays BEFORE DELETE ON journal FOR EACH ROW
 EXECUTE FUNCTION blockyard_keep_journal()""",
+)
+
+_COUNTING = (
+    """
+CREATE FUNCTION blockyard_count_held_blocks() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF EXISTS (SELECT 1 FROM inserted h JOIN instances i ON i.fleet = h.fleet AND i.instance = h.instance
+      WHERE h.block >= i.total_blocks) THEN
+    RAISE EXCEPTION 'a held block is not one of its instance''s blocks'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
+  UPDATE instances i SET busy_blocks = i.busy_blocks + h.blocks
+    FROM (SELECT fleet, instance, count(*) AS blocks FROM inserted GROUP BY fleet, instance) h
+    WHERE i.fleet = h.fleet AND i.instance = h.instance;
+  RETURN NULL;
+END $$""",
+    """
+CREATE FUNCTION blockyard_uncount_held_blocks() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  UPDATE instances i SET busy_blocks = i.busy_blocks - h.blocks
+    FROM (SELECT fleet, instance, count(*) AS blocks FROM deleted GROUP BY fleet, instance) h
+    WHERE i.fleet = h.fleet AND i.instance = h.instance;
+  RETURN NULL;
+END $$""",
+    """
+CREATE TRIGGER held_blocks_counted AFTER INSERT ON held_blocks REFERENCING NEW TABLE AS inserted
+FOR EACH STATEMENT EXECUTE FUNCTION blockyard_count_held_blocks()""",
+    """
+CREATE TRIGGER held_blocks_uncounted AFTER DELETE ON held_blocks REFERENCING OLD TABLE AS deleted
+FOR EACH STATEMENT EXECUTE FUNCTION blockyard_uncount_held_blocks()""",
+)
+
+_COUNTING_ROW_BY_ROW = (
+    """
+CREATE FUNCTION blockyard_count_held_blocks() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF EXISTS (SELECT 1 FROM instances i
+      WHERE i.fleet = NEW.fleet AND i.instance = NEW.instance AND NEW.block >= i.total_blocks) THEN
+    RAISE EXCEPTION 'a held block is not one of its instance''s blocks'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
+  UPDATE instances SET busy_blocks = busy_blocks + 1 WHERE fleet = NEW.fleet AND instance = NEW.instance;
+  RETURN NULL;
+END $$""",
+    """
+CREATE FUNCTION blockyard_uncount_held_blocks() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  UPDATE instances SET busy_blocks = busy_blocks - 1 WHERE fleet = OLD.fleet AND instance = OLD.instance;
+  RETURN NULL;
+END $$""",
+    """
+CREATE TRIGGER held_blocks_counted AFTER INSERT ON held_blocks
+FOR EACH ROW EXECUTE FUNCTION blockyard_count_held_blocks()""",
+    """
+CREATE TRIGGER held_blocks_uncounted AFTER DELETE ON held_blocks
+FOR EACH ROW EXECUTE FUNCTION blockyard_uncount_held_blocks()""",
+)
+
+_AGAINST_TRUNCATE = (
+    """
+CREATE TRIGGER held_blocks_stay BEFORE TRUNCATE ON held_blocks FOR EACH STATEMENT
+EXECUTE FUNCTION blockyard_refuse('held blocks are freed one by one: they are counted')""",
     """
 CREATE TRIGGER journal_stays_whole BEFORE TRUNCATE ON journal FOR EACH STATEMENT
 EXECUTE FUNCTION blockyard_refuse('the journal is deleted only below the compacted revision')""",
