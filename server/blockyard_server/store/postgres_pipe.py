@@ -1,7 +1,7 @@
 """Several statements in one round trip, each prepared once, on libpq itself.
 
-Cursors would do the same at several times the cost in Python, which is most of what a transaction costs this process
-(docs/adr/0006). Parameters and values travel as text.
+Cursors would do the same at more than three times the cost in Python (docs/adr/0006). Parameters and values travel as
+text.
 """
 
 import select
