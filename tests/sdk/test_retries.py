@@ -74,8 +74,9 @@ def test_a_read_that_is_never_answered_is_no_mystery(fake: FakeServer, carry_out
 
 def test_a_server_that_stays_unavailable_is_given_up_in_the_total_time(fake: FakeServer, carry_out: Carrier) -> None:
     fake.disturb("GetAllocation", *[Refused(Reason.OVERLOADED)] * 1000)
-    with pytest.raises(Overloaded):
-        carry_out(READ, timeout_s=0.3)
+    # On a busy machine the last attempt may have too little time left to be refused in.
+    with pytest.raises((Overloaded, DeadlineExceeded)):
+        carry_out(READ, timeout_s=1)
     assert len(fake.requests("GetAllocation")) > 1
 
 
