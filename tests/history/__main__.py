@@ -53,7 +53,8 @@ def tell(recorded: Recorded, took_s: float) -> None:
     """What was recorded."""
     faults = ", ".join(f"{name} {count}" for name, count in sorted(recorded.faults.items()))
     report(
-        f"recorded {recorded.operations} calls in {took_s:.0f} s, {recorded.unknown} without an answer;"
+        f"recorded {recorded.operations} calls in {took_s:.0f} s, {recorded.unknown} without an answer"
+        f" ({dict(recorded.why_unknown)});"
         f" {recorded.kills} kills; connections hit: {faults or 'none'}"
     )
 

@@ -6,6 +6,7 @@ token, or closes the door behind it, until it knows; each attempt is a call of t
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -15,7 +16,7 @@ import grpc.aio
 
 from blockyard._allocator import batch
 from blockyard._call import Call
-from blockyard._failures import failure_of_status
+from blockyard._failures import failure_of_error, failure_of_status
 from tests.history.files import HistoryWriter
 from tests.history.record import (
     HELD,
@@ -35,7 +36,7 @@ from tests.history.record import (
     Shape,
     View,
 )
-from tests.history.wire import decode_answer, decode_failure, decode_refusal, encode_call
+from tests.history.wire import decode_answer, decode_refusal, encode_call
 
 MOST_HELD: Final = 4
 """Allocations that one client holds at once."""
@@ -87,6 +88,8 @@ class Course:
     made: int = 0
     unknown: int = 0
     refused: int = 0
+    why_unknown: Counter[str] = field(default_factory=Counter)
+    """Calls on the wire without an answer, by the reason or the status; a batch counts once."""
 
     def end_early(self) -> None:
         """No more calls than there are, apart from those that find out what is unknown."""
@@ -175,10 +178,18 @@ class Client:
                 asked, await self._course.lines[self._line].send(call, self._course.timeout_s)
             )
         except grpc.aio.AioRpcError as error:
-            answer = decode_failure(error)
+            answer = self._failed(error)
         self._record(asked, start_ns, answer)
         if answer is None:
             await self._turn_away()
+        return answer
+
+    def _failed(self, error: grpc.aio.AioRpcError) -> Answer | None:
+        """The refusal, or None, and why there is no answer is counted."""
+        failure = failure_of_error(error)
+        answer = decode_refusal(failure)
+        if answer is None:
+            self._course.why_unknown[failure.reason or failure.status] += 1
         return answer
 
     async def _ask_perhaps_twice(self, asked: Asked, share: float) -> list[Answer | None]:
@@ -307,7 +318,7 @@ class Client:
             message = await self._course.lines[self._line].send(batch(calls), self._course.timeout_s)
             answers = [_outcome(each, result) for each, result in zip(asked, message.results, strict=True)]
         except grpc.aio.AioRpcError as error:
-            decode_failure(error)
+            self._failed(error)
         for each, answer in zip(asked, answers, strict=True):
             self._record(each, start_ns, answer)
         if None in answers:

@@ -63,6 +63,7 @@ class Recorded:
     folders: list[Path] = field(default_factory=list)
     operations: int = 0
     unknown: int = 0
+    why_unknown: Counter[str] = field(default_factory=Counter)
     kills: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     """Connections that each fault of the network has really hit."""
@@ -94,7 +95,8 @@ async def record(folder: Path, setup: Setup, say: Say) -> Recorded:
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().remove_signal_handler(number)
         await stage.write_journals(places)
-        recorded.operations, recorded.unknown, recorded.faults = course.made, course.unknown, stage.faults
+        recorded.operations, recorded.faults = course.made, stage.faults
+        recorded.unknown, recorded.why_unknown = course.unknown, course.why_unknown
     return recorded
 
 

@@ -5,7 +5,6 @@
 
 import asyncio
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,12 +62,12 @@ def test_what_clients_saw_through_faults_and_kills_is_linearizable(recorded: Rec
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("injection", INJECTIONS, ids=lambda injection: injection.__name__)
-def test_a_lie_in_a_real_history_is_caught_by_both(history: History, injection: Callable[[History], History]) -> None:
-    wrong = injection(history)
+def test_each_lie_put_into_a_real_history_is_caught_by_both(history: History) -> None:
+    for injection in INJECTIONS:
+        wrong = injection(history)
 
-    assert not check_with_witness(wrong).linearizable
-    assert not check_black_box(wrong).linearizable
+        assert not check_with_witness(wrong).linearizable, injection.__name__
+        assert not check_black_box(wrong).linearizable, injection.__name__
 
 
 @pytest.mark.timeout(300)

@@ -4,13 +4,11 @@ from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from blockyard import AllocationState, AsyncClient, CallFailed, Demand, DescribeView, Placement, operations
 from blockyard._allocator import describe_page, get_allocation, list_allocations
 from blockyard._call import Call
-from blockyard._failures import failure_of_error
 from blockyard.v1 import allocator_pb2 as pb
 from blockyard.v1 import resources_pb2
 from tests.history.record import (
@@ -115,17 +113,12 @@ def decode_answer(asked: Asked, message: Any) -> Answer:
             return Got(_view(message))
 
 
-def decode_failure(error: grpc.aio.AioRpcError) -> Answer | None:
-    """A refusal, or None: the outcome is unknown. Raises CallFailed for what must never happen."""
-    return decode_refusal(failure_of_error(error))
-
-
 def decode_refusal(failure: CallFailed) -> Answer | None:
-    """The same for a failure of the SDK's."""
+    """A refusal, or None: the outcome is unknown. Raises CallFailed for what must never happen."""
     if failure.reason in ANSWERS:
         name = failure.metadata.get("allocation")
         return Refused(failure.reason, None if name is None else _number(name))
-    if failure.status in UNKNOWN:
+    if failure.status in UNKNOWN and failure.reason != "INTERNAL_ERROR":
         return None
     raise failure
 
