@@ -47,6 +47,8 @@ class Tally:
     """Batches that were acknowledged."""
     faults: Counter[Fault] = field(default_factory=Counter)
     """Images with each kind of fault."""
+    struck: Counter[str] = field(default_factory=Counter)
+    """How often the disk failed, by kind."""
     violations: int = 0
     """Images with any fault."""
     reports: list[str] = field(default_factory=list)
@@ -58,6 +60,7 @@ class Tally:
         self.ahead += other.ahead
         self.acknowledged += other.acknowledged
         self.faults += other.faults
+        self.struck += other.struck
         self.violations += other.violations
         self.reports = (self.reports + other.reports)[:MAX_REPORTED]
 
@@ -80,6 +83,7 @@ def run_campaign(seed: int, plan: Plan) -> Tally:
         with tempfile.TemporaryDirectory(prefix="blockyard-power-", dir=FOLDER) as folder:
             life = live(Path(folder), files, before, Random(name), plan.settings)
         tally.acknowledged += len(life.promises) - 1
+        tally.struck.update(life.struck)
         followed = _look(life, name, plan, tally)
         if followed is None:
             break
@@ -105,7 +109,7 @@ def _look(life: Life, name: str, plan: Plan, tally: Tally) -> tuple[Files, Promi
             tally.faults.update({fault for fault, _ in found.faults})
             what = "; ".join(f"{fault}: {text}" for fault, text in found.faults)
             tally.reports = [*tally.reports, f"{image.name}: {what}"][:MAX_REPORTED]
-        elif found.state is not None:
+        elif found.state is not None and not life.promises[found.state].in_doubt:
             tally.ahead += found.state > due
             if random.randrange(len(seen)) == 0:  # each is as likely as any other
                 chosen = image.files, life.promises[found.state]

@@ -42,6 +42,13 @@ class Sync:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedSync:
+    """A sync of the file failed: what was not synced by then will never be, though it can still be read."""
+
+    file: int
+
+
+@dataclass(frozen=True, slots=True)
 class Create:
     """A new, empty file."""
 
@@ -62,7 +69,7 @@ class SyncFolder:
 
 
 Change = Write | Truncate | Create | Delete
-Step = Change | Sync | SyncFolder
+Step = Change | Sync | FailedSync | SyncFolder
 
 
 class Disk:
@@ -79,6 +86,8 @@ class Disk:
         match step:
             case Sync(file):
                 self._settle(lambda change: isinstance(change, Write | Truncate) and change.file == file)
+            case FailedSync(file):
+                self.pending = [c for c in self.pending if not (isinstance(c, Write | Truncate) and c.file == file)]
             case SyncFolder():
                 self._settle(lambda change: isinstance(change, Create | Delete))
             case _:

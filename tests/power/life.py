@@ -1,12 +1,13 @@
 """One server's life on a recorded disk: the real engine makes grants until its random work is done."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Final, TypeVar
 
 from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.requests import (
@@ -23,10 +24,12 @@ from blockyard_server.domain.requests import (
     UpdateInstance,
 )
 from blockyard_server.engine.clock import ManualClock
+from blockyard_server.engine.failures import StoreUnavailable
+from blockyard_server.engine.store_protocol import StoreFailed
 from blockyard_server.engine.transactor import Again, Outcome, Transactor
 from tests.power.disk import Files, Step
 from tests.power.promises import NEVER_US, Promises, after_batch, digest_of
-from tests.power.recorder import Lies, Recorder
+from tests.power.recorder import Lies, Recorder, Trouble
 from tests.power.store import Pragmas, RecordedStore
 
 FLEET: Final = "gpu"
@@ -38,6 +41,10 @@ GRACE_S: Final = 60
 RETENTION_US: Final = 60_000_000
 MAX_BATCH: Final = 4
 MAX_PAUSE_US: Final = 10_000_000
+MAX_TRIES: Final = 100
+"""So often a batch is asked for again while the disk fails."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,10 @@ class Settings:
     batches: int = 40
     pragmas: Pragmas = field(default_factory=Pragmas)
     lies: Lies = Lies.NONE
+    full: float = 0.0
+    """Of so many writes there is no room for one."""
+    failing_syncs: float = 0.0
+    """Of so many syncs one fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,28 +71,34 @@ class Life:
     """See Recorder."""
     promises: Sequence[Promises]
     """In order; the first one holds at the begin."""
+    struck: Mapping[str, int]
+    """How often the disk failed, by kind."""
 
     def due(self, cut: int) -> int:
-        """How many of the promises after the first had been made before step number `cut`."""
-        return sum(promise.steps <= cut for promise in self.promises) - 1
+        """The number of the last answered batch that was answered before step number `cut`."""
+        told = (number for number, p in enumerate(self.promises) if p.steps <= cut and not p.in_doubt)
+        return max(told)
 
 
 def live(folder: Path, files: Files, before: Promises | None, random: Random, settings: Settings) -> Life:
     """A life that begins with these files, in an empty folder, and with what was promised `before` (None: nothing)."""
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    recorder = Recorder(folder, files, random, settings.lies)
+    trouble = Trouble(settings.full, settings.failing_syncs)
+    recorder = Recorder(folder, files, random, settings.lies, trouble)
     with recorder.installed():
         server = _Server(RecordedStore(folder / DATA, recorder, settings.pragmas), recorder, random, before)
         server.start()
         server.set_up()
         for number in range(settings.batches):
+            trouble.ailing = True
             server.work()
+            trouble.ailing = False
             if number == settings.batches // 2:
                 server.stop()
                 server.start()
         server.stop()
-    return Life(files, recorder.steps, recorder.shared, server.promises)
+    return Life(files, recorder.steps, recorder.shared, server.promises, trouble.struck)
 
 
 class _Server:
@@ -129,17 +146,36 @@ class _Server:
         self._clock.advance(self._random.randrange(MAX_PAUSE_US))
         match self._random.randrange(10):
             case 0:
-                self._transactor.expire_due(FLEET)
+                self._until_done(lambda: self._transactor.expire_due(FLEET))
                 self._promise([], [])
             case 1:
                 cutoff_us = self._clock.now_us() - RETENTION_US
-                self._transactor.prune(FLEET, cutoff_us)
+                self._until_done(lambda: self._transactor.prune(FLEET, cutoff_us))
                 self._promise([], [], forgotten_before_us=cutoff_us)
             case _:
                 self._carry_out([self._request() for _ in range(self._random.randint(1, MAX_BATCH))])
 
     def _carry_out(self, requests: list[Request]) -> None:
-        self._promise(requests, self._transactor.carry_out(FLEET, requests))
+        self._promise(requests, self._until_done(lambda: self._transactor.carry_out(FLEET, requests)))
+
+    def _until_done(self, work: Callable[[], T]) -> T:
+        """Asks again, as clients do, while the disk fails; what is there in between was told to nobody."""
+        for _ in range(MAX_TRIES):
+            try:
+                return work()
+            except StoreUnavailable:
+                self._note_doubt()
+        raise AssertionError("the disk failed again and again")
+
+    def _note_doubt(self) -> None:
+        """A COMMIT that failed may be found after a power cut, also if the server does not see it any more."""
+        steps = len(self._recorder.steps)
+        told = replace(self.promises[-1], steps=steps, now_us=self._clock.now_us(), in_doubt=True)
+        self.promises.append(replace(told, digest=self._store.attempted))
+        for _ in range(MAX_TRIES):
+            with suppress(StoreFailed):
+                self.promises.append(replace(told, digest=digest_of(self._store.rows())))
+                return
 
     def _promise(
         self, requests: list[Request], outcomes: list[Outcome], *, forgotten_before_us: int = NEVER_US
@@ -156,6 +192,7 @@ class _Server:
                 digest=digest,
                 now_us=self._clock.now_us(),
                 forgotten_before_us=forgotten_before_us,
+                in_doubt=False,
             )
         )
 

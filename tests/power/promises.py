@@ -34,6 +34,8 @@ class Promises:
     """Tokens that were released before they were granted, with the time."""
     forgotten_before_us: int = NEVER_US
     """What had ended before this may be forgotten."""
+    in_doubt: bool = False
+    """A batch had no answer yet: what it did may be found, and was told to nobody."""
 
     def may_be_forgotten(self, allocation: Allocation) -> bool:
         """Whether its row and its token's may be gone."""

@@ -5,8 +5,12 @@ may be replaced.
 """
 
 import ctypes
+import errno
+import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from enum import Flag, auto
 from itertools import count
 from pathlib import Path
@@ -15,7 +19,7 @@ from typing import Final
 
 import apsw
 
-from tests.power.disk import Create, Delete, Files, Step, Sync, SyncFolder, Truncate, Write
+from tests.power.disk import Create, Delete, FailedSync, Files, Step, Sync, SyncFolder, Truncate, Write
 
 SHARED_SUFFIX: Final = "-shm"
 """The index of the log is shared memory, not written by the VFS and never synced."""
@@ -34,10 +38,32 @@ class Lies(Flag):
     """Syncs of folders."""
 
 
+@dataclass(slots=True)
+class Trouble:
+    """How often, of all chances, a disk that ails fails; and how often it did."""
+
+    full: float = 0.0
+    """There is no room for a write."""
+    sync: float = 0.0
+    """A sync fails, and what it should have written is lost."""
+    struck: Counter[str] = field(default_factory=Counter)
+    ailing: bool = False
+    """Only then."""
+
+    def strikes(self, what: str, share: float, random: Random) -> bool:
+        """Whether it fails now."""
+        if not (self.ailing and share) or random.random() >= share:
+            return False
+        self.struck[what] += 1
+        return True
+
+
 class Recorder:
     """Notes every step on the files of one folder, which holds `files`. SQLite's own chances come from `random`."""
 
-    def __init__(self, folder: Path, files: Files, random: Random, lies: Lies = Lies.NONE) -> None:
+    def __init__(
+        self, folder: Path, files: Files, random: Random, lies: Lies = Lies.NONE, trouble: Trouble | None = None
+    ) -> None:
         self.folder = folder
         self.steps: list[Step] = []
         self.shared: list[tuple[int, bytes]] = []
@@ -45,6 +71,7 @@ class Recorder:
         self.name = f"recorder-{next(_numbers)}"
         self.folder_syncs = 0
         self.lies = lies
+        self.trouble = Trouble() if trouble is None else trouble
         self.random = random
         self._files = {name: number for number, name in enumerate(files)}
         self._next = count(len(files))
@@ -71,6 +98,16 @@ class Recorder:
             self.steps.append(SyncFolder())
         for path in self.folder.glob(f"*{SHARED_SUFFIX}"):
             self.shared.append((len(self.steps), path.read_bytes()))
+
+    def cut(self, path: Path, size: int) -> None:
+        """A file gets shorter, and is synced. Raises OSError."""
+        number = self.number(path.name)
+        os.truncate(path, size)
+        self.steps.append(Truncate(number, size))
+        if self.trouble.strikes("sync", self.trouble.sync, self.random):
+            self.steps.append(FailedSync(number))
+            raise OSError(errno.EIO, "the sync failed")
+        self.synced(number, self.folder_syncs)
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -131,6 +168,9 @@ class _File(apsw.VFSFile):
         self.number = -1
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802 - SQLite's name
+        trouble = self._recorder.trouble
+        if trouble.strikes("full", trouble.full, self._recorder.random):
+            raise apsw.FullError("there is no room")
         super().xWrite(data, offset)
         self._recorder.steps.append(Write(self.number, offset, bytes(data)))
 
@@ -140,5 +180,9 @@ class _File(apsw.VFSFile):
 
     def xSync(self, flags: int) -> None:  # noqa: N802 - SQLite's name
         before = self._recorder.folder_syncs
+        trouble = self._recorder.trouble
+        if trouble.strikes("sync", trouble.sync, self._recorder.random):
+            self._recorder.steps.append(FailedSync(self.number))
+            raise apsw.IOError("the sync failed")
         super().xSync(flags)
         self._recorder.synced(self.number, before)

@@ -75,8 +75,9 @@ def recover(folder: Path, files: Files, promises: Sequence[Promises], due: int) 
 def _state(store: SqliteStore, promises: Sequence[Promises], due: int) -> int | None:
     """The promise whose rows are those of the database; the due one and its neighbours first."""
     digest = digest_of(all_rows(store._connected()))
-    near = [number for number in (due, due + 1) if number < len(promises)]
-    for number in [*near, *reversed(range(due))]:
+    after = next((n for n in range(due + 1, len(promises)) if not promises[n].in_doubt), len(promises) - 1)
+    near = range(due, after + 1)
+    for number in (*near, *reversed(range(due))):
         if promises[number].digest == digest:
             return number
     return None
@@ -97,6 +98,8 @@ def _faults(store: SqliteStore, promises: Sequence[Promises], due: int, state: i
         report = audit(fleet, transactor.pin(fleet))
         if not report.clean:
             yield Fault.UNCLEAN, str(report.discrepancies[:3])
+    if promise.in_doubt:
+        return
     if FLEET in store.fleet_names():
         yield from _untold(store, promise)
         yield from _answered_otherwise(transactor, promise)

@@ -12,6 +12,7 @@ from blockyard_server.store import sqlite
 from blockyard_server.store.schema import metadata
 from blockyard_server.store.sqlite import SqliteStore, _set_up_writer, _writing_engine
 from tests.power.connection import ApswConnection
+from tests.power.promises import digest_of
 from tests.power.recorder import Recorder
 
 
@@ -34,6 +35,8 @@ class RecordedStore(SqliteStore):
         super().__init__(path)
         self._recorder = recorder
         self._pragmas = pragmas
+        self.attempted = ""
+        """The digest of what the last COMMIT was to make durable."""
 
     def open(self) -> None:
         with mock.patch.object(sqlite, "_writing_engine", self._recorded_engine):
@@ -42,6 +45,16 @@ class RecordedStore(SqliteStore):
     def rows(self) -> dict[str, list[tuple[object, ...]]]:
         """All that is in the database, as the writer sees it."""
         return all_rows(self._connected())
+
+    def _commit(self, db: sqlite3.Connection) -> None:
+        self.attempted = digest_of(all_rows(db))
+        super()._commit(db)
+
+    def _cut_log(self, size: int) -> None:
+        self._recorder.cut(self._log_path, size)
+
+    def _renew_log(self) -> None:
+        """A life's log is gone when its server stops in order."""
 
     def _recorded_engine(self, path: Path) -> Engine:
         engine = _writing_engine(path)

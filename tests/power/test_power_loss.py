@@ -50,6 +50,25 @@ def test_a_store_or_a_disk_that_does_not_wait_is_seen(settings: Settings, harmle
     assert not any(tally.faults[fault] for fault in harmless)
 
 
+AILING = Settings(full=0.004, failing_syncs=0.1)
+
+
+def test_a_disk_that_is_full_or_fails_to_sync_loses_nothing_that_was_acknowledged() -> None:
+    tally = run_campaign(2, Plan(lives=2, stride=30, settings=AILING))
+
+    assert not tally.reports
+    assert tally.images >= 200
+    assert tally.struck["full"] >= 5
+    assert tally.struck["sync"] >= 5
+
+
+def test_a_log_that_goes_on_after_a_failed_sync_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RecordedStore, "_cut_log", lambda _store, _size: None)
+    tally = run_campaign(2, Plan(lives=2, stride=30, settings=AILING))
+
+    assert tally.faults[Fault.LOST]
+
+
 def test_an_answer_before_the_disk_has_it_is_seen(life: Life, tmp_path: Path) -> None:
     batch = next(number for number in range(5, 40) if life.promises[number].digest != life.promises[number - 1].digest)
     told = life.promises[batch]

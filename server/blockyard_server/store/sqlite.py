@@ -6,6 +6,8 @@ the driver itself, with measurements: docs/adr/0004-sqlite-store.md.
 """
 
 import asyncio
+import os
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -37,6 +39,9 @@ WRITER_CACHE_KIB: Final = 64 * 1024
 CHECKPOINT_PAGES: Final = 4000
 """How long the log may grow, in pages of 4 KiB, before a commit copies it into the database: a page that many commits
 change is copied once."""
+LOG_HEADER_BYTES: Final = 32
+FRAME_HEADER_BYTES: Final = 24
+"""Of the log's format, as SQLite's own page "WAL-mode File Format" has it."""
 WAL_KEPT_BYTES: Final = 64 * 1024 * 1024
 """A log that a great transaction has made longer is cut back to this."""
 
@@ -48,10 +53,13 @@ class SqliteStore:
 
     def __init__(self, path: Path, *, readers: int = 4) -> None:
         self.path = path.expanduser().resolve()
+        self._log_path = self.path.with_name(self.path.name + "-wal")
         self._readers = readers
         self._lock = DataLock(self.path)
         self._writing: Engine | None = None
         self._db: sqlite3.Connection | None = None
+        self._stuck: sqlite3.Connection | None = None
+        """The connection whose COMMIT failed, until its log is known to be on the disk."""
         self._reading: AsyncEngine | None = None
         self._evidence: set[SqliteEvidence] = set()
 
@@ -61,11 +69,12 @@ class SqliteStore:
             raise StoreRefused(f"SQLite {sqlite3.sqlite_version} is too old: Blockyard needs 3.37 or newer.")
         self._lock_file()
         try:
+            self._renew_log()
             self._writing = _writing_engine(self.path)
             with self._writing.begin() as connection:
                 migrate(connection, str(self.path))
             self._connect_writer()
-        except (SQLAlchemyError, sqlite3.Error) as failure:
+        except (SQLAlchemyError, sqlite3.Error, OSError) as failure:
             self._close_writer()
             raise StoreRefused(_refusal(self.path, failure)) from failure
         except BaseException:
@@ -142,7 +151,9 @@ class SqliteStore:
 
     def _lock_file(self) -> None:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if not self.path.parent.is_dir():
+                self.path.parent.mkdir(parents=True)
+                _sync_folder(self.path.parent.parent)
         except OSError as failure:
             raise StoreRefused(
                 f"the folder {self.path.parent} cannot be made: {failure.strerror}. "
@@ -168,8 +179,9 @@ class SqliteStore:
             raise StoreFailed("the store is closed")
         if self._db is None:
             try:
+                self._free_stuck()
                 self._connect_writer()
-            except (SQLAlchemyError, sqlite3.Error, StoreRefused) as failure:
+            except (SQLAlchemyError, sqlite3.Error, OSError, StoreRefused) as failure:
                 raise StoreFailed(f"the database cannot be opened again: {failure}") from failure
         assert self._db is not None
         return self._db
@@ -179,9 +191,53 @@ class SqliteStore:
         try:
             db.execute("COMMIT")
         except sqlite3.Error:
-            # What of the log has reached the disk is unknown here; a new connection finds out, as after a crash.
-            self._disconnect()
+            # What of the log has reached the disk is unknown here; a new connection finds out, as after a crash. The
+            # old one is not closed before the log is safe: closing it copies the log into the database.
+            self._stuck, self._db = db, None
+            with suppress(OSError, sqlite3.Error):
+                self._free_stuck()
             raise
+
+    def _free_stuck(self) -> None:
+        """Gives up the connection whose COMMIT failed. Raises sqlite3.Error, OSError if the log cannot be made safe.
+
+        After a sync that failed, the system may have dropped what it could not write, though it still shows it, and say
+        of the next sync that all is well. A log with such a gap must neither be appended to, since it is read up to the
+        gap, nor be copied into the database, since a copy that the power interrupts could not be made again. So what
+        the failed COMMIT left in the log is cut off; what is before it has been synced.
+        """
+        db = self._stuck
+        if db is None:
+            return
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        [page_bytes] = db.execute("PRAGMA page_size").fetchone()
+        _busy, frames, _copied = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        self._cut_log(LOG_HEADER_BYTES + frames * (FRAME_HEADER_BYTES + page_bytes))
+        self._stuck = None
+        with suppress(sqlite3.Error):
+            db.close()
+
+    def _cut_log(self, size: int) -> None:
+        """Takes what is beyond so many bytes from the log, durably. Raises OSError."""
+        with self._log_path.open("r+b", buffering=0) as log:
+            log.truncate(size)
+            os.fsync(log.fileno())
+
+    def _renew_log(self) -> None:
+        """Puts a durable copy in the log's place, before anybody has opened it. Raises OSError.
+
+        Whoever had the file before may have died of a sync that failed.
+        """
+        if not self._log_path.exists():
+            return
+        copy = self._log_path.with_name(self._log_path.name + "-copy")
+        with self._log_path.open("rb") as log, copy.open("wb") as fresh:
+            shutil.copyfileobj(log, fresh)
+            fresh.flush()
+            os.fsync(fresh.fileno())
+        copy.replace(self._log_path)
+        _sync_folder(self.path.parent)
 
     def _end(self, db: sqlite3.Connection) -> None:
         """Leaves no transaction behind, whatever happened in it."""
@@ -201,6 +257,8 @@ class SqliteStore:
 
     def _close_writer(self) -> None:
         self._disconnect()
+        with suppress(OSError, sqlite3.Error):
+            self._free_stuck()
         self._writing = None
         self._lock.release()
 
@@ -231,6 +289,16 @@ def _set_up_writer(db: sqlite3.Connection, path: Path) -> None:
     db.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")
     db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     db.execute(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable, where the system can (not on Windows)."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _reading_engine(path: Path, readers: int) -> AsyncEngine:
