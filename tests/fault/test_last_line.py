@@ -71,15 +71,22 @@ async def test_a_fleet_whose_invariant_broke_takes_no_more_writes_and_can_still_
     assert (await yard.client.acquire("another", blocks=8, holder="job")).allocation.placements
 
 
-async def test_verify_names_the_instance_that_memory_is_wrong_about_and_mends_nothing(yard: Yard) -> None:
+async def test_verify_names_the_instance_that_memory_is_wrong_about_and_halts_the_fleet(yard: Yard) -> None:
     yard.make_memory_wrong(0b1111_0000)
-    for _ in range(2):
-        report = await yard.client.verify(FLEET)
-        assert not report.clean
-        assert {(found.check, found.instance) for found in report.discrepancies} == {(Check.MEMORY, "node-1")}
+
+    report = await yard.client.verify(FLEET)
+
+    assert not report.clean
+    assert {(found.check, found.instance) for found in report.discrepancies} == {(Check.MEMORY, "node-1")}
+    with pytest.raises(InvariantViolated):
+        await yard.client.acquire(FLEET, blocks=1, holder="second")
+    assert (await yard.client.verify(FLEET)).clean, "the wrong memory was thrown away"
+    assert (await yard.client.get_fleet(FLEET)).halted, "nobody has said yet that all is well"
 
 
-async def test_after_a_restart_memory_is_what_the_rows_say_and_the_fleet_goes_on(tmp_path: Path) -> None:
+async def test_a_restart_serves_the_fleet_no_more_than_before_but_a_repair_that_finds_nothing_does(
+    tmp_path: Path,
+) -> None:
     async with serving(tmp_path) as running, client_of(running) as client:
         await client.create_fleet(FLEET)
         await client.create_instance(FLEET, "node-1", total_blocks=8)
@@ -89,6 +96,9 @@ async def test_after_a_restart_memory_is_what_the_rows_say_and_the_fleet_goes_on
             await client.acquire(FLEET, blocks=1, holder="second", token="second")
     async with serving(tmp_path) as running, client_of(running) as client:
         await check_fleet(client, FLEET)
+        with pytest.raises(InvariantViolated):
+            await client.acquire(FLEET, blocks=5, holder="second", token="second")
+        assert not (await client.repair(FLEET, apply=True)).corrections
         grant = await client.acquire(FLEET, blocks=5, holder="second", token="second")
         assert not grant.replayed
         await client.release_by_token(FLEET, "first")
