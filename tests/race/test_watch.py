@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -182,6 +182,47 @@ def test_a_watch_rides_over_kills_and_restarts_of_its_server(tmp_path: Path) -> 
             written = [event.revision for event in client.list_events(FLEET)]
 
     assert told == written == list(range(1, 21))
+
+
+@pytest.mark.timeout(300)
+async def test_a_watch_of_three_servers_rides_over_the_end_of_each_of_them(tmp_path: Path, database: str) -> None:
+    dice = random.Random(11)
+    with ExitStack() as stack:
+        servers = [stack.enter_context(ServerProcess(tmp_path / f"{n}", database=database)) for n in range(3)]
+        for server in servers:
+            server.start()
+        async with AsyncClient(",".join(s.address for s in servers), timeout_s=PATIENCE_S, retry=QUICK) as client:
+            await make_fleet(client)
+            over = asyncio.Event()
+            watches = [client.watch(FLEET, from_revision=1, progress_interval=0.1) for _ in range(9)]
+            following = [asyncio.ensure_future(followed(watch, over)) for watch in watches]
+            for number, server in enumerate(dice.sample(servers, k=3)):
+                work = asyncio.gather(*(schedule(client, f"job-{n}") for n in range(4)))
+                await asyncio.sleep(0.05)
+                await asyncio.to_thread(server.terminate if number == 1 else server.kill)
+                await work
+                await asyncio.to_thread(server.start)
+            last = (await client.describe(FLEET)).revision
+            over.set()
+            await client.release_by_token(FLEET, "wakes every watch once more")
+            told = await asyncio.gather(*following)
+            written = [event.revision for event in await journal(client)]
+
+        assert written == list(range(1, last + 2))
+        for revisions in told:
+            assert revisions == written[: len(revisions)]
+            assert len(revisions) >= last
+
+
+async def followed(watch: AsyncWatch, over: asyncio.Event) -> list[int]:
+    """The revisions that a watch tells until it is over, and what was on its way then."""
+    told: list[int] = []
+    async for event in watch:
+        told.append(event.revision)
+        if over.is_set() and told[-1] == watch.revision:
+            break
+    await watch.close()
+    return told
 
 
 async def test_what_is_older_than_the_retention_can_be_neither_watched_nor_listed(tmp_path: Path) -> None:
