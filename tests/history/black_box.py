@@ -11,7 +11,7 @@ so that the next one begins from a known state. A window that would take too lon
 """
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final
@@ -80,8 +80,7 @@ class _Check:
         self._limit = limit
         self.report = BlackBoxReport(ops=len(history.ops))
         self._effects: list[list[Effect]] = [[] for _ in history.sizes]
-        self._sightings = array("q")
-        """Calls that say something about instances."""
+        self._sightings: list[_Sighting] = []
 
     def _blame(self, what: str, *numbers: int) -> None:
         self.report.violations.append("; ".join([what, *(str(self._ops[number]) for number in numbers)]))
@@ -135,8 +134,9 @@ class _Check:
     def _note_sighting(self, op: Op) -> None:
         if isinstance(op.answer, Described) and _contradicts_itself(op.answer, self._history.sizes):
             self._blame("the numbers of one answer contradict each other", op.number)
-        if isinstance(op.answer, Described | Listed) or _is_refusal_of_room(op):
-            self._sightings.append(op.number)
+        seen = _sighting(op, self._history.sizes)
+        if seen is not None:
+            self._sightings.append(seen)
 
     def search_instances(self) -> None:
         """Searches what happened on each instance, with all that was seen of it."""
@@ -150,12 +150,11 @@ class _Check:
             for e in self._effects[instance]
         ]
         self.report.effects += len(steps)
-        for number in self._sightings:
-            op = self._ops[number]
-            fits = _sighting(op, instance, size)
+        for seen in self._sightings:
+            fits = _fits(seen, instance, size)
             if fits is not None:
                 self.report.sightings += 1
-                steps.append(Step(number, op.start_ns, op.end_ns, _read(fits), is_read=True))
+                steps.append(Step(seen.number, seen.start_ns, seen.end_ns, _read(fits), is_read=True))
         return steps
 
     def broken(self, instance: int, step: Step[Owners]) -> None:
@@ -267,16 +266,6 @@ def _contradicts_itself(seen: Described, sizes: tuple[int, ...]) -> bool:
     )
 
 
-def _is_refusal_of_room(op: Op) -> bool:
-    return (
-        isinstance(op.answer, Refused)
-        and op.answer.reason == "NO_CAPACITY"
-        and isinstance(op.asked, Acquire)
-        and len(op.asked.shapes) == 1
-        and op.asked.shapes[0].instances == 1
-    )
-
-
 def _granted(allocation: int, mask: int) -> Callable[[Owners], Owners | None]:
     def apply(owners: Owners) -> Owners | None:
         after = list(owners)
@@ -307,30 +296,54 @@ def _read(fits: Callable[[Owners], bool]) -> Callable[[Owners], Owners | None]:
     return lambda owners: owners if fits(owners) else None
 
 
-def _sighting(op: Op, instance: int, size: int) -> Callable[[Owners], bool] | None:
-    """What a call says of an instance at one moment between its start and its end. None: nothing."""
-    answer = op.answer
-    if isinstance(answer, Described):
-        if answer.holds is None:
-            busy = answer.busy[instance]
-            return lambda owners: size - owners.count(IDLE) == busy
-        return _shows(_owners(size, [(a, mask) for i, a, mask in answer.holds if i == instance]))
-    if isinstance(answer, Listed):
-        return _shows(
-            _owners(size, [(v.allocation, mask) for v in answer.views for i, mask in v.placements if i == instance])
-        )
-    assert isinstance(op.asked, Acquire)
-    (shape,) = op.asked.shapes
-    return _has_no_room(shape, instance, size)
+@dataclass(frozen=True, slots=True)
+class _Sighting:
+    """What a call says of instances at one moment between its start and its end: one of the last three."""
+
+    number: int
+    start_ns: int
+    end_ns: int | None
+    busy: tuple[int, ...] | None = None
+    """How many blocks of each instance."""
+    owners: tuple[Owners, ...] | None = None
+    """Who has the blocks of each instance."""
+    no_room_for: Shape | None = None
+    """On no instance."""
 
 
-def _owners(size: int, holds: list[tuple[int, int]]) -> Owners:
-    owners = [IDLE] * size
-    for allocation, mask in holds:
-        for block in range(size):
+def _sighting(op: Op, sizes: tuple[int, ...]) -> _Sighting | None:
+    """None: the call says nothing of instances."""
+    match op.asked, op.answer:
+        case _, Described(holds=None, busy=busy):
+            return _Sighting(op.number, op.start_ns, op.end_ns, busy=busy)
+        case _, Described(holds=holds):
+            return _Sighting(op.number, op.start_ns, op.end_ns, owners=_owners(sizes, holds or ()))
+        case _, Listed(views=views):
+            held = [(instance, view.allocation, mask) for view in views for instance, mask in view.placements]
+            return _Sighting(op.number, op.start_ns, op.end_ns, owners=_owners(sizes, held))
+        case Acquire(shapes=(Shape(instances=1) as shape,)), Refused(reason="NO_CAPACITY"):
+            return _Sighting(op.number, op.start_ns, op.end_ns, no_room_for=shape)
+        case _:
+            return None
+
+
+def _fits(seen: _Sighting, instance: int, size: int) -> Callable[[Owners], bool] | None:
+    """Whether it can be seen while an instance has these owners. None: it says nothing of this instance."""
+    if seen.busy is not None:
+        idle = size - seen.busy[instance]
+        return lambda owners: owners.count(IDLE) == idle
+    if seen.owners is not None:
+        return _shows(seen.owners[instance])
+    return None if seen.no_room_for is None else _has_no_room(seen.no_room_for, instance, size)
+
+
+def _owners(sizes: tuple[int, ...], holds: Iterable[tuple[int, int, int]]) -> tuple[Owners, ...]:
+    owners = [[IDLE] * size for size in sizes]
+    for instance, allocation, mask in holds:
+        for block in range(sizes[instance]):
             if mask >> block & 1:
-                owners[block] = allocation
-    return tuple(owners)
+                owners[instance][block] = allocation
+    return tuple([tuple(each) for each in owners])
 
 
 def _shows(seen: Owners) -> Callable[[Owners], bool]:
