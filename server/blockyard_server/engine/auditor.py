@@ -24,7 +24,7 @@ from blockyard_server.domain.audit import (
 )
 from blockyard_server.domain.blocks import block_count
 from blockyard_server.engine.counts import Counts
-from blockyard_server.engine.failures import EngineFailure
+from blockyard_server.engine.failures import EngineFailure, ShuttingDown
 from blockyard_server.engine.ledger import LedgerWork
 from blockyard_server.engine.store_protocol import Evidence, Store, StoreFailed
 from blockyard_server.engine.transactor import PinnedFleet, Transactor
@@ -147,6 +147,8 @@ class Auditor:
         while not await self._is_stopped_within(self._settings.interval_s):
             try:
                 await self.round()
+            except ShuttingDown:
+                return
             except (EngineFailure, StoreFailed) as failure:
                 _log.warning("the background verification will try again: %s", failure)
             except Exception:  # noqa: BLE001 - it must go on, whatever one round met
