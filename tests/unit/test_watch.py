@@ -14,10 +14,10 @@ from blockyard_server.domain.journal import Watch, WatchPage, matches
 from blockyard_server.domain.requests import DeleteFleet, Release
 from blockyard_server.engine import watch
 from blockyard_server.engine.engine import Engine
-from blockyard_server.engine.failures import Overloaded, ShuttingDown, StoreUnavailable
-from blockyard_server.engine.store_protocol import StoreFailed
+from blockyard_server.engine.failures import InvariantViolated, Overloaded, ShuttingDown, StoreUnavailable
+from blockyard_server.engine.store_protocol import InvariantBroken, StoreFailed
 from blockyard_server.engine.watch import WatchHub, WatchSettings
-from tests.unit.engine_stories import acquire, create, engine_over, filled_store, register
+from tests.unit.engine_stories import acquire, create, engine_over, filled_store, once, register
 from tests.unit.memory_reader import MemoryReader
 from tests.unit.memory_store import MemoryStore
 
@@ -128,6 +128,18 @@ async def test_the_journal_of_a_deleted_fleet_can_be_watched() -> None:
         async with aclosing(engine.watch(Watch("gpu", from_revision=1))) as pages:
             assert await mark(pages) == 0
             assert revisions(await events(pages, 3)) == [1, 2, 3]
+
+
+async def test_a_halted_fleet_can_be_watched() -> None:
+    store = filled_store()
+    async with running(store) as engine:
+        store.before_write = once(InvariantBroken("a test says so"))
+        with pytest.raises(InvariantViolated):
+            await engine.submit(acquire("a"))
+        async with aclosing(engine.watch(Watch("gpu", from_revision=1, progress_interval_us=SOON_US))) as pages:
+            assert await mark(pages) == 0
+            assert revisions(await events(pages, 2)) == [1, 2]
+            assert await mark(pages) == 2
 
 
 async def test_a_fleet_that_never_was_is_not_found() -> None:
