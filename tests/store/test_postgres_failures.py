@@ -8,11 +8,13 @@ from typing import LiteralString
 
 import psycopg
 import pytest
+from psycopg.pq.abc import PGresult
 
 from blockyard_server.engine.store_protocol import CommitUnknown, InvariantBroken, StoreConflict, StoreFailed
 from blockyard_server.store import postgres_line
 from blockyard_server.store.postgres import PostgresStore
 from blockyard_server.store.postgres_errors import commit_failure_of, failure_of
+from blockyard_server.store.postgres_pipe import Pipe
 from blockyard_server.store.transaction import SqlTransaction
 from tests.harness.patience import eventually
 from tests.harness.postgres import Postgres
@@ -351,6 +353,30 @@ async def test_a_database_that_never_answers_is_not_waited_for(
     own.thaw()
     monkeypatch.undo()
     assert revision_of(on_own) == story.revision
+
+
+def test_a_connection_forgets_the_statements_that_were_not_prepared(postgres_store: PostgresStore) -> None:
+    line = postgres_store._lines.take()
+    line.send([("SELECT 1", ()), ("SELECT 2", ()), ("SELECT 3", ())])
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        line.send([("SELECT 4", ()), ("SELECT 1 / $1::int", (0,)), ("SELECT 5", ()), ("SELECT 6", ())])
+    for _ in range(2):
+        answers = line.send([(f"SELECT {number}", ()) for number in (6, 1, 5, 7, 4, 2, 3)])
+        assert [answer.rows() for answer in answers] == [[(number,)] for number in (6, 1, 5, 7, 4, 2, 3)]
+    postgres_store._lines.give_back(line)
+
+
+def test_a_connection_that_was_interrupted_is_given_up(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(story.store, PostgresStore)
+
+    def interrupted(_pipe: Pipe, _expected: int) -> list[PGresult]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Pipe, "_results", interrupted)
+        with pytest.raises(KeyboardInterrupt), story.store.transaction("gpu"):
+            pass
+    assert revision_of(story.store) == story.revision
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ LOCK_TIMEOUT_S: Final = 2.0
 """How long a transaction waits for a fleet that another server has locked."""
 STATEMENT_TIMEOUT_S: Final = 4.0
 LONG_STATEMENT_TIMEOUT_S: Final = 60.0
-"""For what looks at a whole fleet: its load, the extension of all its leases, its deletion."""
+"""For what looks at a whole fleet (its load, the extension of all its leases, its deletion) and for great batches."""
 IDLE_IN_TRANSACTION_TIMEOUT_S: Final = 5.0
 """A server that is frozen while it has a fleet locked loses the lock, and its transaction, after so long."""
 COMMIT_TIMEOUT_S: Final = 4.0
@@ -78,7 +78,7 @@ class Line:
         self._warning = ""
         self._limit_s = STATEMENT_TIMEOUT_S
         self.used = False
-        """It has carried a transaction: it may have died since."""
+        """It has waited for its next transaction: it may have died meanwhile."""
         try:
             limits = _limits(STATEMENT_TIMEOUT_S, IDLE_IN_TRANSACTION_TIMEOUT_S)
             self.send([_set({**PLANNING, **limits}, local=False), (_DURABLE, ())])
@@ -88,8 +88,8 @@ class Line:
 
     @property
     def lost(self) -> bool:
-        """There is no connection any more."""
-        return self._db.closed
+        """There is no connection any more, or none that can be used."""
+        return self._db.closed or not self._pipe.clean
 
     @property
     def server_version(self) -> int:
@@ -128,12 +128,10 @@ class Line:
             # As "canceling wait for synchronous replication": it is committed here, and may be lost at a fail-over.
             raise CommitUnknown(f"fleet {fleet}: COMMIT came with a warning: {self._warning}")
         self._limit_s = STATEMENT_TIMEOUT_S
-        self.used = True
 
     def roll_back(self) -> None:
         """Ends the transaction, whatever happened in it."""
         self._limit_s = STATEMENT_TIMEOUT_S
-        self.used = True
         self.send([("ROLLBACK", ())])
 
     def close(self) -> None:
@@ -174,6 +172,7 @@ class Lines:
 
     def give_back(self, line: Line) -> None:
         """After the end of its transaction."""
+        line.used = True
         with self._lock:
             if not self._closed:
                 self._idle.append(line)

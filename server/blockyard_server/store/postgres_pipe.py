@@ -54,6 +54,9 @@ class Pipe:
     def __init__(self, connection: PGconn) -> None:
         self._connection = connection
         self._prepared: dict[str, bytes] = {}
+        self._names = 0
+        self.clean = True
+        """Every answer was read. One that was left half way, by whatever interrupted it, is of no more use."""
         self._poll = select.poll()
         connection.nonblocking = 1
         connection.enter_pipeline_mode()
@@ -61,21 +64,25 @@ class Pipe:
     def send(self, requests: Sequence[tuple[str, Row]]) -> list[Answer]:
         """Has all of them carried out, in order. After the first that fails none is, and its error is raised."""
         connection = self._connection
+        self.clean = False
         prepared: list[str | None] = []
         """What each result belongs to: a statement that is prepared by it, or None for one that is carried out."""
         for statement, parameters in requests:
             name = self._prepared.get(statement)
             if name is None:
-                name = f"b{len(self._prepared)}".encode()
+                name = f"b{self._names}".encode()
+                self._names += 1
                 self._prepared[statement] = name
                 connection.send_prepare(name, statement.encode())
                 prepared.append(statement)
             connection.send_query_prepared(name, [_encode(value) for value in parameters])
             prepared.append(None)
         connection.pipeline_sync()
+        results = self._results(len(prepared))
+        self.clean = True
         answers: list[Answer] = []
         error: psycopg.Error | None = None
-        for statement_prepared, result in zip(prepared, self._results(len(prepared)), strict=True):
+        for statement_prepared, result in zip(prepared, results, strict=True):
             if result.status in _GOOD:
                 if statement_prepared is None:
                     answers.append(Answer(result))

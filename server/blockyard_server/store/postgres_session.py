@@ -15,6 +15,9 @@ from blockyard_server.store.postgres_pipe import Answer
 BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
 """After the wait for the lock each statement sees what was committed meanwhile. Not always the default."""
 
+MANY_ROWS: Final = 1000
+"""A statement that changes so many may take longer than a small one: each has its keys and guards looked at."""
+
 _numbered = lru_cache(maxsize=256)(statements.numbered)
 
 
@@ -83,6 +86,8 @@ class PostgresSession:
 
     def count(self, statement: str, rows: Sequence[Row], otherwise: str) -> None:
         """See the protocol. They are counted by `flush`."""
+        if len(rows) >= MANY_ROWS:
+            self.take_time()
         kinds = statements.KINDS.get(statement)
         if kinds is not None:
             self._held_back.append(_Change((statement, encode_columns(rows, kinds)), len(rows), otherwise))

@@ -21,7 +21,8 @@ MAX_PAYLOAD_BYTES: Final = 7_999
 """Of one NOTIFY: PostgreSQL takes fewer than 8000."""
 CHECK_INTERVAL_S: Final = 5.0
 """How often a listener that hears nothing asks whether its connection still is one."""
-ANSWER_TIMEOUT_S: Final = 3.0
+ANSWER_TIMEOUT_S: Final = 2.0
+"""For a question on these connections; below the patience of who asks whether the database is there."""
 RECONNECT_S: Final = 0.5
 """Between two attempts to listen again."""
 
