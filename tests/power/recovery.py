@@ -76,8 +76,8 @@ def _state(store: SqliteStore, promises: Sequence[Promises], due: int) -> int | 
     """The promise whose rows are those of the database; the due one and its neighbours first."""
     digest = digest_of(all_rows(store._connected()))
     after = next((n for n in range(due + 1, len(promises)) if not promises[n].in_doubt), len(promises) - 1)
-    near = range(due, after + 1)
-    for number in (*near, *reversed(range(due))):
+    numbers: list[int] = [*range(due, after + 1), *reversed(range(due))]
+    for number in numbers:
         if promises[number].digest == digest:
             return number
     return None

@@ -62,9 +62,15 @@ def test_a_disk_that_is_full_or_fails_to_sync_loses_nothing_that_was_acknowledge
     assert tally.struck["sync"] >= 5
 
 
-def test_a_log_that_goes_on_after_a_failed_sync_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RecordedStore, "_cut_log", lambda _store, _size: None)
-    tally = run_campaign(2, Plan(lives=2, stride=30, settings=AILING))
+def test_a_store_that_goes_on_with_the_log_of_a_failed_sync_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def only_close(store: RecordedStore) -> None:
+        db, store._stuck = store._stuck, None
+        if db is not None:
+            db.close()
+
+    monkeypatch.setattr(RecordedStore, "_free_stuck", only_close)
+    often = Settings(full=0.004, failing_syncs=0.3)
+    tally = run_campaign(2, Plan(lives=1, stride=15, survivals=["only what was synced"], settings=often))
 
     assert tally.faults[Fault.LOST]
 
