@@ -76,6 +76,9 @@ MEANT = {
     "ENDED_BEFORE": "allocations USING INDEX ix_allocations_ended (fleet=? AND live=? AND end_time_us<?)",
     "CANCELLED_BEFORE": "tokens USING INDEX ix_tokens_cancelled (fleet=? AND time_us<?)",
     "FORGET_TOKEN": "tokens USING PRIMARY KEY (fleet=? AND caller=? AND token=?)",
+    "FIRST_TO_KEEP": "journal USING PRIMARY KEY (fleet=? AND revision>? AND revision<?)",
+    "COMPACT_FLEET": "fleets USING PRIMARY KEY (fleet=?)",
+    "COMPACT_JOURNAL": "journal USING PRIMARY KEY (fleet=? AND revision>? AND revision<?)",
     "FORGET_ALLOCATION": "allocations USING PRIMARY KEY (fleet=? AND allocation=?)",
 }
 
@@ -168,7 +171,10 @@ async def test_no_reader_scans_a_table_or_sorts_what_it_pages_through(filled: St
             await reader.has_due_leases("gpu", 1)
             await reader.fleets_with_due_leases(1, 10)
             await reader.fleets_to_prune(1, 10)
+            await reader.fleets_to_compact(1, 10)
             await reader.revision("gpu")
+            await reader.revisions(["gpu", "other"])
+            await reader.journal_bounds("gpu")
             await reader.fleet("gpu")
             await reader.fleets(after="a", limit=10)
             await reader.instance("gpu", "node-1")
@@ -187,6 +193,7 @@ async def test_no_reader_scans_a_table_or_sorts_what_it_pages_through(filled: St
         "tokens USING INDEX ix_tokens_cancelled (fleet=? AND time_us<?)",
         "held_blocks USING PRIMARY KEY (fleet=? AND instance=?)",
         "journal USING PRIMARY KEY (fleet=? AND revision>?)",
+        "journal USING PRIMARY KEY (fleet=? AND revision=?)",
     ):
         assert f"SEARCH {meant}" in steps
 
