@@ -1,29 +1,17 @@
 """A repair's plan: each damage has its correction, conflicts are left to people, and what is carried out is clean."""
 
-import random
-from collections.abc import Callable, Iterable, Iterator
-from copy import deepcopy
-from typing import Final
+from collections.abc import Callable
 
 import pytest
 
 from blockyard_server.domain import limits
-from blockyard_server.domain.answers import Check, Discrepancy
-from blockyard_server.domain.audit import (
-    Findings,
-    Replay,
-    check_allocations,
-    check_counters,
-    check_journal,
-    check_memory,
-    check_tokens,
-    gather_held,
-)
+from blockyard_server.domain.answers import Check
 from blockyard_server.domain.corrections import Correction, CorrectionKind
-from blockyard_server.domain.events import Event, Released, Repaired, TokenWasCancelled
-from blockyard_server.domain.repair import Books, Plan, plan_repair
+from blockyard_server.domain.events import Released, TokenWasCancelled
+from blockyard_server.domain.repair import Plan, plan_repair
 from blockyard_server.domain.requests import Demand
-from tests.unit.pure_fleet import SECOND, START, PureFleet, shape
+from tests.unit.plain_ledger import Ledger, in_order
+from tests.unit.pure_fleet import SECOND, START, PureFleet
 
 COUNTER_SET, BLOCK_FREED, BLOCK_HELD = (
     CorrectionKind.COUNTER_SET,
@@ -36,91 +24,6 @@ JOURNAL_SETTLED = CorrectionKind.JOURNAL_SETTLED
 
 ONE, TWO = 4, 5
 """The allocations of `kept`: n1 has 0, 1 of ONE and 2 of TWO; n2 has 0, 1 of ONE."""
-
-
-def in_order(discrepancies: Iterable[Discrepancy]) -> list[Discrepancy]:
-    """The same for the same differences."""
-    return sorted(discrepancies, key=str)
-
-
-class Ledger:
-    """A fleet's records as they are in a database, which a test may damage and a plan may mend."""
-
-    def __init__(self, fleet: PureFleet) -> None:
-        self.revision = fleet.state.revision
-        self.events: list[Event] = list(fleet.events)
-        self.live = {a.allocation: a for a in fleet.records.allocations.values() if a.state == "HELD"}
-        self.unreadable: set[int] = set()
-        self.held = {
-            (name, block): a.allocation for a in self.live.values() for name, blocks in a.placements for block in blocks
-        }
-        by_name = fleet.state.index.by_name
-        self.instances = {name: (i.total_blocks, i.busy.bit_count()) for name, i in by_name.items()}
-        self.memory = {name: (i.total_blocks, i.busy) for name, i in by_name.items()}
-        self.tokens: dict[tuple[str, str], int | None] = {(a.caller, a.token): a.allocation for a in self.live.values()}
-
-    def books(self) -> Books:
-        """The records as a repair gathers them."""
-        replay = Replay()
-        for event in self.events:
-            replay.apply(event)
-        readable = [a for i, a in self.live.items() if i not in self.unreadable]
-        return Books(
-            self.revision,
-            dict(self.instances),
-            gather_held((name, block, holder) for (name, block), holder in self.held.items()),
-            readable,
-            frozenset(self.unreadable),
-            {i: self.tokens.get((a.caller, a.token)) for i, a in self.live.items()},
-            replay,
-            dict(self.memory),
-            Findings(),
-        )
-
-    def verify(self) -> list[Discrepancy]:
-        """What Verify says, with nothing of the repair's code; sorted."""
-        findings = Findings()
-        held = gather_held((name, block, holder) for (name, block), holder in self.held.items())
-        check_counters(self.instances, held, findings)
-        check_allocations((a for i, a in self.live.items() if i not in self.unreadable), held, findings)
-        tokens = ((i, self.tokens.get((a.caller, a.token))) for i, a in self.live.items())
-        check_tokens(tokens, findings)
-        check_memory(self.memory, self.instances, held, findings)
-        check_journal(iter(self.events), self.revision, self.instances, held, findings)
-        return in_order(findings.discrepancies)
-
-    def carry_out(self, plan: Plan) -> None:
-        """Changes what the plan says, row by row, as a store does; memory is read anew."""
-        if not plan.corrections:
-            return
-        for correction in plan.corrections:
-            self._carry_out(correction)
-        moved = (COUNTER_SET, BLOCK_FREED, BLOCK_HELD)
-        for name in {c.instance for c in plan.corrections if c.kind in moved} & set[str | None](self.instances):
-            assert name is not None
-            rows = sum(instance == name for instance, _ in self.held)
-            assert rows <= self.instances[name][0], "no counter can be right"
-            self.instances[name] = (self.instances[name][0], rows)
-        self.revision += 1
-        self.events.append(Repaired(self.revision, START, plan.corrections))
-        self.memory = {
-            name: (total, sum(1 << block for instance, block in self.held if instance == name))
-            for name, (total, _) in self.instances.items()
-        }
-
-    def _carry_out(self, correction: Correction) -> None:
-        match correction:
-            case Correction(CorrectionKind.BLOCK_FREED, str(instance), allocation, int(block)):
-                assert self.held.pop((instance, block)) == allocation
-            case Correction(CorrectionKind.BLOCK_HELD, str(instance), int(allocation), int(block)):
-                assert (instance, block) not in self.held
-                assert allocation in self.live
-                self.held[instance, block] = allocation
-            case Correction(CorrectionKind.TOKEN_RECORDED, allocation=int(allocation)):
-                record = self.live[allocation]
-                self.tokens[record.caller, record.token] = allocation
-            case _:
-                pass
 
 
 def kept() -> Ledger:
@@ -368,120 +271,3 @@ def test_more_than_one_repair_may_change_needs_another_one() -> None:
 
     assert [(plan.truncated, len(plan.corrections)) for plan in plans[:2]] == [(True, limits.MAX_CORRECTIONS)] * 2
     assert ledger.verify() == []
-
-
-SEEDS: Final = 600
-
-
-SOAK_SEEDS: Final = 200_000
-
-
-@pytest.mark.parametrize("seeds", [range(begin, begin + 100) for begin in range(0, SEEDS, 100)], ids=str)
-def test_any_damage_is_mended_or_reported_and_no_live_allocation_loses_an_uncontested_block(seeds: range) -> None:
-    damage_and_repair(seeds)
-
-
-@pytest.mark.soak
-def test_any_damage_is_mended_or_reported_for_many_more_seeds() -> None:
-    damage_and_repair(range(SEEDS, SOAK_SEEDS))
-
-
-def damage_and_repair(seeds: range) -> None:
-    mended = left = 0
-    for seed in seeds:
-        dice = random.Random(seed)
-        ledger = Ledger(a_life(dice))
-        assert ledger.verify() == []
-        assert plan_repair(ledger.books()) == Plan((), (), truncated=False), seed
-        for _ in range(dice.randint(1, 6)):
-            dice.choice(DAMAGES)(ledger, dice)
-        live, before = deepcopy(ledger.live), dict(ledger.held)
-
-        plan = plan_repair(ledger.books())
-        ledger.carry_out(plan)
-
-        assert ledger.verify() == in_order(plan.unrepaired), seed
-        assert plan_repair(ledger.books()).corrections == (), seed
-        assert ledger.live == live
-        claims = {(each, i) for i, a in live.items() if i not in ledger.unreadable for each in blocks_of(a)}
-        contested = {each for each, i in claims for other, j in claims if each == other and i != j}
-        assert {(each, i) for each, i in before.items() if (each, i) in claims} <= set(ledger.held.items()), seed
-        assert {(each, i) for each, i in before.items() if each in contested} <= set(ledger.held.items()), seed
-        assert not plan.mends_all or claims == set(ledger.held.items()), seed
-        mended += plan.mends_all
-        left += not plan.mends_all
-    assert min(mended, left) > 0, "the damage has no variety"
-
-
-def blocks_of(allocation: object) -> Iterator[tuple[str, int]]:
-    placements = getattr(allocation, "placements", ())
-    return ((name, block) for name, blocks in placements for block in blocks)
-
-
-def a_life(dice: random.Random) -> PureFleet:
-    """A fleet of three instances after some grants and releases."""
-    fleet = PureFleet(*(dice.randint(1, 6) for _ in range(3)))
-    for _ in range(dice.randint(0, 12)):
-        held = [a.allocation for a in fleet.records.allocations.values() if a.state == "HELD"]
-        if held and dice.random() < 0.4:
-            fleet.release(dice.choice(held))
-        elif fleet.state.index.acquirable_blocks:
-            fleet.acquire(Demand(blocks=1))
-        if dice.random() < 0.1:
-            fleet.add(f"m{fleet.state.revision}", shape(dice.randint(1, 3)))
-    return fleet
-
-
-def damage_a_row(ledger: Ledger, dice: random.Random) -> None:
-    key = (dice.choice([*ledger.instances, "n9"]), dice.randint(0, 6))
-    if ledger.held.pop(key, None) is None or dice.random() < 0.5:
-        ledger.held[key] = dice.choice([*ledger.live, 99])
-
-
-def damage_a_counter(ledger: Ledger, dice: random.Random) -> None:
-    name = dice.choice(list(ledger.instances))
-    ledger.instances[name] = (ledger.instances[name][0], dice.randint(0, 7))
-
-
-def damage_a_shape(ledger: Ledger, dice: random.Random) -> None:
-    name = dice.choice(list(ledger.instances))
-    ledger.instances[name] = (dice.randint(1, 7), ledger.instances[name][1])
-
-
-def damage_a_token(ledger: Ledger, dice: random.Random) -> None:
-    if ledger.tokens:
-        ledger.tokens[dice.choice(list(ledger.tokens))] = dice.choice([None, 99, *ledger.live])
-
-
-def damage_an_allocation(ledger: Ledger, dice: random.Random) -> None:
-    if ledger.live:
-        number = dice.choice(list(ledger.live))
-        match dice.randint(0, 3):
-            case 0:
-                del ledger.live[number]
-            case 1:
-                ledger.unreadable.add(number)
-            case _:
-                name = dice.choice(list(ledger.instances))
-                blocks = tuple(sorted({dice.randint(0, 6) for _ in range(2)}))
-                ledger.live[number] = ledger.live[number]._replace(placements=((name, blocks),))
-
-
-def damage_the_journal(ledger: Ledger, dice: random.Random) -> None:
-    if ledger.events:
-        del ledger.events[dice.randrange(len(ledger.events))]
-
-
-def damage_memory(ledger: Ledger, dice: random.Random) -> None:
-    ledger.memory[dice.choice([*ledger.memory, "ghost"])] = (4, dice.randint(0, 15))
-
-
-DAMAGES: Final = (
-    damage_a_row,
-    damage_a_counter,
-    damage_a_shape,
-    damage_a_token,
-    damage_an_allocation,
-    damage_the_journal,
-    damage_memory,
-)
