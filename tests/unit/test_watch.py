@@ -1,7 +1,7 @@
 """The hub of watches over the store in memory: order, filters, marks, wake-ups, and every way to end."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -13,11 +13,13 @@ from blockyard_server.domain.events import Event
 from blockyard_server.domain.journal import Watch, WatchPage, matches
 from blockyard_server.domain.requests import DeleteFleet, Release
 from blockyard_server.engine import watch
+from blockyard_server.engine.clock import ManualClock
 from blockyard_server.engine.engine import Engine
 from blockyard_server.engine.failures import InvariantViolated, Overloaded, ShuttingDown, StoreUnavailable
 from blockyard_server.engine.store_protocol import InvariantBroken, StoreFailed
+from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.watch import WatchHub, WatchSettings
-from tests.unit.engine_stories import acquire, create, engine_over, filled_store, once, register
+from tests.unit.engine_stories import PATIENCE_S, acquire, create, engine_over, filled_store, once, register
 from tests.unit.memory_reader import MemoryReader
 from tests.unit.memory_store import MemoryStore
 
@@ -270,6 +272,35 @@ async def test_a_watch_of_a_database_that_is_away_ends_and_is_taken_up_when_it_i
     store.down = False
     async with aclosing(hub.watch(Watch("gpu"))) as pages:
         assert await mark(pages) == 2
+    await hub.stop()
+
+
+class BusyStore(MemoryStore):
+    """Something is committed as soon as somebody has read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.after_read: list[Callable[[], object]] = []
+
+    @asynccontextmanager
+    async def reader(self) -> AsyncIterator[MemoryReader]:
+        async with super().reader() as reader:
+            yield reader
+        if self.after_read:
+            self.after_read.pop()()
+            await asyncio.sleep(0.01)  # so that it was noticed before anybody waits for it
+
+
+async def test_what_is_committed_while_a_watch_begins_is_told_at_once() -> None:
+    store = BusyStore()
+    store.rows = filled_store().rows
+    hub = WatchHub(store, lambda _fleet: 0, WatchSettings(look_interval_s=3600.0))
+    hub.start()
+    transactor = Transactor(store, ManualClock(), committed=hub.committed)
+    store.after_read.append(lambda: transactor.carry_out("gpu", [acquire("a")]))
+    async with asyncio.timeout(PATIENCE_S), aclosing(hub.watch(Watch("gpu"))) as pages:
+        assert await mark(pages) == 2
+        assert revisions(await events(pages, 1)) == [3]
     await hub.stop()
 
 

@@ -172,6 +172,8 @@ class WatchHub:
         if tail is None:
             tail = self._tails[fleet] = _Tail(fleet, revision)
             tail.task = asyncio.create_task(self._read_on(tail), name="blockyard-watch-tail")
+            # Nobody was woken by what was committed since the revision was read.
+            tail.rung.set()
         elif tail.revision < revision:
             tail.rung.set()
         tail.watches += 1
