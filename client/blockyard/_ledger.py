@@ -43,6 +43,7 @@ def list_events(
 
     Raises:
         FleetNotFound: There never was such a fleet.
+        Compacted: The journal is no longer kept from that revision on.
         CallFailed: Any other refusal.
     """
     request = pb.ListEventsRequest(
