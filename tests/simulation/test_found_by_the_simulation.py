@@ -6,6 +6,7 @@ from blockyard_server.domain.answers import Grant
 from blockyard_server.domain.errors import LeaseExpired
 from blockyard_server.domain.requests import Renew
 from blockyard_server.engine.clock import ManualClock
+from blockyard_server.engine.failures import InvariantViolated
 from blockyard_server.engine.store_protocol import StoreConflict
 from blockyard_server.engine.transactor import Transactor
 from tests.unit.engine_stories import acquire, filled_store, once
@@ -106,3 +107,19 @@ def test_the_time_is_not_changed_by_who_extends_no_lease(shared: Shared) -> None
     old.in_transaction("gpu", lambda attempt: attempt.tx.set_halted(False), greet=False)
 
     assert is_held(new, lease)
+
+
+def test_a_fleet_that_was_halted_at_the_start_is_greeted_when_it_is_served_again() -> None:
+    store, clock = filled_store(), ManualClock()
+    server = Transactor(store, clock)
+    lease = grant(server, "lease")
+    server.halt("gpu", "the audit says so")
+
+    ahead = ManualClock(clock.now_us() + HOUR_US)
+    restarted = Transactor(store, ahead, grace_s=3600.0)
+    for work in (restarted.load, restarted.greet):
+        with pytest.raises(InvariantViolated):
+            work("gpu")
+    restarted.in_transaction("gpu", lambda attempt: attempt.tx.set_halted(False), greet=False, even_if_halted=True)
+
+    assert is_held(restarted, lease), "no time has passed; the wall clock was set forward before the start"

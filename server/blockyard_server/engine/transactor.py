@@ -126,6 +126,8 @@ class Transactor:
         self._counts = Counts() if counts is None else counts
         self.times = FleetTimes(clock, clock_decides=clock_decides)
         self._memory = FleetMemory()
+        self._ungreeted: set[str] = set()
+        """Fleets still to be greeted: one that is halted at the start is greeted after its repair."""
         self._halted: dict[str, str] = {}
         """Halted fleets whose row could not be made to say so yet."""
 
@@ -147,7 +149,8 @@ class Transactor:
         For start-up, when all fleets are loaded. Nothing is written if no lease would end within the grace. A server
         that meets a fleet later, because another one made it, does this before anything else.
         """
-        self.in_transaction(fleet, self._greet, greet=False)
+        self._ungreeted.add(fleet)
+        self.in_transaction(fleet, lambda _attempt: None)
 
     def prune(self, fleet: str, ended_before_us: int) -> bool:
         """Forgets old ended allocations, a bounded number. Answers whether there may be more."""
@@ -272,6 +275,8 @@ class Transactor:
             raise
         else:
             self._memory.keep(attempt.state)
+            if attempt.extended:
+                self._ungreeted.discard(fleet)
             sighting = attempt.reading.sighting
             if sighting is not None and (attempt.extended or not attempt.reading.unsure):
                 self.times.keep(fleet, sighting)
@@ -285,7 +290,8 @@ class Transactor:
     def _begin(self, fleet: str, tx: Transaction, written: list[Event], asked_us: int, *, greet: bool) -> Attempt:
         reading = self.times.read(fleet, tx.head, tx.database_time_us, asked_us=asked_us)
         attempt = Attempt(tx, self._memory.current(fleet, tx), reading.now_us, written, reading)
-        if greet and reading.unsure and tx.head is not None and not tx.head.halted:
+        unsure = reading.unsure or fleet in self._ungreeted
+        if greet and unsure and tx.head is not None and not tx.head.halted:
             self._greet(attempt)
         return attempt
 
