@@ -11,9 +11,11 @@ import pytest
 
 from blockyard import AsyncClient, Client, Compacted, Event, EventKind, RetryPolicy
 from blockyard.aio_watch import AsyncWatch
+from blockyard_server.app import running_server
 from blockyard_server.engine.clock import ManualClock
-from tests.harness.in_process import PATIENCE_S, client_of, serving
+from tests.harness.in_process import PATIENCE_S, client_of, serving, settings_for
 from tests.harness.patience import eventually
+from tests.harness.postgres import Postgres
 from tests.harness.process import ServerProcess
 
 FLEET: Final = "gpu"
@@ -223,6 +225,30 @@ async def followed(watch: AsyncWatch, over: asyncio.Event) -> list[int]:
             break
     await watch.close()
     return told
+
+
+@pytest.mark.timeout(300)
+async def test_a_watch_rides_over_a_database_that_goes_away_and_comes_back(tmp_path: Path) -> None:
+    with Postgres() as postgres:
+        settings = settings_for(tmp_path, database=postgres.fresh_database())
+        async with running_server(settings) as server, client_of(server) as client:
+            await make_fleet(client)
+            async with client.watch(FLEET, from_revision=1) as watch:
+                told = [(await anext(watch)).revision for _ in range(3)]
+                for _ in range(2):
+                    postgres.kill()
+                    # Its next step waits for as long as the database is away.
+                    step = asyncio.ensure_future(anext(watch))
+                    await asyncio.sleep(2)
+                    assert not step.done()
+                    postgres.start()
+                    grant = await client.acquire(FLEET, blocks=1, holder="job")
+                    told.append((await step).revision)
+                    await client.release(grant.allocation)
+                    told.append((await anext(watch)).revision)
+            written = [event.revision for event in await journal(client)]
+
+    assert told == written == list(range(1, 8))
 
 
 async def test_what_is_older_than_the_retention_can_be_neither_watched_nor_listed(tmp_path: Path) -> None:
