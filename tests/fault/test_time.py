@@ -1,0 +1,114 @@
+"""Time that stands still for a server, and clocks that are set while leases run: none ends early, and none stays."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from blockyard import AsyncClient, LeaseExpired, NoCapacity
+from tests.harness.deployments import Deployment, deployed
+from tests.harness.in_process import client_of, serving
+from tests.harness.journal import check_fleet
+from tests.harness.patience import eventually
+from tests.harness.process import ServerProcess
+
+FLEET = "gpu"
+HOUR_S = 3600
+
+Step = Callable[[int], None]
+
+STEPPED_CLOCK = """
+CREATE SCHEMA clockwork;
+CREATE SEQUENCE clockwork.step MINVALUE -1000000 START 0;
+CREATE FUNCTION clockwork.clock_timestamp() RETURNS timestamptz VOLATILE LANGUAGE sql AS
+  'SELECT pg_catalog.clock_timestamp() + last_value * interval ''1 second'' FROM clockwork.step';
+"""
+"""Found before PostgreSQL's own, because the database's search path names its schema first."""
+
+
+async def test_a_server_that_is_frozen_past_a_lease_gives_its_blocks_to_one_holder_only(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, sweep_interval_s=0.05) as server:
+        await asyncio.to_thread(server.start)
+        async with AsyncClient(server.address) as client:
+            await client.create_fleet(FLEET)
+            await client.create_instance(FLEET, "node-1", total_blocks=1)
+            lease = await client.acquire(FLEET, blocks=1, holder="before", ttl=timedelta(seconds=0.5))
+            server.freeze()
+            await asyncio.sleep(1.0)
+            server.thaw()
+            after = await client.acquire(FLEET, blocks=1, holder="after")
+            assert after.allocation.fencing_token > lease.allocation.fencing_token
+            with pytest.raises(LeaseExpired):
+                await client.renew(lease.allocation)
+            journal = await check_fleet(client, FLEET)
+            assert journal.live == {after.allocation.name}
+
+
+@pytest.mark.parametrize("by_s", [HOUR_S, -HOUR_S])
+async def test_a_wall_clock_that_is_set_between_two_starts_ends_no_lease_early(
+    tmp_path: Path, by_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path, restart_grace_s=HOUR_S) as running, client_of(running) as client:
+        await client.create_fleet(FLEET)
+        await client.create_instance(FLEET, "node-1", total_blocks=1)
+        lease = await client.acquire(FLEET, blocks=1, holder="job", ttl=timedelta(minutes=5))
+    now_ns = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns() + by_s * 1_000_000_000)
+    async with serving(tmp_path, restart_grace_s=HOUR_S) as running, client_of(running) as client:
+        with pytest.raises(NoCapacity):
+            await client.acquire(FLEET, blocks=1, holder="rival")
+        assert (await client.renew(lease.allocation)).allocation.name == lease.allocation.name
+        await check_fleet(client, FLEET)
+
+
+@pytest.fixture
+def stepped(database: str) -> Step:
+    """Sets the clock of the PostgreSQL at `database`, as its servers see it."""
+    name = database.rpartition("/")[2]
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(STEPPED_CLOCK)
+        connection.execute(f'ALTER DATABASE "{name}" SET search_path = public, clockwork, pg_catalog'.encode())
+
+    def step(by_s: int) -> None:
+        with psycopg.connect(database, autocommit=True) as connection:
+            connection.execute("SELECT setval('clockwork.step', %s)", (by_s,))
+
+    return step
+
+
+def _offset_s(database: str) -> float:
+    with psycopg.connect(database, autocommit=True) as connection:
+        row = connection.execute("SELECT clock_offset_us FROM fleets").fetchone()
+    assert row is not None
+    return float(row[0]) / 1_000_000
+
+
+@pytest.mark.parametrize("by_s", [HOUR_S, -HOUR_S])
+async def test_a_databases_clock_that_is_set_ends_no_lease_early_and_keeps_none_for_ever(
+    tmp_path: Path, database: str, stepped: Step, by_s: int
+) -> None:
+    with deployed(Deployment(3, lambda: database)):
+        async with serving(tmp_path, restart_grace_s=HOUR_S, sweep_interval_s=0.05) as all_, client_of(all_) as client:
+            await client.create_fleet(FLEET)
+            await client.create_instance(FLEET, "node-1", total_blocks=2)
+            lease = await client.acquire(FLEET, blocks=1, holder="job", ttl=timedelta(minutes=5))
+            for _ in range(6):
+                await client.renew(lease.allocation)
+            await asyncio.to_thread(stepped, by_s)
+            for _ in range(6):
+                assert (await client.renew(lease.allocation)).allocation.name == lease.allocation.name
+            assert await asyncio.to_thread(_offset_s, database) == pytest.approx(-by_s, abs=60)
+            short = await client.acquire(FLEET, blocks=1, holder="short", ttl=timedelta(seconds=0.5))
+            with pytest.raises(NoCapacity):
+                await client.acquire(FLEET, blocks=2, holder="rival")
+
+            async def short_is_over() -> bool:
+                return (await client.get_allocation(short.allocation.name)).end_time is not None
+
+            await eventually(short_is_over, "a lease of half a second ended")
+            await client.renew(lease.allocation)
+            await check_fleet(client, FLEET)
