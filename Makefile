@@ -96,6 +96,14 @@ soak: $(VENV)/.dev  ## The model check and the crashes, for hours
 simulate: $(VENV)/.dev  ## The engine in a simulated world: 100,000 seeds, or ARGS="--seed 1234"
 	$(BIN)/python -m tests.simulation $(ARGS)
 
+.PHONY: faults
+faults: $(VENV)/.dev  ## Deaths at every named point, frozen and killed servers, clocks that are set: SQLite and PostgreSQL
+	BLOCKYARD_SOAK=1 $(PYTEST) -n $(WORKERS) -m 'soak or not soak' --timeout=0 tests/fault/test_kill_points.py tests/fault/test_time.py tests/race/test_three_servers.py $(ARGS)
+
+.PHONY: failover
+failover: $(VENV)/.dev  ## PostgreSQL's primary is killed under load twenty times, and its standby promoted
+	BLOCKYARD_SOAK=1 $(PYTEST) -n 0 -m soak --timeout=0 tests/fault/test_failover.py $(ARGS)
+
 .PHONY: power
 power: $(VENV)/.dev  ## Power cuts at every write of SQLite: 10,000 images of the disk
 	$(BIN)/python -m tests.power $(ARGS)
