@@ -1,5 +1,6 @@
 """A picture of `top` never has more lines or columns than the screen, and says what it leaves out."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -61,6 +62,15 @@ def test_a_small_fleet_is_shown_whole_with_its_latest_events() -> None:
     assert lines[5] == "A holder-1-0 (1)  B holder-2-0 (1)"
     assert [int(line.split()[0]) for line in lines[-11:-1]] == list(range(21, 31))
     assert lines[-1] == "q ends"
+
+
+def test_names_in_the_events_leave_out_the_fleet() -> None:
+    granted = replace(
+        event(78), kind=EventKind.GRANTED, allocation="fleets/gpu/allocations/78", holder="job", instance=None
+    )
+    drawn = replace(frame(instance(1), height=30), events=(granted,))
+
+    assert plain(drawn)[-2] == "    78  03:04:05  GRANTED           allocations/78 of job"
 
 
 def test_a_large_fleet_is_cut_and_the_picture_says_by_how_much() -> None:

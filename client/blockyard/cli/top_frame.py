@@ -8,7 +8,7 @@ node-1  AABB···· ········   4 of 16 busy
 A train-1 (2)  B train-2 (2)
 · idle
 
-16  12:00:01  GRANTED          fleets/gpu/allocations/16 of train-2  node-1:2-3
+16  12:00:01  GRANTED          allocations/16 of train-2  node-1:2-3
 17  12:00:05  RENEWED          …
 """
 
@@ -67,7 +67,9 @@ def _draw_title(frame: Frame) -> Text:
 
 def _draw_events(frame: Frame, width: int, *, ascii_only: bool) -> list[Text]:
     count = min(EVENTS_KEPT, frame.height // 3)
-    lines = [draw_event(event, f"{event.time:%H:%M:%S}") for event in frame.events[-count:]] if count else []
+    within = f"fleets/{frame.page.fleet}/"
+    shown = frame.events[-count:] if count else ()
+    lines = [draw_event(event, f"{event.time:%H:%M:%S}", within=within) for event in shown]
     for line in lines:
         line.truncate(width, overflow="crop" if ascii_only else "ellipsis")
     return [_BLANK, *lines] if lines else []

@@ -55,8 +55,12 @@ def watch_events(
                 print_line(draw_event(event, write_time(event.time)))
 
 
-def draw_event(event: Event, time: str) -> Text:
-    """An event on one line: its revision, this time, its kind in its colour, and what it was about."""
+def draw_event(event: Event, time: str, *, within: str = "") -> Text:
+    """An event on one line: its revision, this time, its kind in its colour, and what it was about.
+
+    Names lose what they begin with, `within`, where that goes without saying.
+    """
     kind = f"{event.kind:<{_KIND_WIDTH}}"
     style = _STYLES.get(event.kind, _OTHER_STYLE)
-    return Text.assemble(f"{event.revision:>6}  {time}  ", (kind, style), f"  {describe_event(event)}")
+    what = describe_event(event).replace(within, "") if within else describe_event(event)
+    return Text.assemble(f"{event.revision:>6}  {time}  ", (kind, style), f"  {what}")
