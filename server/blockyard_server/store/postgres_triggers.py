@@ -19,15 +19,22 @@ BEGIN
 END $$""",
         "blockyard_count_held_blocks": """
 CREATE FUNCTION blockyard_count_held_blocks() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+  expected bigint;
+  counted bigint;
 BEGIN
-  IF EXISTS (SELECT 1 FROM inserted h JOIN instances i ON i.fleet = h.fleet AND i.instance = h.instance
-      WHERE h.block >= i.total_blocks) THEN
+  WITH h AS (
+    SELECT fleet, instance, count(*) AS blocks, max(block) AS last FROM inserted GROUP BY fleet, instance
+  ), i AS (
+    UPDATE instances SET busy_blocks = busy_blocks + h.blocks FROM h
+      WHERE instances.fleet = h.fleet AND instances.instance = h.instance AND h.last < instances.total_blocks
+      RETURNING 1
+  )
+  SELECT (SELECT count(*) FROM h), (SELECT count(*) FROM i) INTO expected, counted;
+  IF counted <> expected THEN
     RAISE EXCEPTION 'a held block is not one of its instance''s blocks'
       USING ERRCODE = 'integrity_constraint_violation';
   END IF;
-  UPDATE instances i SET busy_blocks = i.busy_blocks + h.blocks
-    FROM (SELECT fleet, instance, count(*) AS blocks FROM inserted GROUP BY fleet, instance) h
-    WHERE i.fleet = h.fleet AND i.instance = h.instance;
   RETURN NULL;
 END $$""",
         "blockyard_uncount_held_blocks": """
