@@ -370,15 +370,18 @@ class ModelCheck(RuleBasedStateMachine):
                 self._let_time_pass(r)
 
     def _let_time_pass(self, r: Random) -> None:
-        """A little or a lot, or up to just before, exactly to, or just past the end of a lease or the retention."""
+        """A little or a lot, or up to just before, exactly to, or just past the end of a lease or of a retention."""
         ahead = [0, 1, 50_000, 1_000_000, 5_000_000, 30_000_000, 650_000_000]
-        for fleet in self.sides.model.fleets.values():
+        model = self.sides.model
+        for fleet in model.fleets.values():
+            moments = [event["time"] + model.journal_retention for event in fleet.events[:1]]
             for allocation in fleet.allocations.values():
                 at = allocation.expire_time
                 if allocation.end_time is not None:
-                    at = allocation.end_time + self.sides.model.retention
-                if at is not None and at > self.sides.model.now:
-                    ahead += [at - self.sides.model.now + by for by in (-1, 0, 1)]
+                    at = allocation.end_time + model.retention
+                if at is not None:
+                    moments.append(at)
+            ahead += [at - model.now + by for at in moments if at > model.now for by in (-1, 0, 1)]
         by = r.choice(ahead if r.randrange(4) else ahead[:5])
         note(f"{by} us pass")
         self.sides.advance(by)

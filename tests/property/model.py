@@ -251,11 +251,14 @@ class Model(AdminModel):
     def list_events(self, request: Plain) -> Plain:
         """Ledger.ListEvents, also of a deleted fleet."""
         fleet = self.known(request["parent"])
+        first, oldest = request.get("from_revision", 0), fleet.events[0]["revision"]
+        if 0 < first < oldest:
+            raise Refusal("COMPACTED", fleet=fleet.name, from_revision=first, oldest_revision=oldest)
         kinds, instance = request.get("kinds", []), request.get("instance")
         events = [
             event
             for event in fleet.events
-            if event["revision"] >= request.get("from_revision", 0)
+            if event["revision"] >= first
             and (not kinds or event["kind"] in kinds or "KIND_UNSPECIFIED" in kinds)
             and request.get("holder", event.get("holder")) == event.get("holder")
             and (instance is None or instance in [event.get("instance"), *_instances_of(event)])
@@ -275,7 +278,7 @@ class Model(AdminModel):
                 allocation.expire_time = max(allocation.expire_time, min(self.now + allocation.ttl, until))
 
     def sweep_round(self) -> None:
-        """A round of the sweeper: ends what has run out, forgets what ended before the retention."""
+        """A round of the sweeper: ends what has run out, forgets what is older than its retention."""
         for fleet in self.fleets.values():
             fleet.sweep(self.now)
             before = self.now - self.retention
@@ -286,6 +289,7 @@ class Model(AdminModel):
             cancelled = [key for key, known in fleet.tokens.items() if known.allocation is None and known.time < before]
             for key in cancelled:
                 del fleet.tokens[key]
+            fleet.forget_events(self.now - self.journal_retention)
 
 
 def _check_guards(request: Plain, allocation: Allocation) -> None:

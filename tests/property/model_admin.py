@@ -10,12 +10,13 @@ _INSTANCE_FIELDS = ("total_blocks", "labels", "resources", "state")
 class AdminModel:
     """Fleets and instances. `now` is the server's clock; all times are microseconds."""
 
-    def __init__(self, now: int, grace: int, retention: int) -> None:
+    def __init__(self, now: int, grace: int, retention: int, journal_retention: int) -> None:
         self.now = now
         self.caller = "default"
         """Who sends the next request."""
         self.grace = grace
         self.retention = retention
+        self.journal_retention = journal_retention
         self.fleets: dict[str, Fleet] = {}
         """Every fleet that ever was, by id."""
 

@@ -26,6 +26,7 @@ STATUS = {
     "NOT_HOLDER": "PERMISSION_DENIED",
     "BLOCK_NOT_GRANTED": "FAILED_PRECONDITION",
     "LIMIT_EXCEEDED": "RESOURCE_EXHAUSTED",
+    "COMPACTED": "OUT_OF_RANGE",
 }
 """The design's table of errors, written down a second time."""
 
@@ -155,11 +156,17 @@ class Fleet:
     tokens: dict[tuple[str, str], Token] = field(default_factory=dict)
     """By (caller, token)."""
     events: list[Plain] = field(default_factory=list)
+    """Those that are kept."""
 
     @property
     def name(self) -> str:
         """Its full name."""
         return f"fleets/{self.fleet}"
+
+    def forget_events(self, before: int) -> None:
+        """Those that are older go, but never the last one."""
+        while len(self.events) > 1 and self.events[0]["time"] < before:
+            del self.events[0]
 
     def own_fields(self) -> Plain:
         """What operators set."""

@@ -11,7 +11,7 @@ from blockyard.v1 import ledger_pb2
 from tests.property.model import Model
 from tests.property.model_records import Refusal
 from tests.property.plain import Plain, plain
-from tests.property.world import GRACE_S, RETENTION_S, Template, World
+from tests.property.world import GRACE_S, JOURNAL_RETENTION_S, RETENTION_S, Template, World
 
 _ITEMS: Final = {
     "Describe": "instances",
@@ -28,7 +28,8 @@ class Sides:
 
     def __init__(self, template: Template) -> None:
         self.world = World(template)
-        self.model = Model(self.world.clock.now_us(), round(GRACE_S * 1e6), round(RETENTION_S * 1e6))
+        spans_us = (round(span_s * 1e6) for span_s in (GRACE_S, RETENTION_S, JOURNAL_RETENTION_S))
+        self.model = Model(self.world.clock.now_us(), *spans_us)
         self.agree = True
         self._compared_events: dict[str, int] = {}
 

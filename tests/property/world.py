@@ -26,6 +26,8 @@ GRACE_S: Final = 5.0
 """After a restart no lease ends sooner than this."""
 RETENTION_S: Final = 600.0
 """What ended longer ago is forgotten, when the sweeper is told to work."""
+JOURNAL_RETENTION_S: Final = 900.0
+"""And what happened longer ago, from the journal."""
 CALL_TIMEOUT_S: Final = 30.0
 """A call that takes longer has hung."""
 
@@ -134,6 +136,7 @@ class World:
             sweep_interval_s=3600,
             restart_grace_s=GRACE_S,
             retention_s=RETENTION_S,
+            journal_retention_s=JOURNAL_RETENTION_S,
         )
         self._serving: AbstractAsyncContextManager[RunningServer] = running_server(settings, clock=self.clock)
         self._running = self._loop.run(_enter(self._serving))
