@@ -43,12 +43,14 @@ def effects_of(ops: Sequence[Op]) -> Iterator[Effect]:
     number, start_ns, end_ns = _grant(ops)
     for instance, mask in granted.placements:
         yield Effect(number, start_ns, end_ns, instance, granted.allocation, mask, frees=False)
-        masks: dict[tuple[int, int, int | None], int] = {}
+        # Blocks go at once only if whatever may free the one frees the other too.
+        masks: dict[_Freeing, int] = {}
         for block in range(mask.bit_length()):
             if mask >> block & 1 and (free := _free(ops, instance, 1 << block)) is not None:
                 masks[free] = masks.get(free, 0) | 1 << block
-        for (freed_by, from_ns, until_ns), freed in masks.items():
-            yield Effect(freed_by, from_ns, until_ns, instance, granted.allocation, freed, frees=True)
+        for free, freed in masks.items():
+            from_ns, freed_by = min(free.possible)
+            yield Effect(freed_by, from_ns, free.end_ns, instance, granted.allocation, freed, frees=True)
 
 
 def _is_closed(ops: Sequence[Op]) -> bool:
@@ -74,8 +76,16 @@ def _shows_the_grant(op: Op) -> bool:
     return view_in(op.answer) is not None or (isinstance(op.answer, Refused) and op.answer.reason in ENDED)
 
 
-def _free(ops: Sequence[Op], instance: int, bit: int) -> tuple[int, int, int | None] | None:
-    """The call that may have freed a block first, from when on, and until when. None: nothing can have."""
+@dataclass(frozen=True, slots=True)
+class _Freeing:
+    possible: tuple[tuple[int, int], ...]
+    """Starts and numbers of the calls that may have freed a block; the end of its lease is among them."""
+    end_ns: int | None
+    """By then it was free."""
+
+
+def _free(ops: Sequence[Op], instance: int, bit: int) -> _Freeing | None:
+    """What may have freed a block. None: nothing can have."""
     views = [view for op in ops if (view := view_in(op.answer)) is not None]
     released = any(view.state == RELEASED for view in views)
     covering = [op for op in ops if _may_free(op, instance, bit)]
@@ -87,11 +97,10 @@ def _free(ops: Sequence[Op], instance: int, bit: int) -> tuple[int, int, int | N
         starts.append((lease_ns, ops[0].number))
     if not starts:
         return None
-    start_ns, number = min(starts)
     shown = [op.end_ns for op in ops if op.end_ns is not None and _shows_it_free(op, instance, bit)]
     if len(starts) == 1 and len(covering) == 1 and covering[0].end_ns is not None:
         shown.append(covering[0].end_ns)
-    return number, start_ns, min(shown, default=None)
+    return _Freeing(tuple(sorted(starts)), min(shown, default=None))
 
 
 def _may_free(op: Op, instance: int, bit: int) -> bool:
