@@ -48,7 +48,7 @@ def a_stop_while_a_stream_is_open(stage: Stage) -> Seen:
     assert watch.first_state() == "SERVING"
     assert stage.server.terminate() == 0
     ended = watch.ended()
-    assert ended.states == ["SERVING", "NOT_SERVING"]
+    assert ended.states == ["SERVING", "NOT_SERVING"], ended
     return Seen(ended.refusal, {}, "google.rpc.RetryInfo")
 
 

@@ -46,10 +46,8 @@ def test_list_and_describe_show_every_method_of_a_service(grpcurl: Grpcurl, serv
 
     assert grpcurl.run("list", service).stdout.split() == sorted(method.full_name for method in methods)
     for method in methods:
-        assert (
-            f"rpc {method.name} ( .{method.input_type.full_name} ) returns ( .{method.output_type.full_name} );"
-            in described
-        )
+        answer = ("stream " if method.server_streaming else "") + f".{method.output_type.full_name}"
+        assert f"rpc {method.name} ( .{method.input_type.full_name} ) returns ( {answer} );" in described
 
 
 @pytest.mark.parametrize("service", SERVICES)

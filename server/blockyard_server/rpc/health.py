@@ -72,7 +72,7 @@ class Health:
             if status.status != said:
                 said = status.status
                 yield status
+                continue  # it may have changed while that was sent
             if self._draining:
                 raise ShuttingDown("the server is stopping")
-            if changed is self._changed:
-                await changed.wait()
+            await changed.wait()

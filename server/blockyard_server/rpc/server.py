@@ -39,7 +39,7 @@ class EdgeSettings:
     """Clients that ping an idle connection more often are disconnected."""
     write_patience_s: float = 10.0
     """A stream whose client takes no answer for so long is ended: WATCHER_TOO_SLOW."""
-    stream_patience_s: float = 0.5
+    stream_patience_s: float = 2.0
     """How long streams may take to end by themselves when the server drains."""
     quiet_s: float = 0.05
     """A draining server has refused new calls politely for long enough once none came for so long."""
