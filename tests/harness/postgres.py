@@ -173,8 +173,8 @@ class Postgres:
 
     def _signal_all(self, number: signal.Signals) -> None:
         """Sends it to the main process and to its children, one for each connection and duty."""
-        if self._process is None:
-            return
+        if self._process is None or self._process.poll() is not None:
+            return  # it ended by itself, and its number may be another program's by now
         main = self._process.pid
         self._process.send_signal(signal.SIGSTOP)  # from here on it makes no more of them
         listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
