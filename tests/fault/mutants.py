@@ -99,12 +99,12 @@ MUTANTS: Final[dict[str, Mutant]] = {
         (
             Edit(
                 "store/sqlite.py",
-                'db.execute("BEGIN IMMEDIATE")\n            transaction',
-                'self._end(db)\n            db.execute("BEGIN IMMEDIATE")\n            transaction',
+                'db.execute("BEGIN IMMEDIATE")\n            session',
+                'self._end(db)\n            db.execute("BEGIN IMMEDIATE")\n            session',
             ),
             Edit("store/sqlite.py", 'db.execute("COMMIT")\n        except', "pass\n        except"),
             Edit("store/sqlite.py", "        finally:\n            self._end(db)\n", ""),
-            Edit("store/sqlite.py", 'db.execute("ROLLBACK")', 'db.execute("COMMIT")'),
+            Edit("store/sqlite.py", '                db.execute("ROLLBACK")', '                db.execute("COMMIT")'),
         ),
         ("tests/fault/test_crash.py::test_a_grant_answered_the_instant_before_the_kill_is_there",),
     ),
@@ -113,9 +113,9 @@ MUTANTS: Final[dict[str, Mutant]] = {
         (
             Edit(
                 "engine/transactor.py",
-                """_log.error("fleet %s: the store failed: %s", fleet, failure)
-            raise _unavailable(failure) from failure""",
-                "return result",
+                "        except BaseException:\n            self._memory.forget(fleet)",
+                "        except StoreFailed:\n            pass\n"
+                "        except BaseException:\n            self._memory.forget(fleet)",
             ),
         ),
         (f"{LOST}::test_a_commit_that_fails_is_answered_unavailable_and_leaves_no_trace",),
@@ -130,7 +130,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         (
             Edit(
                 "store/transaction.py",
-                "self._insert(statements.INSERT_TOKEN, changes.tokens)",
+                "self._insert(self._statements.INSERT_TOKEN, changes.tokens)",
                 "self.late = changes.tokens",
             ),
             Edit(
@@ -147,8 +147,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
         (
             Edit(
                 "engine/transactor.py",
-                "                records.apply(event)\n                events.append(event)",
-                "                events.append(event)",
+                "            records.apply(event)\n            events.append(event)\n    if",
+                "            events.append(event)\n    if",
             ),
         ),
         (f"{TOKENS}::test_the_answers_of_one_batch_are_equal_but_for_replayed",),
@@ -158,8 +158,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
         (
             Edit(
                 "engine/transactor.py",
-                'self._memory.forget(fleet)\n            _log.error("fleet %s: the store failed',
-                '_log.error("fleet %s: the store failed',
+                "        except BaseException:\n            self._memory.forget(fleet)",
+                "        except BaseException:",
             ),
         ),
         (WRITERS,),
@@ -229,8 +229,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
         (
             Edit(
                 "engine/transactor.py",
-                "        events, more_due = _expire_due(tx, state, records, now_us)\n",
-                "        events, more_due = [], False\n",
+                "    events, more_due = _expire_due(attempt.tx, state, records, now_us)\n",
+                "    events, more_due = [], False\n",
             ),
             Edit(
                 "domain/allocation.py", "return expire_time_us is not None and expire_time_us <= now_us", "return False"
