@@ -30,7 +30,7 @@ def recorded_in(folder: Path, **setup: object) -> Recorded:
             "fleets": 1,
             "calm_s": (0.1, 0.5),
             "database_calm_s": (0.5, 2.0),
-            "kill_every_s": (2.0, 4.0),
+            "kill_every_s": (0.4, 1.0),
             **setup,
         }
     )
@@ -73,7 +73,7 @@ def test_each_lie_put_into_a_real_history_is_caught_by_both(history: History) ->
 @pytest.mark.timeout(300)
 def test_a_server_whose_descriptions_are_a_little_old_is_caught_by_both(tmp_path: Path) -> None:
     program = (sys.executable, str(Path(stale_server.__file__)))
-    recorded = recorded_in(tmp_path, operations=600, clients=16, instances=4, faults=False, program=program)
+    recorded = recorded_in(tmp_path, operations=2400, clients=16, instances=4, faults=False, program=program)
     history = read_history(recorded.folders[0])
 
     assert any("contradicts real time" in each for each in check_with_witness(history).violations)
