@@ -93,7 +93,8 @@ class Watch(Iterator[Event]):
             try:
                 if self._stream is None:
                     self._stream = self._open_stream(self._follower.request())
-                    continue  # it may have been closed meanwhile, by who saw no stream to cancel
+                    if self._closed.is_set():
+                        self._stream.cancel()  # `close` may have seen no stream
                 answer = next(self._stream)
             except StopIteration:
                 failure = self._follower.ended()

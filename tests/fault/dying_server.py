@@ -1,6 +1,8 @@
-"""`blockyard serve` that kills itself at a named point: `python -m tests.fault.dying_server POINT NTH serve …`.
+"""`blockyard serve` that kills itself at a named point: `python -m tests.fault.dying_server ORDER serve …`.
 
-The points are put around the parts from outside; the server itself knows nothing of them.
+ORDER is a file that says when: `NTH POINT`, the nth passage from now on. It is read at the start and at each SIGUSR1,
+and removed, so that an order is carried out by one process. The points are put around the parts from outside; the
+server itself knows nothing of them.
 """
 
 import functools
@@ -9,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 from alembic import command
@@ -26,11 +29,19 @@ STORES: Final = (SqliteStore, PostgresStore)
 
 
 class Countdown:
-    """Kills the process when the point is passed for the `nth` time."""
+    """Kills the process when the point of its order has been passed as often as that says."""
 
-    def __init__(self, point: str, nth: int) -> None:
-        self._point = point
-        self._left = nth
+    def __init__(self, order: Path) -> None:
+        self._order = order
+        self._point: str | None = None
+        self._left = 0
+
+    def read_order(self) -> None:
+        """Takes the order, if there is one."""
+        if self._order.exists():
+            nth, _, self._point = self._order.read_text().partition(" ")
+            self._left = int(nth)
+            self._order.unlink()
 
     def passed(self, point: str) -> None:
         """The process is at this point."""
@@ -106,6 +117,9 @@ def install(countdown: Countdown) -> None:
 
 
 if __name__ == "__main__":
-    install(Countdown(sys.argv[1], int(sys.argv[2])))
-    sys.argv[1:] = sys.argv[3:]
+    countdown = Countdown(Path(sys.argv[1]))
+    countdown.read_order()
+    signal.signal(signal.SIGUSR1, lambda _number, _frame: countdown.read_order())
+    install(countdown)
+    sys.argv[1:] = sys.argv[2:]
     main()

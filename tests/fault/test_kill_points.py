@@ -5,6 +5,7 @@ BLOCKYARD_SEED to repeat a run's choices.
 """
 
 import asyncio
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from tests.fault.test_crash import CrashRun, Report, chosen_seed, say
+from tests.fault.test_crash import KILLS_OF_A_LIFE, CrashRun, Report, chosen_seed, say
 from tests.harness.patience import eventually
 from tests.harness.postgres import Postgres
 
@@ -52,24 +53,18 @@ class PointRun(CrashRun):
 
     def __init__(self, folder: Path, seed: str, database: str | None = None) -> None:
         super().__init__(folder, seed, database)
-        self._honest = self.server.program
+        self._order = folder / "order"
+        self._point = ""
+        self.server.program = [sys.executable, "-m", "tests.fault.dying_server", str(self._order)]
 
-    def die_at(self, point: str, nth: int) -> None:
-        """The next launch ends there."""
-        self.server.program = [sys.executable, "-m", "tests.fault.dying_server", point, str(nth)]
+    def order(self, point: str, passages: int) -> None:
+        """The next process that looks dies at the point, in one of its next passages."""
+        self._order.write_text(f"{self.dice.randint(1, passages)} {point}")
 
-    def live(self) -> None:
-        """The next launch does not."""
-        self.server.program = self._honest
-
-    async def rounds(self, point: str, count: int) -> None:
-        """So many deaths at the point, each with a comparison afterwards."""
-        for _ in range(count):
-            await asyncio.to_thread(self.server.terminate)
-            self.die_at(point, self.dice.randint(1, DURING_WORK[point]))
-            await asyncio.to_thread(self.server.start)
-            self.live()
-            await self.round()
+    async def die_at(self, point: str) -> None:
+        """Load, a death at this point of the work, and the comparison."""
+        self._point = point
+        await self.round()
 
     async def _kill_in_the_middle(self, load: list["asyncio.Task[None]"], gone: asyncio.Event) -> None:
         async def dead() -> bool:
@@ -78,7 +73,9 @@ class PointRun(CrashRun):
                     task.result()
             return not self.server.runs
 
-        await eventually(dead, "the server came to the point")
+        self.order(self._point, DURING_WORK[self._point])
+        self.server.send(signal.SIGUSR1)
+        await eventually(dead, f"the server came to the point {self._point!r}")
         gone.set()
         self.server.kill()
         self.kills += 1
@@ -90,14 +87,16 @@ Database = Callable[[], str | None]
 
 async def _points_of_work(folder: Path, seed: str, database: Database, repetitions: int, report: Report) -> int:
     deaths = 0
-    for number, point in enumerate(DURING_WORK):
-        run = PointRun(folder / str(number), f"{seed}/{point}", database())
+    points = list(DURING_WORK) * repetitions
+    for life in range(0, len(points), KILLS_OF_A_LIFE):
+        run = PointRun(folder / str(life), f"{seed}/{life}", database())
         with run.server:
             await run.begin()
-            await run.rounds(point, repetitions)
+            for point in points[life : life + KILLS_OF_A_LIFE]:
+                await run.die_at(point)
             await run.end()
         deaths += run.kills
-        report(f"{point}: {run.kills} deaths, {run.told.answers} answers, all of them true")
+        report(f"{deaths} of {len(points)} deaths, {run.told.answers} answers in this life, all of them true")
     return deaths
 
 
@@ -107,17 +106,17 @@ def _points_of_a_start(folder: Path, seed: str, database: Database, repetitions:
         for turn in range(repetitions):
             run = PointRun(folder / f"{point} {turn}".replace(" ", "-"), f"{seed}/{point}/{turn}", database())
             with run.server:
-                asyncio.run(_die_while_starting(run, point, run.dice.randint(1, passages)))
+                asyncio.run(_die_while_starting(run, point, passages))
             deaths += run.kills
         report(f"{point}: {repetitions} deaths, each made good by the next start")
     return deaths
 
 
-async def _die_while_starting(run: PointRun, point: str, nth: int) -> None:
+async def _die_while_starting(run: PointRun, point: str, passages: int) -> None:
     if "greeting" in point:
         await run.begin()
         await asyncio.to_thread(run.server.terminate)
-    run.die_at(point, nth)
+    run.order(point, passages)
     run.server.launch()
 
     async def dead() -> bool:
@@ -126,7 +125,6 @@ async def _die_while_starting(run: PointRun, point: str, nth: int) -> None:
     await eventually(dead, "the server came to the point")
     run.server.kill()
     run.kills += 1
-    run.live()
     if "greeting" in point:
         await asyncio.to_thread(run.server.start)
     else:

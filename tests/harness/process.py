@@ -105,20 +105,22 @@ class ServerProcess:
             self._process.wait(BOUND_S)
             self._process = None
 
+    def send(self, number: signal.Signals) -> None:
+        """This signal."""
+        assert self._process is not None, "it does not run"
+        self._process.send_signal(number)
+
     def freeze(self) -> None:
         """SIGSTOP: its connections stay open, and nobody answers."""
-        assert self._process is not None, "it does not run"
-        self._process.send_signal(signal.SIGSTOP)
+        self.send(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Ends `freeze`."""
-        assert self._process is not None, "it does not run"
-        self._process.send_signal(signal.SIGCONT)
+        self.send(signal.SIGCONT)
 
     def ask_to_stop(self) -> None:
         """SIGTERM, without waiting."""
-        assert self._process is not None, "it does not run"
-        self._process.send_signal(signal.SIGTERM)
+        self.send(signal.SIGTERM)
 
     def terminate(self) -> int:
         """SIGTERM, and waits for the end; the exit code."""

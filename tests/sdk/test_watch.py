@@ -212,6 +212,24 @@ def test_closing_ends_the_stream_and_the_iteration(fake: FakeServer, client: Cli
     fake.wait_until_left("Watch")
 
 
+def test_closing_while_the_stream_is_being_opened_ends_it(
+    fake: FakeServer, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = client.watch("gpu")
+    open_stream = watch._open_stream
+
+    def open_and_close(request: pb.WatchRequest) -> object:
+        stream = open_stream(request)
+        fake.wait_for("Watch")
+        watch.close()
+        return stream
+
+    monkeypatch.setattr(watch, "_open_stream", open_and_close)
+
+    assert list(watch) == []
+    fake.wait_until_left("Watch")
+
+
 def test_leaving_a_loop_ends_the_stream(fake: FakeServer, client: Client) -> None:
     fake.streams("Watch", [answer(2), answer(3, 3)])
     with client.watch("gpu") as watch:
