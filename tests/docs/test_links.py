@@ -11,7 +11,9 @@ from markdown_it.token import Token
 from tests.docs.page_runner import ROOT
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
-TOP = {path.name for path in ROOT.iterdir()}
+MADE = {"build", "dist", "node_modules"}
+"""Folders that only come to be when somebody makes something."""
+TOP = {path.name for path in ROOT.iterdir()} - MADE
 PATH = re.compile(r"[\w.-]+/[\w./-]*")
 """What looks like a path. It is one of the project's if it begins with one of its folders."""
 
