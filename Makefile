@@ -90,7 +90,7 @@ bench-watch: $(VENV)/.dev  ## How long a change takes to reach who watches
 
 .PHONY: soak
 soak: $(VENV)/.dev  ## The model check and the crashes, for hours
-	BLOCKYARD_SOAK=1 $(PYTEST) -n $(WORKERS) -m soak --timeout=0 $(ARGS)
+	BLOCKYARD_SOAK=1 $(PYTEST) -n $(WORKERS) -m soak --timeout=0 tests/property tests/fault/test_crash.py tests/logs $(ARGS)
 
 .PHONY: simulate
 simulate: $(VENV)/.dev  ## The engine in a simulated world: 100,000 seeds, or ARGS="--seed 1234"

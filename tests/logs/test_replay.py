@@ -1,4 +1,4 @@
-"""Two real logs through `blockyard replay`, gRPC and SQLite: which instances each request got is known to the digit.
+"""Two real logs through `blockyard replay`, gRPC and every store: which instances each request gets is known exactly.
 
 The figures are those of the logs' own README; whoever keeps them made them with another program.
 """
@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -62,9 +64,37 @@ RUNS: Final = (
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
 def test_a_real_log_gets_exactly_the_instances_that_are_known_and_verify_is_clean(run: Run, tmp_path: Path) -> None:
-    with ServerProcess(tmp_path) as server, Client(server.address) as client:
+    with ServerProcess(tmp_path) as server:
         server.start()
-        report = replay(server.address, run)
+        replay_exactly(run, server.address)
+
+
+@pytest.mark.parametrize("servers", [1, 3], ids=["one server", "three servers"])
+@pytest.mark.parametrize(
+    "run",
+    [pytest.param(run, marks=() if run.strategy == "best_fit" else pytest.mark.soak, id=run.name) for run in RUNS],
+)
+def test_a_real_log_gets_them_on_postgres_too(run: Run, servers: int, database: str, tmp_path: Path) -> None:
+    with several_servers(tmp_path, servers, database) as address:
+        replay_exactly(run, address)
+
+
+@contextmanager
+def several_servers(folder: Path, count: int, database: str) -> Iterator[str]:
+    """So many servers on one database; the address that names them all."""
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(ServerProcess(folder / str(number), database=database)) for number in range(count)
+        ]
+        for server in servers:
+            server.start()
+        yield ",".join(server.address for server in servers)
+
+
+def replay_exactly(run: Run, address: str) -> None:
+    """The log goes through the service, and everything is as it is known."""
+    report = replay(address, run)
+    with Client(address) as client:
         totals = client.describe(report["fleet"]).totals
 
     assert (report["requests"], report["accepted"], report["digest"]) == (run.log.requests, run.accepted, run.digest)

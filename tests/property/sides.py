@@ -11,7 +11,7 @@ from blockyard.v1 import ledger_pb2
 from tests.property.model import Model
 from tests.property.model_records import Refusal
 from tests.property.plain import Plain, plain
-from tests.property.world import GRACE_S, JOURNAL_RETENTION_S, RETENTION_S, Template, World
+from tests.property.world import JOURNAL_RETENTION_S, RETENTION_S, Template, World
 
 _ITEMS: Final = {
     "Describe": "instances",
@@ -24,11 +24,11 @@ _ITEMS: Final = {
 
 
 class Sides:
-    """A server on an empty data file, and an empty model. `agree` is false once a comparison has failed."""
+    """The service on an empty store, and an empty model. `agree` is false once a comparison has failed."""
 
     def __init__(self, template: Template) -> None:
         self.world = World(template)
-        spans_us = (round(span_s * 1e6) for span_s in (GRACE_S, RETENTION_S, JOURNAL_RETENTION_S))
+        spans_us = (round(span_s * 1e6) for span_s in (template.grace_s, RETENTION_S, JOURNAL_RETENTION_S))
         self.model = Model(self.world.clock.now_us(), *spans_us)
         self.agree = True
         self._compared_events: dict[str, int] = {}

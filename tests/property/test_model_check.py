@@ -16,6 +16,7 @@ import pytest
 from hypothesis import Phase
 
 from blockyard_server.store.statements import DUE_LEASES
+from tests.harness.postgres import Postgres
 from tests.property.exploration import explore
 from tests.property.world import Template
 
@@ -27,9 +28,21 @@ STEPS_OF_A_ROUND: Final = 10_000
 """How many steps of a soak are planned, run and forgotten together: Hypothesis remembers every example of a round."""
 
 
+STEPS_ON_POSTGRES: Final = 1_000
+"""In CI, with one server and with three."""
+STEPS_OF_A_SOAK_ON_POSTGRES: Final = 20_000
+
+
 @pytest.fixture
 def template(tmp_path: Path) -> Iterator[Template]:
     made = Template(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=[1, 3], ids=["one server", "three servers"])
+def shared_template(tmp_path: Path, postgres: Postgres, request: pytest.FixtureRequest) -> Iterator[Template]:
+    made = Template(tmp_path, postgres, servers=request.param)
     yield made
     made.close()
 
@@ -40,6 +53,12 @@ def test_the_service_answers_every_request_as_the_model_does(shard: int, templat
     wanted = STEPS_IN_CI // SHARDS
     steps = explore(template, seed=shard, steps=wanted)
     assert steps >= wanted, "fewer steps were executed than planned"
+
+
+@pytest.mark.timeout(900)
+def test_the_service_on_postgres_answers_every_request_as_the_model_does(shared_template: Template) -> None:
+    steps = explore(shared_template, seed=shared_template.servers, steps=STEPS_ON_POSTGRES)
+    assert steps >= STEPS_ON_POSTGRES, "fewer steps were executed than planned"
 
 
 @pytest.mark.soak
@@ -57,6 +76,13 @@ def test_a_million_steps_agree(shard: int, template: Template, capfd: pytest.Cap
             sys.stderr.write(f"model check {shard + 1}/{SHARDS}: {done:,} of {wanted:,} steps, {spent_s:,.0f} s\n")
             sys.stderr.flush()
     assert done >= wanted
+
+
+@pytest.mark.soak
+@pytest.mark.skipif("BLOCKYARD_SOAK" not in os.environ, reason="`make soak` sets it")
+def test_many_steps_agree_on_postgres(shared_template: Template) -> None:
+    seed = 10_000 + shared_template.servers
+    assert explore(shared_template, seed=seed, steps=STEPS_OF_A_SOAK_ON_POSTGRES) >= STEPS_OF_A_SOAK_ON_POSTGRES
 
 
 _FAULTS: Final = {
