@@ -1,11 +1,12 @@
 """The writer: requests share commits, and nobody is answered before the commit."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from blockyard_server.domain.answers import Answer, Deleted, FleetRecord, Grant, ReleaseAnswer
-from blockyard_server.domain.errors import NoCapacity, Refused
+from blockyard_server.domain.errors import FleetNotFound, NoCapacity, Refused
 from blockyard_server.domain.requests import DeleteFleet, Release, Request
 from blockyard_server.engine import transactor as transactor_module
 from blockyard_server.engine.clock import ManualClock
@@ -18,7 +19,7 @@ from blockyard_server.engine.failures import (
 )
 from blockyard_server.engine.store_protocol import InvariantBroken, StoreFailed
 from blockyard_server.engine.transactor import Transactor
-from blockyard_server.engine.writer import Writer, WriterLimits
+from blockyard_server.engine.writer import Writer, WriterLimits, Writers
 from tests.unit.engine_stories import PATIENCE_S, Gate, acquire, create, filled_store, once, register, writer_over
 from tests.unit.memory_store import MemoryStore
 
@@ -269,6 +270,22 @@ async def test_more_than_the_queue_holds_is_refused_at_once_and_the_rest_is_carr
     gate.open()
     assert all(isinstance(answer, Grant) for answer in await answered(first, *waiting))
     await writer.stop()
+
+
+async def test_the_bound_holds_for_the_requests_of_all_lanes_together() -> None:
+    lanes = Writers(Transactor(filled_store(), ManualClock()), WriterLimits(max_waiting=3), 8)
+    one, other = lanes.of("gpu"), lanes.of("another")
+    assert one is not other
+    elsewhere = replace(acquire("b"), fleet="another")
+    waiting = [one.submit(acquire("a")), other.submit(elsewhere), one.submit(acquire("c"))]
+
+    for lane in (one, other):
+        with pytest.raises(Overloaded):
+            lane.submit(acquire("one more"))
+
+    lanes.start()
+    assert [type(outcome) for outcome in await answered(*waiting)] == [Grant, FleetNotFound, Grant]
+    await lanes.stop()
 
 
 async def test_stopping_carries_out_what_was_accepted_and_refuses_the_rest() -> None:

@@ -34,7 +34,7 @@ class WriterLimits:
     """How the writer groups and bounds work."""
 
     max_waiting: int = 10_000
-    """Requests that may wait; one more is refused with OVERLOADED."""
+    """Requests that may wait, in all lanes together; one more is refused with OVERLOADED."""
     max_batch: int = 512
     """Requests of one fleet that share a transaction."""
     max_linger_s: float = 0.004
@@ -60,8 +60,16 @@ class _Aside:
 class Writer:
     """Carries out requests in the order of their arrival within each fleet. One lane of `Writers`."""
 
-    def __init__(self, transactor: Transactor, limits: WriterLimits, counts: Counts | None = None) -> None:
+    def __init__(
+        self,
+        transactor: Transactor,
+        limits: WriterLimits,
+        counts: Counts | None = None,
+        all_waiting: Callable[[], int] | None = None,
+    ) -> None:
+        """`all_waiting` is how many requests wait in all lanes; None: there is no other."""
         self._transactor = transactor
+        self._all_waiting = all_waiting or (lambda: self.waiting)
         self._counts = Counts() if counts is None else counts
         self._limits = limits
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="blockyard-writer")
@@ -102,7 +110,7 @@ class Writer:
         """
         if self._stopping:
             raise ShuttingDown("the server is stopping; try again, with the same token, at another one or later")
-        if len(self._waiting) >= self._limits.max_waiting:
+        if self._all_waiting() >= self._limits.max_waiting:
             message = (
                 f"{self._limits.max_waiting} requests are waiting, the most that this server accepts; try again later"
             )
@@ -216,7 +224,7 @@ class Writers:
 
     def __init__(self, transactor: Transactor, limits: WriterLimits, lanes: int, counts: Counts | None = None) -> None:
         counts = Counts() if counts is None else counts
-        self._lanes = [Writer(transactor, limits, counts) for _ in range(lanes)]
+        self._lanes = [Writer(transactor, limits, counts, lambda: self.waiting) for _ in range(lanes)]
 
     @property
     def waiting(self) -> int:
