@@ -65,8 +65,8 @@ class Scheduler:
         self._dice = Random()
         self._client: OneShotClient
 
-    async def work(self, client: OneShotClient, dice: Random) -> None:
-        """Goes on until the server has gone."""
+    async def work(self, client: OneShotClient, dice: Random, is_enough: Callable[[], bool] = lambda: False) -> None:
+        """Goes on until the server has gone, or it is enough: a fail-over may be so quick that nobody notices."""
         self._client, self._dice = client, dice
         chores: list[tuple[Callable[[], Awaitable[None]], int]] = [
             (self._acquire, 40),
@@ -78,7 +78,7 @@ class Scheduler:
         ]
         kinds, weights = zip(*chores, strict=True)
         try:
-            while True:
+            while not is_enough():
                 (chore,) = self._dice.choices(kinds, weights)
                 await chore()
         except ServerGone:

@@ -67,11 +67,11 @@ class FailoverRun:
         async with AsyncExitStack() as stack:
             several = [await stack.enter_async_context(OneShotClient(server.address)) for server in self.servers]
             patient = await stack.enter_async_context(self._client())
+            gone = asyncio.Event()
             load = [
-                asyncio.create_task(scheduler.work(several[number % SERVERS], Random(self.dice.random())))
+                asyncio.create_task(scheduler.work(several[number % SERVERS], Random(self.dice.random()), gone.is_set))
                 for number, scheduler in enumerate(self.schedulers)
             ]
-            gone = asyncio.Event()
             persisting = [asyncio.create_task(persist(f"patient-{n}", patient, gone.is_set)) for n in range(PERSISTENT)]
             await self._enough_answers(load)
             await asyncio.to_thread(self.cluster.kill_primary)

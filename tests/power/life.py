@@ -150,7 +150,7 @@ class _Server:
                 self._promise([], [])
             case 1:
                 cutoff_us = self._clock.now_us() - RETENTION_US
-                self._until_done(lambda: self._transactor.prune(FLEET, cutoff_us))
+                self._until_done(lambda: self._transactor.prune(FLEET, RETENTION_US))
                 self._promise([], [], forgotten_before_us=cutoff_us)
             case _:
                 self._carry_out([self._request() for _ in range(self._random.randint(1, MAX_BATCH))])

@@ -191,13 +191,13 @@ class Server:
 
         return self._aside(fleet, call, lambda: self._transactor.in_transaction(fleet, decide))
 
-    def prune(self, fleet: str, ended_before_us: int) -> None:
+    def prune(self, fleet: str, retention_us: int) -> None:
         """As the sweeper does."""
-        self._aside(fleet, "prune", lambda: self._transactor.prune(fleet, ended_before_us))
+        self._aside(fleet, "prune", lambda: self._transactor.prune(fleet, retention_us))
 
-    def compact(self, fleet: str, before_us: int) -> None:
+    def compact(self, fleet: str, retention_us: int) -> None:
         """As the sweeper does."""
-        self._aside(fleet, "compact", lambda: self._transactor.compact(fleet, before_us))
+        self._aside(fleet, "compact", lambda: self._transactor.compact(fleet, retention_us))
 
     def halt(self, fleet: str) -> None:
         """As the auditor does when it has found something."""

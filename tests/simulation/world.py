@@ -138,7 +138,7 @@ class World:
         server.sweep(fleet)
 
     def _prune(self, server: Server, fleet: str) -> None:
-        server.prune(fleet, self.database.fleet_time_us(fleet))
+        server.prune(fleet, 0)
 
     def _open_tokens(self) -> set[str]:
         """Those whose messages may still be on their way: the retention is longer than any message lives."""
@@ -148,7 +148,8 @@ class World:
 
     def _compact(self, server: Server, fleet: str) -> None:
         journal = self.database.rows(fleet).journal
-        server.compact(fleet, self.kernel.chance.choice(journal).time_us)
+        age_us = self.database.fleet_time_us(fleet) - self.kernel.chance.choice(journal).time_us
+        server.compact(fleet, age_us)
 
     def _verify(self, server: Server, fleet: str) -> None:
         server.verify(fleet)

@@ -42,19 +42,26 @@ class MemoryReader:
 
     async def fleets_with_due_leases(self, now_us: int, limit: int) -> list[str]:
         """As in the protocol."""
-        return [fleet for fleet, rows in self._fleets.items() if rows.due(now_us)][:limit]
+        return [fleet for fleet, rows in self._fleets.items() if rows.due(now_us + rows.clock_offset_us)][:limit]
 
     async def fleets_to_prune(self, ended_before_us: int, limit: int) -> list[str]:
         """As in the protocol."""
         return [
             fleet
             for fleet, rows in self._fleets.items()
-            if any(a.end_time_us is not None and a.end_time_us < ended_before_us for a in rows.allocations.values())
+            if any(
+                a.end_time_us is not None and a.end_time_us < ended_before_us + rows.clock_offset_us
+                for a in rows.allocations.values()
+            )
         ][:limit]
 
     async def fleets_to_compact(self, before_us: int, limit: int) -> list[str]:
         """As in the protocol."""
-        old = [fleet for fleet, rows in self._fleets.items() if rows.kept()[1:] and rows.kept()[0].time_us < before_us]
+        old = [
+            fleet
+            for fleet, rows in self._fleets.items()
+            if rows.kept()[1:] and rows.kept()[0].time_us < before_us + rows.clock_offset_us
+        ]
         return old[:limit]
 
     async def fleets_to_audit(self, after: str, limit: int) -> list[str]:

@@ -1,21 +1,32 @@
 """Servers on one database: conflicts, commits whose end got lost, halts that all know of, and one time for all."""
 
+from dataclasses import replace
+
 import pytest
 
 from blockyard_server.domain.answers import Grant, ReleaseAnswer, ReleaseOutcome
-from blockyard_server.domain.errors import LeaseExpired
+from blockyard_server.domain.errors import AllocationEnded, LeaseExpired
 from blockyard_server.domain.events import LeasesExtended
-from blockyard_server.domain.requests import Release, Renew, Request
+from blockyard_server.domain.requests import (
+    CreateFleet,
+    CreateInstance,
+    FleetFields,
+    InstanceFields,
+    Release,
+    Renew,
+    Request,
+)
 from blockyard_server.engine.clock import ManualClock
 from blockyard_server.engine.failures import InvariantViolated, StoreUnavailable
 from blockyard_server.engine.fleet_time import BACKWARD_TOLERANCE_US
 from blockyard_server.engine.store_protocol import CommitUnknown, InvariantBroken, StoreConflict, StoreFailed
 from blockyard_server.engine.transactor import MAX_ATTEMPTS, Outcome, Transactor
-from tests.unit.engine_stories import acquire, filled_store, once
+from tests.unit.engine_stories import acquire, engine_over, filled_store, once
 from tests.unit.memory_store import MemoryStore
 
 SECOND_US = 1_000_000
 HOUR_US = 3600 * SECOND_US
+DAY_US = 24 * HOUR_US
 
 
 class Server:
@@ -65,6 +76,41 @@ class Shared:
 @pytest.fixture
 def shared() -> Shared:
     return Shared()
+
+
+async def test_what_is_old_is_told_by_the_time_of_each_fleet_and_not_by_that_of_another(shared: Shared) -> None:
+    engine = engine_over(shared.store, shared.clock)
+    await engine.start()
+    await engine.submit(acquire("ended"))
+    await engine.submit(Release("gpu", "slurm", token="ended"))
+    shared.set_by_us = 30 * DAY_US  # farther than any retention
+    await engine.submit(CreateFleet("young", FleetFields()))
+    await engine.submit(CreateInstance("young", "n1", InstanceFields(8)))
+
+    await engine._sweeper.round()
+
+    with pytest.raises(AllocationEnded):
+        await engine.submit(acquire("ended"))
+    await engine.stop()
+
+
+async def test_a_lease_that_ended_is_swept_while_another_fleets_time_is_behind(shared: Shared) -> None:
+    engine = engine_over(shared.store, shared.clock)
+    await engine.start()
+    await engine.submit(acquire("held"))
+    shared.set_by_us = 30 * DAY_US
+    await engine.submit(acquire("held again"))
+    await engine.submit(CreateFleet("young", FleetFields()))
+    await engine.submit(CreateInstance("young", "n1", InstanceFields(8)))
+    leased = replace(acquire("leased", ttl_us=SECOND_US), fleet="young")
+    await engine.submit(leased)
+    shared.clock.advance(2 * SECOND_US)
+    await engine.submit(acquire("held for long"))
+
+    await engine._sweeper.round()
+
+    assert shared.store.rows["young"].held == {}
+    await engine.stop()
 
 
 def test_a_transaction_that_the_database_ended_for_another_is_run_again(shared: Shared) -> None:

@@ -59,7 +59,8 @@ class Reading:
 
 
 class FleetTimes:
-    """What this server knows of every fleet's time. Used in the writer threads; `now_us` and `own_us` from anywhere."""
+    """What this server knows of every fleet's time. Used in the writer threads; `now_us`, `store_us` and `own_us` from
+    anywhere."""
 
     def __init__(self, clock: Clock, *, clock_decides: bool = False) -> None:
         """`clock_decides`: also where there is a database's clock, as in tests whose servers share one of theirs."""
@@ -97,11 +98,16 @@ class FleetTimes:
         """Remembers what a transaction saw, now that it is committed."""
         self._latest = self._seen[fleet] = sighting
 
-    def now_us(self, fleet: str | None = None) -> int:
-        """An estimate outside of transactions, of one fleet's time or of any."""
+    def now_us(self, fleet: str) -> int:
+        """An estimate of a fleet's time, outside of transactions."""
         own_us = self._clock.now_us()
-        seen = self._latest if fleet is None else self._seen.get(fleet, self._latest)
+        seen = self._seen.get(fleet, self._latest)
         return own_us if seen is None else own_us + seen.most_us + seen.offset_us
+
+    def store_us(self) -> int:
+        """An estimate of the store's clock, outside of transactions: without what is taken out of any fleet's time."""
+        own_us = self._clock.now_us()
+        return own_us if self._latest is None else own_us + self._latest.most_us
 
 
 def _compared(seen: Sighting, fresh: Sighting, asked_us: int) -> Reading:

@@ -210,15 +210,15 @@ class Reader(Protocol):
         ...
 
     async def fleets_with_due_leases(self, now_us: int, limit: int) -> list[str]:
-        """Fleets that have such an allocation."""
+        """Fleets that have such an allocation, each by its own time; `now_us` is the store's clock."""
         ...
 
     async def fleets_to_prune(self, ended_before_us: int, limit: int) -> list[str]:
-        """Fleets for which `Transaction.prune` has something to do."""
+        """Fleets for which `Transaction.prune` has something to do; the bound is by the store's clock."""
         ...
 
     async def fleets_to_compact(self, before_us: int, limit: int) -> list[str]:
-        """Fleets for which `Transaction.compact` has something to do."""
+        """Fleets for which `Transaction.compact` has something to do; the bound is by the store's clock."""
         ...
 
     async def fleets_to_audit(self, after: str, limit: int) -> list[str]:

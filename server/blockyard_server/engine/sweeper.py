@@ -61,27 +61,27 @@ class Sweeper:
 
     async def round(self) -> None:
         """Looks after every fleet that needs it. Raises EngineFailure, StoreFailed."""
-        now_us = self._transactor.times.now_us()
-        ended_before_us = now_us - int(self._settings.retention_s * 1_000_000)
-        happened_before_us = now_us - int(self._settings.journal_retention_s * 1_000_000)
+        now_us = self._transactor.times.store_us()
+        retention_us = int(self._settings.retention_s * 1_000_000)
+        journal_retention_us = int(self._settings.journal_retention_s * 1_000_000)
         async with self._store.reader() as reader:
             due = await reader.fleets_with_due_leases(now_us, MAX_FLEETS_AT_ONCE)
-            old = await reader.fleets_to_prune(ended_before_us, MAX_FLEETS_AT_ONCE)
-            long = await reader.fleets_to_compact(happened_before_us, MAX_FLEETS_AT_ONCE)
+            old = await reader.fleets_to_prune(now_us - retention_us, MAX_FLEETS_AT_ONCE)
+            long = await reader.fleets_to_compact(now_us - journal_retention_us, MAX_FLEETS_AT_ONCE)
         for fleet in due:
             await self._for_one_fleet(fleet, self.sweep_fleet(fleet))
         for fleet in old:
-            await self._for_one_fleet(fleet, self._prune_fleet(fleet, ended_before_us))
+            await self._for_one_fleet(fleet, self._prune_fleet(fleet, retention_us))
         for fleet in long:
-            await self._for_one_fleet(fleet, self._compact_fleet(fleet, happened_before_us))
+            await self._for_one_fleet(fleet, self._compact_fleet(fleet, journal_retention_us))
 
-    async def _prune_fleet(self, fleet: str, ended_before_us: int) -> None:
-        while await self._writers.of(fleet).run_aside(lambda: self._transactor.prune(fleet, ended_before_us)):
+    async def _prune_fleet(self, fleet: str, retention_us: int) -> None:
+        while await self._writers.of(fleet).run_aside(lambda: self._transactor.prune(fleet, retention_us)):
             pass
 
-    async def _compact_fleet(self, fleet: str, happened_before_us: int) -> None:
+    async def _compact_fleet(self, fleet: str, retention_us: int) -> None:
         for _ in range(MAX_COMPACTIONS):
-            if not await self._writers.of(fleet).run_aside(lambda: self._transactor.compact(fleet, happened_before_us)):
+            if not await self._writers.of(fleet).run_aside(lambda: self._transactor.compact(fleet, retention_us)):
                 return
 
     async def _for_one_fleet(self, fleet: str, work: Awaitable[None]) -> None:

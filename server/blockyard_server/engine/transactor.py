@@ -152,17 +152,24 @@ class Transactor:
         self._ungreeted.add(fleet)
         self.in_transaction(fleet, lambda _attempt: None)
 
-    def prune(self, fleet: str, ended_before_us: int) -> bool:
-        """Forgets old ended allocations, a bounded number. Answers whether there may be more."""
-        return self.in_transaction(
-            fleet, lambda attempt: attempt.tx.prune(ended_before_us, MAX_PRUNED_AT_ONCE) >= MAX_PRUNED_AT_ONCE
-        )
+    def prune(self, fleet: str, retention_us: int) -> bool:
+        """Forgets what ended longer ago than that, a bounded number of allocations. Answers whether there may be more.
 
-    def compact(self, fleet: str, before_us: int) -> bool:
-        """Forgets old events of the journal, a bounded number. Answers whether there may be more."""
-        return self.in_transaction(
-            fleet, lambda attempt: attempt.tx.compact(before_us, MAX_COMPACTED_AT_ONCE) >= MAX_COMPACTED_AT_ONCE
-        )
+        By the fleet's own time, as its allocations ended: another fleet's may be days ahead (`fleet_time`).
+        """
+
+        def prune(attempt: Attempt) -> bool:
+            return attempt.tx.prune(attempt.now_us - retention_us, MAX_PRUNED_AT_ONCE) >= MAX_PRUNED_AT_ONCE
+
+        return self.in_transaction(fleet, prune)
+
+    def compact(self, fleet: str, retention_us: int) -> bool:
+        """Forgets events that happened longer ago, a bounded number. Answers whether there may be more."""
+
+        def compact(attempt: Attempt) -> bool:
+            return attempt.tx.compact(attempt.now_us - retention_us, MAX_COMPACTED_AT_ONCE) >= MAX_COMPACTED_AT_ONCE
+
+        return self.in_transaction(fleet, compact)
 
     def pin(self, fleet: str) -> PinnedFleet:
         """Takes a snapshot of a fleet's records and of its memory, for Verify; also of a halted fleet.
@@ -197,7 +204,11 @@ class Transactor:
                 state = self._memory.current(fleet, tx)
             self._memory.keep(state)
             evidence = self._store.pin_evidence(fleet)
-            names = (name for name, _, _ in evidence.instances_after(after_instance, limit))
+            try:
+                names = [name for name, _, _ in evidence.instances_after(after_instance, limit)]
+            except BaseException:
+                evidence.close()
+                raise
             found = (instance for name in names if (instance := state.index.by_name.get(name)) is not None)
             return PinnedFleet(evidence, state.revision, {i.name: (i.total_blocks, i.busy) for i in found})
         except (InvariantBroken, Inconsistent) as broken:

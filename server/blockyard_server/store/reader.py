@@ -6,7 +6,7 @@ Every statement finds its rows by an index, and looks at a bounded number of the
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Select, case, exists, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, Select, case, exists, func, literal_column, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from blockyard_server.domain import limits
@@ -64,6 +64,11 @@ _HELD_COLUMNS = (
 )
 
 
+def _of_the_fleet(clock_us: int) -> ColumnElement[int]:
+    """The time of the fleet of a row when the store's clock shows this."""
+    return fleets.c.clock_offset_us + clock_us
+
+
 class SqlReader:
     """One read-only snapshot, taken by the first statement."""
 
@@ -77,16 +82,20 @@ class SqlReader:
 
     async def fleets_with_due_leases(self, now_us: int, limit: int) -> list[str]:
         """See the protocol."""
-        due = exists().where(allocations.c.fleet == fleets.c.fleet, _LIVE, allocations.c.expire_time_us <= now_us)
+        due = exists().where(
+            allocations.c.fleet == fleets.c.fleet, _LIVE, allocations.c.expire_time_us <= _of_the_fleet(now_us)
+        )
         return await self._names(select(fleets.c.fleet).where(due), limit)
 
     async def fleets_to_prune(self, ended_before_us: int, limit: int) -> list[str]:
         """See the protocol."""
         ended = exists().where(
-            allocations.c.fleet == fleets.c.fleet, _ENDED, allocations.c.end_time_us < ended_before_us
+            allocations.c.fleet == fleets.c.fleet, _ENDED, allocations.c.end_time_us < _of_the_fleet(ended_before_us)
         )
         cancelled = exists().where(
-            tokens.c.fleet == fleets.c.fleet, tokens.c.allocation.is_(None), tokens.c.time_us < ended_before_us
+            tokens.c.fleet == fleets.c.fleet,
+            tokens.c.allocation.is_(None),
+            tokens.c.time_us < _of_the_fleet(ended_before_us),
         )
         return await self._names(select(fleets.c.fleet).where(or_(ended, cancelled)), limit)
 
@@ -94,7 +103,9 @@ class SqlReader:
         """See the protocol. Of each fleet one event is looked at: the oldest that is kept."""
         oldest = fleets.c.compacted_revision + 1
         old = exists().where(
-            journal.c.fleet == fleets.c.fleet, journal.c.revision == oldest, journal.c.time_us < before_us
+            journal.c.fleet == fleets.c.fleet,
+            journal.c.revision == oldest,
+            journal.c.time_us < _of_the_fleet(before_us),
         )
         return await self._names(select(fleets.c.fleet).where(oldest < fleets.c.revision, old), limit)
 
