@@ -40,7 +40,7 @@ class Settings:
     data: Path = field(
         default_factory=lambda: user_data_path("blockyard") / "blockyard.db",
         metadata={
-            "help": "The SQLite file that holds everything. Made if it is not there.",
+            "help": "The SQLite file that holds everything. Made if it is not there. Not together with --database.",
             "least": None,
             "most": None,
         },

@@ -33,6 +33,30 @@ def test_a_setting_out_of_its_limits_is_refused_before_anything_is_opened(tmp_pa
     assert not data.exists()
 
 
+def test_a_file_and_a_database_at_once_are_refused(tmp_path: Path) -> None:
+    data, url = tmp_path / "blockyard.db", "postgresql://me:s3cret@127.0.0.1:1/x"
+    variables = {"BLOCKYARD_DATA": str(data), "BLOCKYARD_DATABASE": url}
+
+    for arguments, environment in (
+        (["--data", str(data), "--database", url], {}),
+        (["--data", str(data)], {"BLOCKYARD_DATABASE": url}),
+        (["--database", url], {"BLOCKYARD_DATA": str(data)}),
+        ([], variables),
+    ):
+        refused = CommandLine("")("serve", *arguments, environment=environment)
+        assert refused.code == 2
+        assert refused.err.startswith("Error: data and database are both given, ")
+        assert "s3cret" not in refused.err
+    assert not data.exists()
+
+
+def test_a_database_alone_is_asked_for_and_its_password_is_not_said() -> None:
+    for password in ("s3cret", "12/s3cret"):
+        refused = CommandLine("")("serve", "--database", f"postgresql://u:{password}@127.0.0.1:1/x")
+        assert (refused.code, refused.err.startswith("Error: The service does not start: ")) == (1, True)
+        assert "s3cret" not in refused.err
+
+
 def test_a_second_server_on_the_same_port_or_file_says_why_it_does_not_start(tmp_path: Path) -> None:
     data = tmp_path / "blockyard.db"
     with serving(data) as address:

@@ -4,11 +4,13 @@ import asyncio
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import create_engine
 
 from blockyard_server.app import StartRefused, running_server
@@ -91,7 +93,7 @@ async def test_what_was_written_is_there_after_another_start(database: str) -> N
     await again.close()
 
 
-def refusal(open_it: Callable[[], None]) -> str:
+def refusal(open_it: Callable[[], object]) -> str:
     """What is said, which must be without the password."""
     with pytest.raises(StoreRefused) as refused:
         open_it()
@@ -143,6 +145,43 @@ def test_an_old_postgres_is_refused(database: str, monkeypatch: pytest.MonkeyPat
 )
 def test_a_url_that_cannot_be_read_is_refused_without_quoting_it(url: str) -> None:
     assert "URL" in refusal(lambda: PostgresStore(url).open())
+
+
+RAW_PASSWORDS = [
+    *("12/s3cret", "ab/cdef", "s3c/r@et", "s3c@r/et", "s3c@r3t", "@s3cret", "s3cret@", "/s3cret", "s3cret/", "1/2/s3c"),
+    *("s3c?r3t", "12?s3=cret", "12/s3?host=cret", "12/s3?user=cret", "12/s3?dbname=cret", "ab?password=cd@ef"),
+    *("s3c%r3t", "s3cret%", "s3c%zzr3t", "s3c@[r3t", "12/s3#cret", "s3c@r3t:99/x?port=4", "12/s3%40cret"),
+]
+"""As people paste them into a URL, where they mean something else."""
+
+
+@pytest.mark.parametrize("password", RAW_PASSWORDS)
+@pytest.mark.parametrize("place", ["127.0.0.1:1/x", "127.0.0.1", "/x?host=one", "one,two:5432/x"])
+def test_a_password_that_is_not_encoded_is_refused_with_nothing_of_it(password: str, place: str) -> None:
+    """What is said is the same for all of them, so that nothing of any can be in it."""
+    said = refusal(lambda: parse_url(f"postgresql://u:{password}@{place}"))
+    assert said == refusal(lambda: parse_url("postgresql://@@"))
+    assert "/ @ ? # % are written as %2F %40 %3F %23 %25" in said
+
+
+@pytest.mark.parametrize("option", ["password=s3c@r3t", "sslpassword=@s3cret", "user=me&password=a@b"])
+@pytest.mark.parametrize("place", ["host", "host/name", "host:5432"])
+def test_a_password_among_the_options_that_is_not_encoded_is_refused(place: str, option: str) -> None:
+    assert "cannot be read" in refusal(lambda: parse_url(f"postgresql://{place}?{option}"))
+
+
+@pytest.mark.parametrize("place", ["host:s3cret/x", "host:s3cret", "host:12,other:s3cret/x", "host/x?port=s3cret"])
+def test_a_port_that_is_no_number_is_refused_without_saying_it(place: str) -> None:
+    assert "s3cret" not in refusal(lambda: parse_url(f"postgresql://{place}"))
+
+
+@pytest.mark.parametrize("password", RAW_PASSWORDS)
+def test_an_encoded_password_arrives_as_it_is(password: str) -> None:
+    url = parse_url(f"postgresql://u:{quote(password, safe='')}@127.0.0.1:1/x?sslrootcert=/etc/ca.pem")
+    assert conninfo_to_dict(url.conninfo)["password"] == password
+    assert url.shown == "postgresql://u@127.0.0.1:1/x"
+    again = parse_url(f"postgresql://[::1]:1/x?password={quote(password, safe='')}")
+    assert conninfo_to_dict(again.conninfo)["password"] == password
 
 
 def test_a_url_is_shown_without_its_password() -> None:

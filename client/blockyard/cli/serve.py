@@ -26,16 +26,29 @@ if TYPE_CHECKING:
 def serve_command() -> Callable[..., None]:
     """The command, with an option for each setting."""
 
-    def serve(*, demo: bool, **values: Any) -> None:
+    def serve(*, context: typer.Context, demo: bool, **values: Any) -> None:
+        _expect_one_place(context)
         _serve(values, demo=demo)
 
     hints = get_type_hints(Settings)
     options = [_option(setting, hints[setting.name]) for setting in fields(Settings)]
     help_ = f"Make a small fleet {DEMO_FLEET!r} to look at, if it is not there."
+    options.append(inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
     options.append(_parameter("demo", bool, typer.Option("--demo", help=help_), default=False))
     setattr(serve, "__signature__", inspect.Signature(options))  # noqa: B010  # functions do not declare it
     serve.__doc__ = "Runs the service until Ctrl-C or SIGTERM, then answers what it has accepted and stops."
     return serve
+
+
+def _expect_one_place(context: typer.Context) -> None:
+    """Settings have a default for `data`: only here can be told whether anybody asked for it."""
+    sources = {name: context.get_parameter_source(name) for name in ("data", "database")}
+    if all(source is not None and source.name in {"COMMANDLINE", "ENVIRONMENT"} for source in sources.values()):
+        raise CommandFailed(
+            "data and database are both given, and the data can only be in one of them.",
+            next_step="Leave out --data (or BLOCKYARD_DATA), or --database (or BLOCKYARD_DATABASE).",
+            exit_code=ExitCode.USAGE,
+        )
 
 
 def _serve(values: dict[str, Any], *, demo: bool) -> None:

@@ -1,5 +1,6 @@
 """The URL of a PostgreSQL: checked, completed, and shown without its password."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,6 +28,15 @@ _DEFAULTS: Final = {
     "tcp_user_timeout": str(UNANSWERED_MS),
     "client_encoding": "UTF8",
 }
+_SCHEME: Final = re.compile(r"postgres(?:ql)?://")
+_UNAMBIGUOUS: Final = re.compile(r"(?:[^@/?]*@)?[^@]*")
+"""After the scheme: one @ at most, which ends user and password. libpq reads others, too, but takes parts of a password
+for a port, a database's name or a host, and says them in its messages."""
+_PORT: Final = re.compile(r"(?:[0-9]{1,5})?")
+_MISREAD: Final = (
+    "the database's URL cannot be read: it must be postgresql://user:password@host:port/name?option=value, and in a "
+    "user's name or a password, wherever it stands, / @ ? # % are written as %2F %40 %3F %23 %25"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +51,18 @@ class DatabaseUrl:
 
 def parse_url(url: str) -> DatabaseUrl:
     """Raises StoreRefused. No message quotes the URL: there may be a password in it."""
-    if not url.startswith(("postgresql://", "postgres://")):
+    scheme = _SCHEME.match(url)
+    if scheme is None:
         raise StoreRefused("the database's URL must begin with postgresql://, as in postgresql://user@host:5432/name")
+    if not _UNAMBIGUOUS.fullmatch(url, scheme.end()):
+        raise StoreRefused(_MISREAD)
     try:
         given = {name: str(value) for name, value in conninfo_to_dict(url).items() if value is not None}
     except ProgrammingError:
-        raise StoreRefused(
-            "the database's URL cannot be read; it must be postgresql://user:password@host:port/name?option=value, "
-            "with special characters percent-encoded"
-        ) from None
-    host = given.get("host", "")
-    if "@" in host:
-        raise StoreRefused("the database's URL has an @ in its host: in a password it is written as %40")
+        raise StoreRefused(_MISREAD) from None
+    places = (given.get(name, "") for name in ("host", "hostaddr", "dbname"))
+    if any("@" in place for place in places) or not all(map(_PORT.fullmatch, given.get("port", "").split(","))):
+        raise StoreRefused(_MISREAD)
     return DatabaseUrl(make_conninfo(**(_DEFAULTS | given)), _shown(given))
 
 
