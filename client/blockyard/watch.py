@@ -87,6 +87,11 @@ class Watch(Iterator[Event]):
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
+    def _drop_stream(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.cancel()
+
     def _receive(self) -> WatchUpdate | None:
         """The next answer, of the next stream if need be; None once the watch is closed."""
         while not self._closed.is_set():
@@ -100,6 +105,10 @@ class Watch(Iterator[Event]):
                 failure = self._follower.ended()
             except grpc.RpcError as error:
                 failure = failure_of_error(error)
+            except BaseException:
+                # Interrupted, as by Ctrl-C: gRPC's stream is left in the middle of a step, and of no more use.
+                self._drop_stream()
+                raise
             else:
                 return self._follower.received(answer)
             self._stream = None

@@ -242,7 +242,7 @@ async def test_a_repair_that_the_database_refuses_is_refused_and_changes_nothing
     data = damaged(sound_data, tmp_path, FALSE_COUNTER.format(7), "UPDATE fleets SET labels = '['")
     before = rows_of(data)
     async with client_on(tmp_path) as client:
-        with pytest.raises(InvariantViolated, match="the row of fleet gpu cannot be read"):
+        with pytest.raises(InvariantViolated, match="fleet gpu cannot be repaired; keep a copy of the data"):
             await client.repair("gpu", apply=True)
         with pytest.raises(FleetNotFound):
             await client.repair("nowhere")

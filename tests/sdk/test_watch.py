@@ -1,6 +1,7 @@
 """Following a journal: broken streams are begun again after what came; what asking again would not change is raised."""
 
 import asyncio
+import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -228,6 +229,24 @@ def test_closing_while_the_stream_is_being_opened_ends_it(
 
     assert list(watch) == []
     fake.wait_until_left("Watch")
+
+
+def test_a_step_that_is_interrupted_loses_no_event(fake: FakeServer, client: Client) -> None:
+    fake.streams("Watch", [answer(2)], [answer(3, 3), answer(4, 4)])
+
+    def interrupt() -> None:
+        fake.wait_for("Watch")
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    with client.watch("gpu") as watch:
+        interrupting = threading.Timer(0.2, interrupt)
+        interrupting.start()
+        with pytest.raises(KeyboardInterrupt):
+            next(watch)
+        interrupting.join()
+
+        assert [next(watch).revision, next(watch).revision] == [3, 4]
+    assert asked(fake) == [0, 3]
 
 
 def test_leaving_a_loop_ends_the_stream(fake: FakeServer, client: Client) -> None:

@@ -6,16 +6,20 @@ import threading
 
 import pytest
 
+from blockyard_server.domain.allocation import AllocationState
 from blockyard_server.domain.answers import FleetRecord, Grant, ReleaseAnswer, ReleaseOutcome
+from blockyard_server.domain.audit import Findings
 from blockyard_server.domain.events import InstanceCreated
 from blockyard_server.domain.requests import Acquire, Release, Renew
 from blockyard_server.engine import transactor as transactor_module
 from blockyard_server.engine import writer as writer_module
+from blockyard_server.engine.auditor import Auditor, AuditorSettings, Position
 from blockyard_server.engine.clock import ManualClock
-from blockyard_server.engine.failures import InvariantViolated, Overloaded
-from blockyard_server.engine.store_protocol import InvariantBroken
+from blockyard_server.engine.engine import Engine, EngineSettings
+from blockyard_server.engine.failures import InvariantViolated, Overloaded, StoreUnavailable
+from blockyard_server.engine.store_protocol import InvariantBroken, StoreFailed
 from blockyard_server.engine.sweeper import Sweeper, SweeperSettings
-from blockyard_server.engine.transactor import Transactor
+from blockyard_server.engine.transactor import PinnedFleet, Transactor
 from blockyard_server.engine.writer import WriterLimits
 from tests.unit.engine_stories import (
     PATIENCE_S,
@@ -29,6 +33,7 @@ from tests.unit.engine_stories import (
     writer_over,
     writers_over,
 )
+from tests.unit.memory_reader import MemoryEvidence
 from tests.unit.memory_store import MemoryStore
 
 
@@ -226,3 +231,94 @@ async def test_011_work_aside_is_bounded_like_all_that_waits(monkeypatch: pytest
     gate.set()
     assert list(await asyncio.gather(under_way, waiting)) == [True, "done"]
     await writer.stop()
+
+
+async def test_012_what_the_audit_finds_while_the_server_stops_still_halts_the_fleet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = filled_store()
+    engine = Engine(store, ManualClock(), EngineSettings(auditor=AuditorSettings(interval_s=0.01), restart_grace_s=0))
+    comparing, go_on = threading.Event(), threading.Event()
+    compare = Auditor._compare
+
+    def slowly(auditor: Auditor, pinned: PinnedFleet, position: Position) -> Findings:
+        comparing.set()
+        assert go_on.wait(PATIENCE_S)
+        return compare(auditor, pinned, position)
+
+    monkeypatch.setattr(Auditor, "_compare", slowly)
+    await engine.start()
+    store.rows["gpu"].held["n1", 0] = 99  # nobody's
+    assert await asyncio.to_thread(comparing.wait, PATIENCE_S)
+
+    stop = asyncio.ensure_future(engine.stop())
+    await asyncio.sleep(0.01)
+    go_on.set()
+    await stop
+
+    assert store.rows["gpu"].halted
+
+
+async def test_013_a_halt_waits_for_its_turn_however_many_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "MAX_WAITING_ASIDES", 0)
+    writer = writer_over(filled_store())
+
+    assert await writer.run_aside(lambda: "halted", however_many=True) == "halted"
+
+    await writer.stop()
+
+
+async def test_014_a_fleet_that_the_store_fails_at_keeps_no_other_from_being_swept_and_audited(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = ManualClock()
+    store = filled_store(8, "a", "b")
+    engine = engine_over(store, clock)
+    await engine.start()
+    for fleet in ("a", "b"):
+        await engine.submit(acquire("lease", fleet=fleet, ttl_us=1_000_000))
+    clock.advance(1_000_000)
+
+    def fail_at_a(fleet: str) -> None:
+        if fleet == "a":
+            raise StoreFailed("its pages are damaged")
+
+    store.before_commit = fail_at_a
+    await engine._sweeper.round()
+    store.rows["b"].held["n1", 7] = 99  # nobody's
+    await engine._auditor.round()
+
+    assert [fleet for fleet in ("a", "b") if len(store.rows[fleet].held) == 1] == ["a", "b"]
+    assert store.rows["b"].allocations[3].state is AllocationState.EXPIRED
+    assert store.rows["b"].halted
+    assert "fleet a could not be swept" in caplog.text
+    await engine.stop()
+
+
+async def test_015_a_slice_that_cannot_be_read_gives_its_snapshot_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = filled_store()
+    transactor = Transactor(store, ManualClock())
+
+    def fail(*_: object) -> list[tuple[str, int, int]]:
+        raise StoreFailed("it cannot be read")
+
+    monkeypatch.setattr(MemoryEvidence, "instances_after", fail)
+    with pytest.raises(StoreUnavailable):
+        transactor.pin_slice("gpu", "", 10)
+
+    assert [evidence.closed for evidence in store.evidence] == [True]
+
+
+async def test_016_a_halt_that_could_not_be_recorded_is_recorded_by_the_next_audit_and_counted_until_then() -> None:
+    store = filled_store()
+    engine = engine_over(store)
+    await engine.start()
+    store.before_commit = once(StoreFailed("the database is away"))
+    await engine._writers.of("gpu").run_aside(lambda: engine._transactor.halt("gpu", "for the test"))
+    before = store.rows["gpu"].halted
+
+    await engine._auditor.round()
+
+    assert (before, store.rows["gpu"].halted) == (False, True)
+    assert engine.counts.halted_fleets == {"gpu"}
+    await engine.stop()

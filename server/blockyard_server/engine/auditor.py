@@ -23,6 +23,7 @@ from blockyard_server.domain.audit import (
     gather_held,
 )
 from blockyard_server.domain.blocks import block_count
+from blockyard_server.engine.apart import apart
 from blockyard_server.engine.counts import Counts
 from blockyard_server.engine.failures import EngineFailure, ShuttingDown
 from blockyard_server.engine.ledger import LedgerWork
@@ -97,25 +98,17 @@ class Auditor:
             await self._task
 
     async def round(self) -> None:
-        """Takes a step in each of the next fleets, one after the other. Raises EngineFailure, StoreFailed."""
+        """Takes a step in each of the next fleets, one after the other. Raises ShuttingDown, StoreFailed."""
         halts = self._counts.halts
         async with self._store.reader() as reader:
             halted = await reader.halted_fleets(limits.MAX_FLEETS)
             fleets = await reader.fleets_to_audit(self._last_fleet, MAX_FLEETS_AT_ONCE)
         if halts == self._counts.halts:  # else this server knows of one that the snapshot may not have
-            self._counts.halted_fleets = set(halted)
+            self._counts.halted_fleets = set(halted) | self._transactor.halts_to_record
         self._last_fleet = fleets[-1] if len(fleets) == MAX_FLEETS_AT_ONCE else ""
         for fleet in fleets:
             if not self._stopping.is_set():
-                await self._step_apart(fleet)
-
-    async def _step_apart(self, fleet: str) -> None:
-        try:
-            await self.step(fleet)
-        except (EngineFailure, StoreFailed):
-            raise
-        except Exception:  # noqa: BLE001 - a fault over one fleet must not keep the others from being verified
-            _log.exception("fleet %s could not be verified; the others are", fleet)
+                await apart("verified", fleet, self.step(fleet))
 
     async def step(self, fleet: str) -> None:
         """Compares the next slice of a fleet, and halts the fleet if anything differs. Raises EngineFailure."""

@@ -125,11 +125,12 @@ class Engine:
         """Carries out what was accepted, then closes the store."""
         await self._availability.stop()
         await self._sweeper.stop()
-        await self._writers.stop()
-        await self._watches.stop()
-        # After what was accepted is carried out: a step may be waiting for a long Verify.
+        self._writers.refuse()
+        # What these find must still halt its fleet, in the writers' threads, where what was accepted is carried out.
         await self._auditor.stop()
         await self._ledger.stop()
+        await self._writers.stop()
+        await self._watches.stop()
         await self._store.close()
 
     async def submit(self, request: Request) -> Any:

@@ -59,8 +59,10 @@ class Reading:
 
 
 class FleetTimes:
-    """What this server knows of every fleet's time. Used in the writer threads; `now_us`, `store_us` and `own_us` from
-    anywhere."""
+    """What this server knows of every fleet's time.
+
+    Used in the writer threads; `now_us`, `store_us` and `own_us` from anywhere.
+    """
 
     def __init__(self, clock: Clock, *, clock_decides: bool = False) -> None:
         """`clock_decides`: also where there is a database's clock, as in tests whose servers share one of theirs."""

@@ -67,7 +67,8 @@ class LedgerWork:
         """Stops a fleet's writes because of these differences."""
         self._counts.discrepancies += len(found)
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-        await self._writers.of(fleet).run_aside(lambda: self._transactor.halt(fleet, describe(found[0]) + more))
+        halt = partial(self._transactor.halt, fleet, describe(found[0]) + more)
+        await self._writers.of(fleet).run_aside(halt, however_many=True)
 
     def _expect_room(self) -> None:
         if len(self._tasks) >= MAX_WAITING_AUDITS:
@@ -129,7 +130,7 @@ class LedgerWork:
             if not corrections or await self._writers.of(fleet).run_aside(mend):
                 return planned.plan
             halt = partial(self._transactor.halt, fleet, f"its records need {len(corrections)} corrections")
-            await self._writers.of(fleet).run_aside(halt)
+            await self._writers.of(fleet).run_aside(halt, however_many=True)
         raise StoreUnavailable("the fleet is being changed from elsewhere; repair again")
 
 

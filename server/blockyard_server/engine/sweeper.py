@@ -5,11 +5,11 @@ It decides nothing: a lease has ended by the predicate alone, swept or not.
 
 import asyncio
 import logging
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Final
 
-from blockyard_server.engine.failures import EngineFailure, InvariantViolated
+from blockyard_server.engine.apart import apart
+from blockyard_server.engine.failures import EngineFailure
 from blockyard_server.engine.store_protocol import Store, StoreFailed
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.writer import Writers
@@ -60,7 +60,7 @@ class Sweeper:
             pass
 
     async def round(self) -> None:
-        """Looks after every fleet that needs it. Raises EngineFailure, StoreFailed."""
+        """Looks after every fleet that needs it. Raises ShuttingDown, StoreFailed."""
         now_us = self._transactor.times.store_us()
         retention_us = int(self._settings.retention_s * 1_000_000)
         journal_retention_us = int(self._settings.journal_retention_s * 1_000_000)
@@ -69,11 +69,11 @@ class Sweeper:
             old = await reader.fleets_to_prune(now_us - retention_us, MAX_FLEETS_AT_ONCE)
             long = await reader.fleets_to_compact(now_us - journal_retention_us, MAX_FLEETS_AT_ONCE)
         for fleet in due:
-            await self._for_one_fleet(fleet, self.sweep_fleet(fleet))
+            await apart("swept", fleet, self.sweep_fleet(fleet))
         for fleet in old:
-            await self._for_one_fleet(fleet, self._prune_fleet(fleet, retention_us))
+            await apart("pruned", fleet, self._prune_fleet(fleet, retention_us))
         for fleet in long:
-            await self._for_one_fleet(fleet, self._compact_fleet(fleet, journal_retention_us))
+            await apart("compacted", fleet, self._compact_fleet(fleet, journal_retention_us))
 
     async def _prune_fleet(self, fleet: str, retention_us: int) -> None:
         while await self._writers.of(fleet).run_aside(lambda: self._transactor.prune(fleet, retention_us)):
@@ -83,16 +83,6 @@ class Sweeper:
         for _ in range(MAX_COMPACTIONS):
             if not await self._writers.of(fleet).run_aside(lambda: self._transactor.compact(fleet, retention_us)):
                 return
-
-    async def _for_one_fleet(self, fleet: str, work: Awaitable[None]) -> None:
-        try:
-            await work
-        except InvariantViolated:
-            _log.debug("a halted fleet is left as it is")
-        except (EngineFailure, StoreFailed):
-            raise
-        except Exception:  # noqa: BLE001 - a fault over one fleet must not keep the others from being swept
-            _log.exception("fleet %s could not be swept; the sweeper goes on with the others", fleet)
 
     async def _run(self) -> None:
         while True:

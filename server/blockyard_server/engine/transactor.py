@@ -131,6 +131,11 @@ class Transactor:
         self._halted: dict[str, str] = {}
         """Halted fleets whose row could not be made to say so yet."""
 
+    @property
+    def halts_to_record(self) -> set[str]:
+        """Fleets that only this server knows to be halted."""
+        return set(self._halted)
+
     def carry_out(self, fleet: str, requests: Sequence[Request]) -> list[Outcome]:
         """The outcomes of all requests, in order, durable when this returns. Raises EngineFailure for all of them."""
         return self.in_transaction(fleet, lambda attempt: _decide_all(attempt, requests))
@@ -197,6 +202,9 @@ class Transactor:
 
         None if the fleet is not there, or is halted, or is halted by this. Raises StoreUnavailable.
         """
+        if fleet in self._halted:
+            self._record_halt(fleet)
+            return None
         try:
             with self._store.transaction(fleet) as tx:
                 if tx.head is None or tx.head.record is None or tx.head.halted:

@@ -82,6 +82,8 @@ class Writer:
         self._wanted = 1
         """How many waiting calls end the loop's present wait."""
         self._wake = asyncio.Event()
+        self._refusing = False
+        """New requests are refused; asides are not yet."""
         self._stopping = False
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -94,9 +96,13 @@ class Writer:
         """Begins to carry out what is submitted."""
         self._loop_task = asyncio.create_task(self._run(), name="blockyard-writer")
 
+    def refuse(self) -> None:
+        """From now on new requests are refused. What was accepted, and asides, are carried out."""
+        self._refusing = True
+
     async def stop(self) -> None:
         """Carries out what was accepted, refuses the rest, and ends."""
-        self._stopping = True
+        self._refusing = self._stopping = True
         self._wake.set()
         if self._loop_task is not None:
             await self._loop_task
@@ -108,7 +114,7 @@ class Writer:
         `begins_call` is False for what came in the same call as the request before: it is no company to wait for.
         Raises Overloaded, ShuttingDown.
         """
-        if self._stopping:
+        if self._refusing:
             raise ShuttingDown("the server is stopping; try again, with the same token, at another one or later")
         if self._all_waiting() >= self._limits.max_waiting:
             message = (
@@ -122,12 +128,15 @@ class Writer:
             self._wake.set()
         return ticket.outcome
 
-    async def run_aside(self, work: Callable[[], T]) -> T:
-        """Runs `work` in the writer thread between two batches: no transaction is open. Raises EngineFailure."""
+    async def run_aside(self, work: Callable[[], T], *, however_many: bool = False) -> T:
+        """Runs `work` in the writer thread between two batches: no transaction is open. Raises EngineFailure.
+
+        `however_many`: it is not refused for the others that wait.
+        """
         if self._stopping:
             raise ShuttingDown("the server is stopping; try again at another one or later")
-        if len(self._asides) >= MAX_WAITING_ASIDES:
-            message = f"{MAX_WAITING_ASIDES} reads wait for a sweep, the most that this server accepts; try again later"
+        if len(self._asides) >= MAX_WAITING_ASIDES and not however_many:
+            message = f"{MAX_WAITING_ASIDES} reads wait for their turn, the most that this server accepts; try later"
             raise Overloaded(message, maximum=MAX_WAITING_ASIDES)
         outcome: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self._asides.append(_Aside(work, outcome))
@@ -239,6 +248,11 @@ class Writers:
         """Begins to carry out what is submitted."""
         for lane in self._lanes:
             lane.start()
+
+    def refuse(self) -> None:
+        """From now on new requests are refused. What was accepted, and asides, are carried out."""
+        for lane in self._lanes:
+            lane.refuse()
 
     async def stop(self) -> None:
         """Carries out what was accepted, refuses the rest, and ends."""
