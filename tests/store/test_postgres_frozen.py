@@ -1,20 +1,54 @@
-"""A server that is frozen while it has a fleet locked loses the lock: PostgreSQL ends its transaction."""
+"""A server that is frozen while it has a fleet locked loses the lock: PostgreSQL ends its transaction.
 
+And a PostgreSQL that is frozen, wherever it is, is not waited for: opening, reading, and putting away what was read.
+"""
+
+import asyncio
+import os
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 
+from blockyard_server.engine.store_protocol import StoreFailed
+from blockyard_server.store.postgres import PostgresStore
 from blockyard_server.store.postgres_line import Line, Request
+from blockyard_server.store.postgres_signals import WatchedConnection
+from blockyard_server.store.reader import SqlReader
 from blockyard_server.store.watchdog import Watchdog
+from tests.harness.patience import eventually
 
 BOUND_S: Final = 30.0
 BEGIN: Final[Request] = ("BEGIN", ())
 LOCK: Final[Request] = ("SELECT pg_advisory_xact_lock(1)", ())
 AT_ONCE: Final[Request] = ("SET idle_in_transaction_session_timeout = 100", ())
+
+
+class Frost:
+    """Freezes single processes of PostgreSQL. A context manager: leaving it thaws them."""
+
+    def __init__(self) -> None:
+        self._frozen: list[int] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        for process in self._frozen:
+            os.kill(process, signal.SIGCONT)
+
+    def freeze(self, process: int) -> None:
+        """From now on it neither answers nor ends."""
+        os.kill(process, signal.SIGSTOP)
+        self._frozen.append(process)
 
 
 @pytest.fixture
@@ -43,3 +77,75 @@ def test_the_lock_of_a_transaction_that_nobody_goes_on_with_is_had_by_the_next_o
     with pytest.raises(psycopg.OperationalError):
         line.send([("COMMIT", ())])
     assert line.lost
+
+
+@pytest.fixture
+async def narrow(database: str) -> AsyncIterator[PostgresStore]:
+    """An open store with a single place for readers."""
+    made = PostgresStore(database, readers=1)
+    made.open()
+    yield made
+    await made.close()
+
+
+async def connection_of(reader: SqlReader) -> WatchedConnection:
+    """The driver's connection below a reader."""
+    raw: WatchedConnection = (await reader._connection.get_raw_connection()).driver_connection  # type: ignore[assignment]
+    return raw
+
+
+async def ended(task: asyncio.Task[None]) -> BaseException | None:
+    """What a task failed with. One that takes too long is not cancelled: it might wait for that, too."""
+    await asyncio.wait([task], timeout=BOUND_S)
+    assert task.done(), "it waits for ever"
+    return asyncio.CancelledError() if task.cancelled() else task.exception()
+
+
+async def read_and_freeze(store: PostgresStore, frost: Frost, left: list[WatchedConnection]) -> None:
+    """Reads, and freezes the other end before the reader is left."""
+    async with store.reader() as reader:
+        assert await reader.revision("gpu") is None
+        left.append(await connection_of(reader))
+        frost.freeze(left[0].info.backend_pid)
+
+
+async def read(store: PostgresStore) -> None:
+    async with store.reader() as reader:
+        assert await reader.revision("gpu") is None
+
+
+@pytest.mark.parametrize("how", ["left", "cancelled"])
+async def test_a_reader_that_is_left_while_the_database_is_frozen_gives_its_place_back(
+    narrow: PostgresStore, how: str
+) -> None:
+    left: list[WatchedConnection] = []
+
+    async def leaves() -> bool:
+        return bool(left) and left[0].pgconn.transaction_status == TransactionStatus.ACTIVE
+
+    with Frost() as frost:
+        reading = asyncio.create_task(read_and_freeze(narrow, frost, left))
+        if how == "cancelled":
+            await eventually(leaves, "ROLLBACK is sent")
+            reading.cancel()
+        assert await ended(reading) is not None
+        assert await ended(asyncio.create_task(read(narrow))) is None
+
+
+async def test_a_reader_whose_first_connection_freezes_as_it_is_made_is_not_waited_for(
+    narrow: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frost = Frost()
+    reach = WatchedConnection.reach
+
+    async def reach_and_freeze(conninfo: str, watchdog: Watchdog) -> WatchedConnection:
+        made = await reach(conninfo, watchdog)
+        frost.freeze(made.info.backend_pid)
+        return made
+
+    with frost, monkeypatch.context() as patched:
+        patched.setattr(WatchedConnection, "reach", reach_and_freeze)
+        patched.setattr("blockyard_server.store.postgres.READ_TIMEOUT_S", 0.5)
+        assert isinstance(await ended(asyncio.create_task(read(narrow))), StoreFailed)
+        patched.undo()
+        assert await ended(asyncio.create_task(read(narrow))) is None

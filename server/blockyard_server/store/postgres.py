@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
 import psycopg
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -24,7 +24,7 @@ from blockyard_server.store.postgres_errors import failure_of, reading, said
 from blockyard_server.store.postgres_evidence import PostgresEvidence
 from blockyard_server.store.postgres_line import Line, Lines
 from blockyard_server.store.postgres_session import PostgresSession
-from blockyard_server.store.postgres_signals import Signals, WatchedConnection
+from blockyard_server.store.postgres_signals import ANSWER_TIMEOUT_S, Signals, WatchedConnection
 from blockyard_server.store.postgres_url import parse_url
 from blockyard_server.store.reader import SqlReader
 from blockyard_server.store.transaction import SqlTransaction
@@ -78,6 +78,7 @@ class PostgresStore:
             max_overflow=0,
             pool_timeout=READER_WAIT_S,
         )
+        event.listen(self._reading.sync_engine, "checkin", _rest)
 
     async def close(self) -> None:
         """See the protocol."""
@@ -137,7 +138,8 @@ class PostgresStore:
                 try:
                     yield SqlReader(connection)
                 finally:
-                    raw.watch.rest()
+                    # Leaving sends ROLLBACK; the pool says when that is over, before it lends the connection again.
+                    raw.watch.begin(ANSWER_TIMEOUT_S)
         except (SQLAlchemyError, psycopg.Error) as failure:
             raise StoreFailed(f"the database cannot be read: {_cause(failure)}") from failure
 
@@ -216,15 +218,22 @@ class PostgresStore:
 
     async def _connect_reader(self) -> WatchedConnection:
         connection = await WatchedConnection.reach(self._url.conninfo, self._watchdog)
+        connection.watch.begin(READ_TIMEOUT_S)  # SQLAlchemy asks the first one what it is
         try:
             connection.prepare_threshold = None  # planned each time, for what is asked
             await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
             await connection.set_read_only(True)
             await connection.set_autocommit(False)
         except BaseException:  # who wants to read may be cancelled right here
-            await connection.end()
+            await connection.close()
             raise
         return connection
+
+
+def _rest(connection: Any, _record: object) -> None:
+    """A reader's connection has come back to the pool, unless it died."""
+    if connection is not None:
+        connection.driver_connection.watch.rest()
 
 
 def _cause(failure: Exception) -> str:

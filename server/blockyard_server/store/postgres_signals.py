@@ -49,10 +49,10 @@ class WatchedConnection(psycopg.AsyncConnection[tuple[object, ...]]):
         finally:
             self.watch.rest()
 
-    async def end(self) -> None:
-        """Closes it."""
+    async def close(self) -> None:
+        """Closes it, whoever does: its descriptor is looked at no more."""
         self.watch.end()
-        await self.close()
+        await super().close()
 
 
 class Signals:
@@ -105,7 +105,7 @@ class Signals:
                             heard(fleet)
                 await ear.ask(b"SELECT 1")
         finally:
-            await ear.end()
+            await ear.close()
 
     async def _ask(self, statement: bytes, *parameters: str) -> None:
         """Raises StoreFailed. A connection that died since it was last used is replaced by a new one."""
@@ -133,7 +133,7 @@ class Signals:
     async def _hang_up(self) -> None:
         speaking, self._speaking = self._speaking, None
         if speaking is not None:
-            await speaking.end()
+            await speaking.close()
 
 
 def payloads(own: str, fleets: Collection[str]) -> Iterator[str]:
