@@ -18,7 +18,7 @@ PYTEST   = $(BIN)/python -m pytest
 
 .PHONY: help
 help:  ## These lines
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Two stamps, one after the other: serving needs less than developing, and two pips never run at once.
 $(VENV)/.server: pyproject.toml
@@ -89,8 +89,9 @@ bench-watch: $(VENV)/.dev  ## How long a change takes to reach who watches
 	$(BIN)/python -m benchmarks.watch $(ARGS)
 
 .PHONY: soak
-soak: $(VENV)/.dev  ## The model check and the crashes, for hours
-	BLOCKYARD_SOAK=1 $(PYTEST) -n $(WORKERS) -m soak --timeout=0 tests/property tests/fault/test_crash.py tests/logs $(ARGS)
+soak: $(VENV)/.dev  ## The model check, the crashes, the repairs and the real logs, for hours
+	BLOCKYARD_SOAK=1 $(PYTEST) -n $(WORKERS) -m soak --timeout=0 tests/property tests/fault/test_crash.py tests/logs \
+	  tests/unit/test_repair_properties.py $(ARGS)
 
 .PHONY: simulate
 simulate: $(VENV)/.dev  ## The engine in a simulated world: 100,000 seeds, or ARGS="--seed 1234"

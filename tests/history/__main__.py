@@ -14,6 +14,9 @@ import uvloop
 from tests.history.stage import Recorded, Setup, record
 from tests.history.verdict import check, report, say
 
+DESCRIPTION = """Records what clients ask and are answered, and checks with two checkers that share nothing whether one
+order of all calls explains it. The exit code is the number of histories that are wrong."""
+
 
 def count_wrong(folders: Sequence[Path]) -> int:
     """Checks several histories, one process each. How many of them are wrong."""
@@ -34,17 +37,18 @@ def tell(recorded: Recorded, took_s: float) -> None:
 
 def main() -> int:
     """The exit code: how many histories were wrong."""
-    parser = argparse.ArgumentParser(prog="python -m tests.history", description=__doc__)
-    parser.add_argument("--operations", type=int, default=1_000_000)
-    parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--fleets", type=int, default=2)
-    parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
-    parser.add_argument("--servers", type=int, default=1)
-    parser.add_argument("--faults", action="store_true")
-    parser.add_argument("--kill-every-s", type=float, default=40.0, help="on average, with --faults")
-    parser.add_argument("--seed", default="0")
-    parser.add_argument("--keep", type=Path, help="an empty folder for the histories, which are kept")
-    parser.add_argument("--check", type=Path, nargs="*", help="only check these folders of histories")
+    parser = argparse.ArgumentParser(prog="python -m tests.history", description=DESCRIPTION)
+    add = parser.add_argument
+    add("--operations", type=int, default=1_000_000, help="calls to record, of all clients (default: %(default)s)")
+    add("--clients", type=int, default=64, help="that call at the same time (default: %(default)s)")
+    add("--fleets", type=int, default=2, help="each with a history of its own (default: %(default)s)")
+    add("--database", choices=["sqlite", "postgres"], default="sqlite", help="what the servers keep it in (default: %(default)s)")
+    add("--servers", type=int, default=1, help="more than one need --database postgres (default: %(default)s)")
+    add("--faults", action="store_true", help="kills servers and disturbs connections (default: nothing is disturbed)")
+    add("--kill-every-s", type=float, default=40.0, help="on average, with --faults (default: %(default)s)")
+    add("--seed", default="0", help="of the clients' and the faults' choices, any text (default: %(default)s)")
+    add("--keep", type=Path, help="an empty folder for the histories, which are kept (default: they are not)")
+    add("--check", type=Path, nargs="*", help="only check these folders of histories (default: record one)")
     chosen = parser.parse_args()
     if chosen.check:
         return count_wrong(chosen.check)
