@@ -121,7 +121,7 @@ class Repairer:
             done = self._mend_undisturbed(fleet, planned)
         except InvariantBroken as broken:
             self._transactor.halt(fleet, str(broken))
-            message = f"fleet {fleet} cannot be repaired; keep a copy of the data: the server's log says what is in the way"
+            message = f"fleet {fleet} cannot be repaired; keep a copy of the data: the server's log says why"
             raise InvariantViolated(message, fleet=f"fleets/{fleet}") from broken
         except StoreFailed as failure:
             self._transactor.was_repaired(fleet)  # perhaps it was
