@@ -42,7 +42,7 @@ def main() -> int:
     add("--operations", type=int, default=1_000_000, help="calls to record, of all clients (default: %(default)s)")
     add("--clients", type=int, default=64, help="that call at the same time (default: %(default)s)")
     add("--fleets", type=int, default=2, help="each with a history of its own (default: %(default)s)")
-    add("--database", choices=["sqlite", "postgres"], default="sqlite", help="what the servers keep it in (default: %(default)s)")
+    add("--database", choices=["sqlite", "postgres"], default="sqlite", help="of the servers (default: %(default)s)")
     add("--servers", type=int, default=1, help="more than one need --database postgres (default: %(default)s)")
     add("--faults", action="store_true", help="kills servers and disturbs connections (default: nothing is disturbed)")
     add("--kill-every-s", type=float, default=40.0, help="on average, with --faults (default: %(default)s)")
