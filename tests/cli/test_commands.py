@@ -3,13 +3,17 @@
 import json
 import signal
 import socket
+import sqlite3
 import subprocess
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from blockyard import AllocationState, Client, InstanceState
-from tests.cli.conftest import COMMAND, CommandLine
+from blockyard import AllocationState, Client, Event, EventKind, InstanceState
+from blockyard.cli.events import describe_event
+from tests.cli.conftest import COMMAND, CommandLine, serving
 
 
 def test_a_fleet_is_created_shown_changed_and_deleted(blockyard: CommandLine) -> None:
@@ -238,6 +242,45 @@ def test_events_are_one_for_each_revision(blockyard: CommandLine, client: Client
     assert last.splitlines()[1].split()[3:] == ["GRANTED", allocation.name, "of", "me", "node-1:0-1"]
 
 
+def test_events_say_where_the_journal_begins_if_its_beginning_is_gone(tmp_path: Path) -> None:
+    data = tmp_path / "blockyard.db"
+    with serving(data) as address:
+        blockyard = CommandLine(address)
+        with Client(address) as client:
+            client.create_fleet("gpu")
+            client.create_instance("gpu", "node-1", total_blocks=8)
+            client.acquire("gpu", blocks=1, holder="me")
+        whole = blockyard("events", "gpu", "--kind", "granted")
+        with closing(sqlite3.connect(data)) as hand, hand:
+            hand.execute("UPDATE fleets SET compacted_revision = 1 WHERE fleet = 'gpu'")
+            hand.execute("DELETE FROM journal WHERE fleet = 'gpu' AND revision = 1")
+        cut, asked = blockyard("events", "gpu", "--kind", "granted"), blockyard("events", "gpu", "--from", "2")
+
+    assert (whole.code, whole.err) == (0, "")
+    assert (cut.code, cut.err) == (0, "The journal of gpu is kept from revision 2 on.\n")
+    assert (asked.code, asked.err) == (0, "")
+
+
+def test_a_cap_of_many_leases_is_not_shown_as_the_end_of_each() -> None:
+    extended = Event(
+        revision=7,
+        time=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        kind=EventKind.LEASES_EXTENDED,
+        allocation=None,
+        instance=None,
+        holder=None,
+        placements=(),
+        expire_time=datetime(2026, 1, 2, 3, 5, 5, tzinfo=UTC),
+        idempotency_token=None,
+        ended=False,
+        fleet=None,
+        instance_after=None,
+        corrections=(),
+    )
+
+    assert describe_event(extended) == "each by its own ttl, until 2026-01-02 03:05:05Z at most"
+
+
 def test_verify_of_a_healthy_fleet_is_clean(blockyard: CommandLine, client: Client, fleet: str) -> None:
     client.acquire(fleet, blocks=2, holder="me")
 
@@ -316,6 +359,9 @@ def test_a_full_disk_is_a_sentence_and_the_allocation_is_held_all_the_same(
         (("release", "nonsense"), "not the name of an allocation"),
         (("renew", "fleets/f/17"), "not the name of an allocation"),
         (("events", "f", "--kind", "party"), "'--kind'"),
+        (("watch", "f", "--from", "0"), "greater than or equal to 1"),
+        (("verify", "f", "--timeout", "0"), "a timeout of 0 leaves no time"),
+        (("repair", "f", "--timeout", "0s"), "a timeout of 0 leaves no time"),
         (("no-such-command",), "No such command 'no-such-command'"),
         (("fleet", "create"), "Missing argument 'FLEET'"),
     ],

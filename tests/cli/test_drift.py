@@ -1,5 +1,6 @@
-"""When the records disagree, `verify` says so by its exit code, in text and in JSON."""
+"""When the records disagree, `verify` says so by its exit code, in text and in JSON; and what `repair` says of it."""
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -55,7 +56,8 @@ def test_repair_says_what_it_would_change_then_changes_it_then_has_nothing_to_do
         {"kind": "COUNTER_SET", "instance": "node-1", "allocation": None, "block": 0, "before": 5, "after": 2}
     ]
     assert done.out.splitlines()[0] == "Repair: 1 change made in gpu, now at revision 4:"
-    assert again.out == "Repair: gpu needs no change at revision 4.\n"
+    assert done.out.endswith("\nThe fleet is served.\n")
+    assert again.out == "Repair: gpu needs no change at revision 4.\nThe fleet is served.\n"
     assert "HALTED" not in drifted("fleet", "get", "gpu").out
     assert "REPAIRED  1 COUNTER_SET" in drifted("events", "gpu", "--kind", "repaired").out
     assert drifted("verify", "gpu").code == 0
@@ -65,12 +67,20 @@ def test_what_no_rule_mends_is_shown_and_the_exit_code_stays_1(drifted: CommandL
     with closing(sqlite3.connect(tmp_path / "blockyard.db")) as hand, hand:
         hand.execute("""UPDATE allocations SET granted = '[["node-1",[1,9]]]'""")
 
-    done = drifted("repair", "gpu", "--apply")
+    done, again = drifted("repair", "gpu", "--apply"), drifted("repair", "gpu")
+    verified = drifted("verify", "gpu")
 
-    assert done.code == 1
+    left = "  HELD_BLOCKS  node-1, fleets/gpu/allocations/3: expected block 9 held by it, found block idle\n"
+    assert (done.code, again.code) == (1, 1)
     assert "No rule mends these; they are left as they are, for people:" in done.out
-    assert "  HELD_BLOCKS  node-1: expected block 9 held by it, found block idle" in done.out
-    assert done.out.endswith("The fleet's writes are stopped.\n")
+    assert left in done.out
+    assert done.out.endswith("The fleet's writes stay stopped.\n")
+    assert re.match(
+        r"Repair: nothing in gpu can be changed by a rule at revision \d+; \d+ differences? (is|are) left to", again.out
+    )
+    assert left in again.out
+    assert again.out.endswith("The fleet's writes are stopped.\n")
+    assert left in verified.out
 
 
 def test_a_fleet_that_is_not_there_cannot_be_repaired(drifted: CommandLine) -> None:

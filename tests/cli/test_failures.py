@@ -5,8 +5,9 @@ import json
 import pytest
 from typer import BadParameter
 
+from blockyard._call import AGAIN, LOOK
 from blockyard.cli.entry import render_failure
-from blockyard.cli.failures import NEXT_STEPS, CommandFailed, ExitCode, Recoded, explain
+from blockyard.cli.failures import NEXT_STEPS, CommandFailed, ExitCode, Recoded, explain, unanswered_acquire
 from blockyard.cli.option_values import MalformedValue
 from blockyard.cli.replay_log import MalformedLog
 from blockyard.errors import (
@@ -64,6 +65,43 @@ def test_what_is_no_answer_of_blockyard_says_where_to_look() -> None:
 
     assert "--address" in stranger.next_step
     assert newer.next_step == ""
+
+
+def test_servers_that_run_and_do_not_serve_are_not_to_be_started() -> None:
+    text = "connections to all backends failing; last error: UNAVAILABLE: ipv4:127.0.0.1:7350: backend unhealthy"
+    unhealthy = explain(Unavailable(text, status="UNAVAILABLE"))
+    refused = explain(Unavailable("Failed to connect", status="UNAVAILABLE"))
+
+    assert unhealthy.next_step.startswith("The servers run but do not serve now: ")
+    assert "blockyard serve" not in unhealthy.next_step
+    assert "blockyard serve" in refused.next_step
+
+
+def test_an_answer_that_is_late_asks_for_more_time_and_not_for_a_server() -> None:
+    late = explain(DeadlineExceeded("Deadline Exceeded", status="DEADLINE_EXCEEDED"))
+
+    assert "--timeout" in late.next_step
+    assert "blockyard serve" not in late.next_step
+
+
+def test_an_unknown_outcome_says_what_to_do_on_the_command_line() -> None:
+    again = explain(OutcomeUnknown(f"the outcome of Renew is unknown (x); {AGAIN}", call="Renew", advice=AGAIN))
+    look = explain(OutcomeUnknown(f"the outcome of UpdateFleet is unknown (x); {LOOK}", advice=LOOK))
+
+    assert (again.message, again.exit_code) == ("the outcome of Renew is unknown (x).", ExitCode.NO_ANSWER)
+    assert again.next_step.startswith("Give the same command again: ")
+    assert look.next_step.startswith("Look whether it was done ")
+
+
+def test_an_acquire_without_an_answer_says_the_command_that_closes_the_door() -> None:
+    advice = "acquire again with token 'out 1', or release_by_token('gpu', 'out 1')"
+    unknown = OutcomeUnknown(f"the outcome of Acquire is unknown (x); {advice}", advice=advice, token="out 1")
+
+    plain, scoped = (explain(unanswered_acquire(unknown, "gpu", caller)) for caller in (None, "mine"))
+
+    assert (plain.message, plain.exit_code) == ("the outcome of Acquire is unknown (x).", ExitCode.NO_ANSWER)
+    assert plain.next_step.startswith("`blockyard release --fleet gpu --token 'out 1'` gives up ")
+    assert scoped.next_step.startswith("`blockyard release --fleet gpu --token 'out 1' --caller mine` gives up ")
 
 
 def test_malformed_fields_are_named() -> None:

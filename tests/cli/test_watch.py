@@ -6,14 +6,17 @@ import pty
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 import pytest
 
 from blockyard import Client
-from tests.cli.conftest import COMMAND, CommandLine
+from blockyard.cli.watch import ANSWERS_AGAIN, NO_ANSWER, SilenceNotice
+from tests.cli.conftest import COMMAND, CommandLine, serving
 
 PATIENCE_S: Final = 30
 """Nothing here takes nearly as long."""
@@ -183,3 +186,49 @@ def test_top_goes_on_when_its_fleet_is_deleted(terminal: Terminal, client: Clien
     terminal.press("q")
 
     assert terminal.code() == 0
+
+
+def test_that_nobody_answers_is_said_and_that_somebody_does_again(tmp_path: Path) -> None:
+    data = tmp_path / "blockyard.db"
+    with serving(data) as address:
+        blockyard = CommandLine(address)
+        with Client(address) as client:
+            client.create_fleet("gpu")
+        shown = Terminal(blockyard, "top", "gpu")
+        watch = blockyard.start("watch", "gpu", "--from", "1")
+        shown.wait_for("q ends")
+        assert "FLEET_CREATED" in line_of(watch)
+    try:
+        shown.wait_for(NO_ANSWER)
+        assert watch.stderr is not None
+        assert watch.stderr.readline() == f"{NO_ANSWER}\n"
+        with serving(data, "--listen", address):
+            assert watch.stderr.readline() == f"{ANSWERS_AGAIN}\n"
+            with Client(address) as client:
+                client.create_instance("gpu", "node-1", total_blocks=8)
+            assert "INSTANCE_CREATED" in line_of(watch)
+            shown.wait_for("0 of 8 blocks busy")
+    finally:
+        shown.close()
+        watch.kill()
+        watch.communicate()
+
+
+def test_only_waiting_is_silence_and_it_is_said_once() -> None:
+    told: list[str] = []
+
+    def source() -> Iterator[int]:
+        yield 1
+        yield 2
+        time.sleep(0.5)
+        yield 3
+
+    with SilenceNotice(0.1, told.append) as notice:
+        heard = notice.listen(source())
+        assert next(heard) == 1
+        time.sleep(0.3)
+        assert next(heard) == 2
+        assert told == []
+        assert list(heard) == [3]
+
+    assert told == [NO_ANSWER, ANSWERS_AGAIN]

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from blockyard.cli.connection import connect
+from blockyard.cli.failures import unanswered_acquire
 from blockyard.cli.option_values import read_amounts, read_pairs
 from blockyard.cli.options import (
     Address,
@@ -26,6 +27,7 @@ from blockyard.cli.options import (
 )
 from blockyard.cli.output import OutputFormat, print_document, print_line, write_blocks, write_duration, write_time
 from blockyard.cli.selector_text import read_selector
+from blockyard.errors import OutcomeUnknown
 from blockyard.types import Demand, Grant, Selector
 
 
@@ -72,16 +74,19 @@ def acquire(
     )
     annotations = read_pairs(annotate or (), option="--annotate")
     with connect(address, caller=caller) as client:
-        grant = client.acquire(
-            fleet,
-            demands=[demand],
-            holder=own_holder() if holder is None else holder,
-            token=token,
-            ttl=ttl,
-            strategy=strategy,
-            annotations=annotations,
-            validate_only=dry_run,
-        )
+        try:
+            grant = client.acquire(
+                fleet,
+                demands=[demand],
+                holder=own_holder() if holder is None else holder,
+                token=token,
+                ttl=ttl,
+                strategy=strategy,
+                annotations=annotations,
+                validate_only=dry_run,
+            )
+        except OutcomeUnknown as unknown:
+            raise unanswered_acquire(unknown, fleet, caller) from unknown
     if output is OutputFormat.JSON:
         print_document(grant)
     else:

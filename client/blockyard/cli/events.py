@@ -8,13 +8,17 @@ import typer
 from blockyard.cli.connection import connect
 from blockyard.cli.options import Address, FleetArgument, OfHolder, OfInstance, OfKind, Output
 from blockyard.cli.output import OutputFormat, print_document, print_table, write_pairs, write_placements, write_time
+from blockyard.client import Client
 from blockyard.enums import EventKind
 from blockyard.types import Event
 
 
 def list_events(
     fleet: FleetArgument,
-    from_revision: Annotated[int, typer.Option("--from", min=0, help="From this revision on.")] = 0,
+    from_revision: Annotated[
+        int | None,
+        typer.Option("--from", min=0, help="From this revision on.", show_default="the first that is kept"),
+    ] = None,
     kind: OfKind = None,
     holder: OfHolder = None,
     instance: OfInstance = None,
@@ -25,14 +29,23 @@ def list_events(
     """Lists a fleet's changes in their order, one for each revision; also those of a deleted fleet."""
     with connect(address) as client:
         journal = client.list_events(
-            fleet, from_revision=from_revision, kinds=kind or (), holder=holder, instance=instance
+            fleet, from_revision=from_revision or 0, kinds=kind or (), holder=holder, instance=instance
         )
         events = list(islice(journal, limit))
+        if from_revision is None:
+            _tell_what_is_gone(client, fleet)
     if output is OutputFormat.JSON:
         print_document({"events": events})
         return
     rows = ((str(event.revision), write_time(event.time), event.kind, describe_event(event)) for event in events)
     print_table(("REVISION", "TIME", "EVENT", "WHAT"), rows, if_empty="No such events.")
+
+
+def _tell_what_is_gone(client: Client, fleet: str) -> None:
+    """Says on stderr where the journal begins, if that is not with the fleet's first change."""
+    for first in islice(client.list_events(fleet, page_size=1), 1):
+        if first.revision > 1:
+            typer.echo(f"The journal of {fleet} is kept from revision {first.revision} on.", err=True)
 
 
 def describe_event(event: Event) -> str:
@@ -50,7 +63,9 @@ def describe_event(event: Event) -> str:
     if event.fleet:
         parts.append(f"{event.fleet.default_placement_strategy}, labels {write_pairs(event.fleet.labels)}")
     if event.expire_time:
-        parts.append(f"until {write_time(event.expire_time)}")
+        cap = event.kind is EventKind.LEASES_EXTENDED
+        until = write_time(event.expire_time)
+        parts.append(f"each by its own ttl, until {until} at most" if cap else f"until {until}")
     if event.kind is EventKind.TOKEN_CANCELLED and event.idempotency_token:
         parts.append(f"token {event.idempotency_token}")
     if event.corrections:

@@ -1,6 +1,7 @@
 """What a failure looks like to people and to programs: a sentence, what to do next, and an exit code. Pure."""
 
 import errno
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -9,6 +10,7 @@ from typing import Final
 
 from typer import TyperException
 
+from blockyard._call import AGAIN, LOOK
 from blockyard.cli.option_values import MalformedValue
 from blockyard.cli.replay_log import MalformedLog
 from blockyard.errors import (
@@ -30,7 +32,7 @@ class ExitCode(IntEnum):
     DONE = 0
     """The command did what it says."""
     REFUSED = 1
-    """The service refused. `verify`, `repair` and `replay`: the records disagree."""
+    """The service refused. `verify`, `repair` and `replay`: the records disagree. `serve`: it does not start."""
     USAGE = 2
     """The command, an option or a file is not right; nothing was changed. `verify`, `repair`: could not."""
     NO_ANSWER = 3
@@ -51,6 +53,10 @@ class ExitCode(IntEnum):
     """The output cannot be written, or nobody reads it any more."""
 
 
+_AFTER_THE_UNKNOWN: Final = {
+    AGAIN: "Give the same command again: what it has done already is not done twice.",
+    LOOK: "Look whether it was done (`blockyard fleet get`, `blockyard instance get`) before you repeat it.",
+}
 _DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -132,7 +138,7 @@ NEXT_STEPS: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.LIMIT_EXCEEDED: "Ask for less at a time, or delete what is not needed any more.",
         Reason.OVERLOADED: "Try again in a moment.",
         Reason.SHUTTING_DOWN: "Try again once the server is up again.",
-        Reason.STORE_UNAVAILABLE: "Try again; if it goes on, look at the server's log and its disk.",
+        Reason.STORE_UNAVAILABLE: "Try again; if it goes on, look at the server's log, its database and its disk.",
         Reason.INVARIANT_VIOLATED: "Run `blockyard verify FLEET`, copy the data as it is: it is the evidence; then "
         "`blockyard repair FLEET`.",
         Reason.INTERNAL_ERROR: "Please report it, with what the server's log says.",
@@ -158,6 +164,7 @@ def explain(error: Exception) -> Explanation:
         case TyperException():
             message, next_step = error.format_message(), _usage_hint(error)
         case OutcomeUnknown():
+            message, next_step = _explain_unknown(error)
             exit_code = ExitCode.NO_ANSWER
         case LeaseLost():
             next_step, exit_code = "Stop working with the blocks.", ExitCode.REFUSED
@@ -203,9 +210,41 @@ def _explain_call(error: CallFailed) -> Explanation:
 def _next_step(error: CallFailed) -> str:
     if error.reason is not None:
         return NEXT_STEPS[Reason(error.reason)] if error.reason in NEXT_STEPS else ""
-    if isinstance(error, Unavailable | DeadlineExceeded):
+    if isinstance(error, DeadlineExceeded):
+        return (
+            "Try again; if it is `verify` or `repair`, with a larger --timeout. "
+            "Whether a `repair --apply` was made is not known: asking for it again is harmless."
+        )
+    if isinstance(error, Unavailable) and "unhealthy" in str(error):
+        return (
+            "The servers run but do not serve now: they are stopping, or their database is away. "
+            "Look at their logs, and try again."
+        )
+    if isinstance(error, Unavailable):
         return "Start the service with `blockyard serve`, or say where it is with --address or BLOCKYARD_ADDRESS."
     return "That is no answer of Blockyard's; say where the service is with --address or BLOCKYARD_ADDRESS."
+
+
+def unanswered_acquire(error: OutcomeUnknown, fleet: str, caller: str | None) -> CommandFailed:
+    """The failure of a command whose acquire got no answer: with the command that closes the door behind it."""
+    scope = ["--caller", caller] if caller else []
+    token = error.token or ""
+    release = shlex.join(["blockyard", "release", "--fleet", fleet, "--token", token, *scope])
+    return CommandFailed(
+        _without_advice(error),
+        next_step=f"`{release}` gives up what it may have got; an acquire with the same --token asks for it again.",
+        exit_code=ExitCode.NO_ANSWER,
+    )
+
+
+def _explain_unknown(error: OutcomeUnknown) -> tuple[str, str]:
+    next_step = _AFTER_THE_UNKNOWN.get(error.advice, "")
+    return _without_advice(error) if next_step else str(error), next_step
+
+
+def _without_advice(error: OutcomeUnknown) -> str:
+    """The message without its end, which is for programs."""
+    return str(error).removesuffix(f"; {error.advice}")
 
 
 def _usage_hint(error: TyperException) -> str:

@@ -22,6 +22,14 @@ def parse_duration(text: str) -> timedelta:
         raise typer.BadParameter(str(error)) from None
 
 
+def parse_timeout(text: str) -> timedelta:
+    """The parser of --timeout: a duration in which something can happen."""
+    timeout = parse_duration(text)
+    if not timeout:
+        raise typer.BadParameter("a timeout of 0 leaves no time for an answer.")
+    return timeout
+
+
 def own_holder() -> str:
     """Who asks, if no holder is named: the user and the machine."""
     try:

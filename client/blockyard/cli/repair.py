@@ -7,8 +7,9 @@ import typer
 
 from blockyard.cli.connection import connect
 from blockyard.cli.failures import ExitCode, Recoded
-from blockyard.cli.options import Address, FleetArgument, Output, parse_duration
+from blockyard.cli.options import Address, FleetArgument, Output, parse_timeout
 from blockyard.cli.output import OutputFormat, print_document, print_line, print_table
+from blockyard.cli.verify import describe_difference
 from blockyard.enums import CorrectionKind
 from blockyard.types import Correction, RepairReport
 
@@ -36,7 +37,7 @@ def repair(
         typer.Option(
             "--timeout",
             metavar="DURATION",
-            parser=parse_duration,
+            parser=parse_timeout,
             help="How long it may take; it grows with the journal.",
             show_default="5m",
         ),
@@ -59,21 +60,27 @@ def repair(
     if output is OutputFormat.JSON:
         print_document(report)
     else:
-        print_report(fleet, report)
+        print_report(fleet, report, apply=apply)
     if report.unrepaired or report.halted or report.truncated or (report.corrections and not report.applied):
         raise typer.Exit(ExitCode.REFUSED)
 
 
-def print_report(fleet: str, report: RepairReport) -> None:
-    """Prints the verdict, each change, and what is left."""
-    count = f"{len(report.corrections)}{' or more' if report.truncated else ''}"
-    changes = f"{count} change{'' if count == '1' else 's'}"
-    if not report.corrections:
+def print_report(fleet: str, report: RepairReport, *, apply: bool) -> None:
+    """Prints the verdict, each change, what is left and, after a repair, whether the fleet is served."""
+    changes = _count(len(report.corrections), "change", truncated=report.truncated)
+    left_over = _count(len(report.unrepaired), "difference", truncated=report.truncated)
+    if report.unrepaired and not report.corrections:
+        verb = "is" if left_over.startswith("1 d") else "are"
+        print_line(
+            f"Repair: nothing in {fleet} can be changed by a rule at revision {report.revision}; "
+            f"{left_over} {verb} left to people."
+        )
+    elif not report.corrections:
         print_line(f"Repair: {fleet} needs no change at revision {report.revision}.")
     elif report.applied:
         print_line(f"Repair: {changes} made in {fleet}, now at revision {report.revision}:")
     else:
-        them = "it" if count == "1" else "them"
+        them = "it" if changes == "1 change" else "them"
         print_line(f"Repair: {fleet} needs {changes} at revision {report.revision}; --apply makes {them}:")
     if report.corrections:
         rows = ((each.kind, each.instance or each.allocation or fleet, describe(each)) for each in report.corrections)
@@ -81,11 +88,12 @@ def print_report(fleet: str, report: RepairReport) -> None:
     if report.unrepaired:
         print_line("No rule mends these; they are left as they are, for people:")
         for left in report.unrepaired:
-            where = left.instance or left.allocation or fleet
-            print_line(f"  {left.check}  {where}: expected {left.expected}, found {left.actual}")
-    if report.halted:
-        again = report.applied or report.unrepaired
-        print_line("The fleet's writes are stopped." if again else "The fleet's writes are stopped; --apply ends that.")
+            print_line(describe_difference(fleet, left))
+    if apply:
+        print_line("The fleet's writes stay stopped." if report.halted else "The fleet is served.")
+    elif report.halted:
+        ends = "" if report.unrepaired else "; --apply ends that"
+        print_line(f"The fleet's writes are stopped{ends}.")
 
 
 def describe(correction: Correction) -> str:
@@ -94,3 +102,7 @@ def describe(correction: Correction) -> str:
     return _WORDS[c.kind].format(
         block=c.block, allocation=c.allocation, owner=c.allocation or "nobody", before=c.before, after=c.after
     )
+
+
+def _count(number: int, what: str, *, truncated: bool) -> str:
+    return f"{number}{' or more' if truncated else ''} {what}{'' if number == 1 and not truncated else 's'}"

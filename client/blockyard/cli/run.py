@@ -16,7 +16,7 @@ from blockyard.cli.acquire import read_demand
 from blockyard.cli.capacity_wait import polite_delays
 from blockyard.cli.child import ChildCommand, LeaseGone, Mailbox, Outcome, SignalledBeforeStart, Switchboard, supervise
 from blockyard.cli.connection import connect
-from blockyard.cli.failures import CommandFailed, EndsWith, ExitCode, Recoded
+from blockyard.cli.failures import CommandFailed, EndsWith, ExitCode, Recoded, unanswered_acquire
 from blockyard.cli.option_values import read_pairs
 from blockyard.cli.options import (
     Address,
@@ -35,7 +35,7 @@ from blockyard.cli.options import (
     parse_duration,
 )
 from blockyard.client import Client
-from blockyard.errors import BlockyardError, LeaseLost, NoCapacity
+from blockyard.errors import BlockyardError, LeaseLost, NoCapacity, OutcomeUnknown
 from blockyard.lease import Lease
 from blockyard.types import Allocation
 
@@ -130,6 +130,8 @@ def run(
         raise EndsWith(signalled.exit_code) from None
     except CannotStart:
         raise
+    except OutcomeUnknown as unknown:
+        raise Recoded(unanswered_acquire(unknown, fleet, caller), ExitCode.RUN_FAILED) from unknown
     except (BlockyardError, CommandFailed) as error:
         raise Recoded(error, ExitCode.RUN_FAILED) from error
     raise EndsWith(code)

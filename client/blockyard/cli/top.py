@@ -1,7 +1,9 @@
 """`blockyard top`: a fleet's blocks and its latest events, live."""
 
 import threading
+import time
 from collections import deque
+from math import inf
 from typing import Final, Self
 
 from rich.console import Console, Group
@@ -12,6 +14,7 @@ from blockyard.cli.keys import pressed_keys
 from blockyard.cli.options import Address, FleetArgument
 from blockyard.cli.output import ascii_only, drawing_width, screen
 from blockyard.cli.top_frame import EVENTS_KEPT, Frame, draw_frame
+from blockyard.cli.watch import NO_ANSWER
 from blockyard.client import Client
 from blockyard.enums import DescribeView
 from blockyard.errors import BlockyardError, Compacted, DeadlineExceeded, FleetNotFound, Unavailable
@@ -20,6 +23,8 @@ from blockyard.watch import Watch
 
 REFRESH_S: Final = 0.25
 """Between two looks at the keys, and at what has changed: however fast that is, the fleet is read no more often."""
+REDRAW_S: Final = 5.0
+"""The picture is never older: that nobody answers any more is no change, and shows only when it is asked for."""
 PATIENCE_S: Final = 2.0
 """How long a look at the fleet may take; `q` waits as long."""
 FIRST_EVENTS_S: Final = 5.0
@@ -30,7 +35,7 @@ MAX_PAGE: Final = 1000
 
 
 def top(fleet: FleetArgument, address: Address = None) -> None:
-    """Draws a fleet and its latest events, again at each change. `q` or Ctrl-C ends it.
+    """Draws a fleet and its latest events, again at each change and every 5 seconds. `q` or Ctrl-C ends it.
 
     Shows as many instances as there is room for, in the order of registration. Without a terminal it draws once.
     """
@@ -50,9 +55,11 @@ def _show(console: Console, feed: "_Feed") -> None:
         Live(console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live,
     ):
         size = None
+        drawn_at = -inf
         while True:
-            if feed.changed.is_set() or console.size != size:
+            if feed.changed.is_set() or console.size != size or time.monotonic() - drawn_at >= REDRAW_S:
                 feed.changed.clear()
+                drawn_at = time.monotonic()
                 size = console.size
                 lines = draw_frame(feed.frame(size.height), width=size.width, ascii_only=ascii_only(), footer="q ends")
                 live.update(Group(*lines), refresh=True)
@@ -99,7 +106,7 @@ class _Feed:
                 self._fleet, view=DescribeView.FULL, page_size=min(max(height, 1), MAX_PAGE), timeout_s=PATIENCE_S
             )
         except (Unavailable, DeadlineExceeded):
-            note = "no answer from the service, trying again"
+            note = NO_ANSWER
             self.changed.set()
         except FleetNotFound:
             note = "the fleet was deleted"

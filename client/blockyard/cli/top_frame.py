@@ -46,7 +46,8 @@ class Frame:
 def draw_frame(frame: Frame, *, width: int, ascii_only: bool, footer: str = "") -> list[Text]:
     """At most `frame.height` lines of at most `width` columns; never fewer than the first one."""
     below = _draw_events(frame, width, ascii_only=ascii_only)
-    last = [Text("  ".join(filter(None, (frame.note, footer))), style="dim")] if frame.note or footer else []
+    parts = [Text(frame.note, style="bold yellow"), Text(footer, style="dim")]
+    last = [Text("  ").join(filter(None, parts))] if any(parts) else []
     room = frame.height - 2 - len(below) - len(last)
     lines = [_draw_title(frame), _BLANK, *_draw_map(frame, width, room, ascii_only=ascii_only), *below]
     lines = [*lines[: max(frame.height - len(last), 1)], *last][: max(frame.height, 1)]

@@ -7,9 +7,9 @@ import typer
 
 from blockyard.cli.connection import connect
 from blockyard.cli.failures import ExitCode, Recoded
-from blockyard.cli.options import Address, FleetArgument, Output, parse_duration
+from blockyard.cli.options import Address, FleetArgument, Output, parse_timeout
 from blockyard.cli.output import OutputFormat, print_document, print_line
-from blockyard.types import VerifyReport
+from blockyard.types import Discrepancy, VerifyReport
 
 DEFAULT_TIMEOUT: Final = timedelta(minutes=5)
 
@@ -21,7 +21,7 @@ def verify(
         typer.Option(
             "--timeout",
             metavar="DURATION",
-            parser=parse_duration,
+            parser=parse_timeout,
             help="How long the check may take; it grows with the journal.",
             show_default="5m",
         ),
@@ -59,6 +59,11 @@ def print_report(fleet: str, report: VerifyReport) -> None:
     count = f"{number}{' or more' if report.truncated else ''} difference{'' if number == 1 else 's'}"
     print_line(f"Verify: {fleet} has DRIFTED, {count} at revision {report.revision} ({checked}):")
     for difference in report.discrepancies:
-        where = difference.instance or difference.allocation or fleet
-        print_line(f"  {difference.check}  {where}: expected {difference.expected}, found {difference.actual}")
+        print_line(describe_difference(fleet, difference))
     print_line("Copy the data as it is: it is the evidence. Then `blockyard repair` says what would mend it.")
+
+
+def describe_difference(fleet: str, difference: Discrepancy) -> str:
+    """A difference on a line: its check, the instance and the allocation that it is about, and what was found."""
+    where = ", ".join(filter(None, (difference.instance, difference.allocation))) or fleet
+    return f"  {difference.check}  {where}: expected {difference.expected}, found {difference.actual}"
