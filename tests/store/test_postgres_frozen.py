@@ -7,7 +7,8 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from types import TracebackType
 from typing import Final, Self
@@ -17,12 +18,14 @@ import pytest
 from psycopg.pq import TransactionStatus
 
 from blockyard_server.engine.store_protocol import StoreFailed
+from blockyard_server.store import postgres_evidence
 from blockyard_server.store.postgres import PostgresStore
 from blockyard_server.store.postgres_line import Line, Request
 from blockyard_server.store.postgres_signals import WatchedConnection
 from blockyard_server.store.reader import SqlReader
 from blockyard_server.store.watchdog import Watchdog
 from tests.harness.patience import eventually
+from tests.store.story import Story
 
 BOUND_S: Final = 30.0
 BEGIN: Final[Request] = ("BEGIN", ())
@@ -149,3 +152,28 @@ async def test_a_reader_whose_first_connection_freezes_as_it_is_made_is_not_wait
         assert isinstance(await ended(asyncio.create_task(read(narrow))), StoreFailed)
         patched.undo()
         assert await ended(asyncio.create_task(read(narrow))) is None
+
+
+@pytest.mark.parametrize("how", ["closed", "forgotten"])
+def test_rows_that_are_half_read_when_the_database_freezes_are_put_away(
+    postgres_store: PostgresStore, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(postgres_evidence, "ROWS_AT_ONCE", 1)
+    Story(postgres_store).begin(node_1=8, node_2=8)
+    evidence = postgres_store.pin_evidence("gpu")
+
+    def put_away(half_read: list[Iterator[tuple[str, int, int]]]) -> None:
+        if how == "closed":
+            rows = half_read[0]
+            assert isinstance(rows, Generator)
+            rows.close()
+        half_read.clear()
+
+    with ThreadPoolExecutor(1) as threads, closing(evidence), Frost() as frost:
+        half_read = [evidence.instances()]
+        assert next(half_read[0])[0] == "node-1"
+        frost.freeze(evidence._db.info.backend_pid)
+        monkeypatch.setattr(postgres_evidence, "FETCH_TIMEOUT_S", 0.5)
+        threads.submit(put_away, half_read).result(BOUND_S)
+        with pytest.raises(StoreFailed):
+            next(evidence.instances())

@@ -76,10 +76,23 @@ class PostgresEvidence(Slices):
     def _select(self, statement: str, *parameters: Any) -> Iterator[Row]:
         """By a cursor of the server: the rows do not have to fit into memory."""
         self._cursors += 1
-        with reading(), psycopg.ServerCursor(self._db, f"evidence_{self._cursors}") as cursor:
-            self._bound(lambda: cursor.execute(statement.replace("?", "%s").encode(), (self._fleet, *parameters)))
-            while rows := self._bound(lambda: cursor.fetchmany(ROWS_AT_ONCE)):
-                yield from rows
+        cursor = psycopg.ServerCursor(self._db, f"evidence_{self._cursors}")
+        try:
+            with reading():
+                self._bound(lambda: cursor.execute(statement.replace("?", "%s").encode(), (self._fleet, *parameters)))
+                while rows := self._bound(lambda: cursor.fetchmany(ROWS_AT_ONCE)):
+                    yield from rows
+        finally:
+            self._put_away(cursor)
+
+    def _put_away(self, cursor: "psycopg.ServerCursor[Row]") -> None:
+        """Closes it, also half read. If that fails, the connection is given up: whoever reads on is told."""
+        try:
+            self._bound(cursor.close)
+        except psycopg.Error:
+            self._watch.end()
+            self._db.close()
+            cursor.close()
 
     def _bound(self, step: Callable[[], Any]) -> Any:
         self._watch.begin(FETCH_TIMEOUT_S)
