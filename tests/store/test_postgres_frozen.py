@@ -6,8 +6,9 @@ And a PostgreSQL that is frozen, wherever it is, is not waited for: opening, rea
 import asyncio
 import os
 import signal
+import threading
 import time
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from types import TracebackType
@@ -16,11 +17,14 @@ from typing import Final, Self
 import psycopg
 import pytest
 from psycopg.pq import TransactionStatus
+from sqlalchemy import Connection
 
-from blockyard_server.engine.store_protocol import StoreFailed
-from blockyard_server.store import postgres_evidence
+from blockyard_server.engine.store_protocol import StoreFailed, StoreRefused
+from blockyard_server.store import postgres, postgres_evidence, postgres_line
+from blockyard_server.store.migrate import migrate
 from blockyard_server.store.postgres import PostgresStore
 from blockyard_server.store.postgres_line import Line, Request
+from blockyard_server.store.postgres_pipe import Answer
 from blockyard_server.store.postgres_signals import WatchedConnection
 from blockyard_server.store.reader import SqlReader
 from blockyard_server.store.watchdog import Watchdog
@@ -177,3 +181,33 @@ def test_rows_that_are_half_read_when_the_database_freezes_are_put_away(
         threads.submit(put_away, half_read).result(BOUND_S)
         with pytest.raises(StoreFailed):
             next(evidence.instances())
+
+
+@pytest.mark.parametrize("where", ["the first question", "the migrations"])
+def test_a_store_whose_database_freezes_while_it_opens_is_refused(
+    database: str, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    frost = Frost()
+    send = Line.send
+
+    def freeze_and_send(line: Line, requests: Sequence[Request]) -> list[Answer]:
+        frost.freeze(line.process)
+        return send(line, requests)
+
+    def freeze_and_migrate(connection: Connection, shown: str) -> None:
+        raw = connection.connection.driver_connection
+        assert isinstance(raw, psycopg.Connection)
+        frost.freeze(raw.info.backend_pid)
+        migrate(connection, shown)
+
+    if where == "the migrations":
+        monkeypatch.setattr(postgres, "migrate", freeze_and_migrate)
+        monkeypatch.setattr(postgres, "MIGRATION_TIMEOUT_S", 0.5)
+    else:
+        monkeypatch.setattr(Line, "send", freeze_and_send)
+        monkeypatch.setattr(postgres_line, "STATEMENT_TIMEOUT_S", 0.5)
+    before = set(threading.enumerate())
+    with ThreadPoolExecutor(1) as threads, frost:
+        opening = threads.submit(PostgresStore(database).open)
+        assert isinstance(opening.exception(BOUND_S), StoreRefused)
+    assert set(threading.enumerate()) <= before, "the watchdog still looks"

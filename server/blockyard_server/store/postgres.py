@@ -8,7 +8,7 @@ this, with measurements: docs/adr/0006-postgresql-store.md.
 
 import threading
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from typing import Any, Final
 
 import psycopg
@@ -22,13 +22,13 @@ from blockyard_server.store import postgres_statements as statements
 from blockyard_server.store.migrate import migrate
 from blockyard_server.store.postgres_errors import failure_of, reading, said
 from blockyard_server.store.postgres_evidence import PostgresEvidence
-from blockyard_server.store.postgres_line import Line, Lines
+from blockyard_server.store.postgres_line import ANSWER_MARGIN_S, Line, Lines
 from blockyard_server.store.postgres_session import PostgresSession
 from blockyard_server.store.postgres_signals import ANSWER_TIMEOUT_S, Signals, WatchedConnection
 from blockyard_server.store.postgres_url import parse_url
 from blockyard_server.store.reader import SqlReader
 from blockyard_server.store.transaction import SqlTransaction
-from blockyard_server.store.watchdog import Watchdog
+from blockyard_server.store.watchdog import Watch, Watchdog
 
 LANES: Final = 8
 """How many transactions, each on another fleet, may be under way at once."""
@@ -39,7 +39,7 @@ READER_WAIT_S: Final = 30.0
 READ_TIMEOUT_S: Final = 30.0
 """How long one snapshot may be read."""
 MIGRATION_TIMEOUT_S: Final = 60.0
-"""For the migrations, and for another server that is at them."""
+"""For the migrations, and as long again for another server that is at them."""
 MIGRATION_LOCK: Final = 0x626C_6F63_6B79  # "blocky": as good a number as any
 """The advisory lock under which one server migrates while the others wait."""
 _AWAY: Final = ("08", "57P", "25006")
@@ -64,13 +64,14 @@ class PostgresStore:
 
     def open(self) -> None:
         """See the protocol. Several servers may open one empty database at once: one migrates, the others wait."""
+        self._watchdog.start()
         try:
             self._expect_new_enough()
             self._migrate()
         except BaseException:
             self._lines.close()
+            self._watchdog.stop()
             raise
-        self._watchdog.start()
         self._reading = create_async_engine(
             "postgresql+psycopg://",
             async_creator=self._connect_reader,
@@ -204,14 +205,16 @@ class PostgresStore:
             raise StoreRefused(f"{self._url.shown} is PostgreSQL {found}: Blockyard needs 15 or newer.")
 
     def _migrate(self) -> None:
-        engine = create_engine(
-            "postgresql+psycopg://", creator=lambda: psycopg.connect(self._url.conninfo), poolclass=NullPool
-        )
+        limit_s = MIGRATION_TIMEOUT_S + ANSWER_MARGIN_S
         try:
-            with engine.begin() as connection:
-                limit_ms = int(MIGRATION_TIMEOUT_S * 1000)
-                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {limit_ms}")
+            raw = _MigratingConnection.connect(self._url.conninfo)
+            raw.watch = self._watchdog.watch(raw.pgconn)
+            raw.watch.begin(limit_s)
+            engine = create_engine("postgresql+psycopg://", creator=lambda: raw, poolclass=NullPool)
+            with closing(raw), engine.begin() as connection:
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(MIGRATION_TIMEOUT_S * 1000)}")
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+                raw.watch.begin(limit_s)  # the wait for the other server is over
                 migrate(connection, self._url.shown)
         except (SQLAlchemyError, psycopg.Error) as failure:
             raise StoreRefused(f"{self._url.shown} cannot be set up: {_cause(failure)}") from failure
@@ -228,6 +231,16 @@ class PostgresStore:
             await connection.close()
             raise
         return connection
+
+
+class _MigratingConnection(psycopg.Connection[tuple[object, ...]]):
+    """With a watch over it, which ends before SQLAlchemy closes the connection, wherever it does."""
+
+    watch: Watch
+
+    def close(self) -> None:
+        self.watch.end()
+        super().close()
 
 
 def _rest(connection: Any, _record: object) -> None:
