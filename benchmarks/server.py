@@ -1,6 +1,7 @@
 """The server process of the benchmarks: Blockyard on SQLite or PostgreSQL, and beside it an echo of the same messages.
 
 The echo is the ceiling: the same gRPC stack and messages, decoded and encoded, and nothing in between.
+BLOCKYARD_MAX_LINGER_S is the setting of that name, to measure others than its default.
 `python -m benchmarks.server STORE` prints one line of JSON when it serves, and drains at the end of its input. STORE is
 a data file or a `postgresql://` URL.
 """
@@ -60,7 +61,9 @@ def _echo_handler() -> grpc.GenericRpcHandler:
 
 def _settings(store: str) -> Settings:
     place: dict[str, Any] = {"database": store} if store.startswith("postgresql://") else {"data": Path(store)}
-    return Settings(listen="127.0.0.1:0", restart_grace_s=0, **place)
+    linger = os.environ.get("BLOCKYARD_MAX_LINGER_S")
+    changes = {} if linger is None else {"max_linger_s": float(linger)}
+    return Settings(listen="127.0.0.1:0", restart_grace_s=0, **place, **changes)
 
 
 async def main(store: str) -> None:

@@ -197,7 +197,8 @@ class PostgresStore:
         try:
             line = self._lines.take()
         except StoreFailed as failure:
-            raise StoreRefused(f"{self._url.shown}: {failure}. Check the URL, and that PostgreSQL runs.") from failure
+            why = str(failure).rstrip(".?")
+            raise StoreRefused(f"{self._url.shown}: {why}. Check the URL, and that PostgreSQL runs.") from failure
         version = line.server_version
         self._lines.give_back(line)
         if version < OLDEST_POSTGRES:
