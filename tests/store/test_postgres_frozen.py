@@ -97,7 +97,8 @@ async def narrow(database: str) -> AsyncIterator[PostgresStore]:
 
 async def connection_of(reader: SqlReader) -> WatchedConnection:
     """The driver's connection below a reader."""
-    raw: WatchedConnection = (await reader._connection.get_raw_connection()).driver_connection  # type: ignore[assignment]
+    raw = (await reader._connection.get_raw_connection()).driver_connection
+    assert isinstance(raw, WatchedConnection)
     return raw
 
 
