@@ -62,7 +62,7 @@ def _echo_handler() -> grpc.GenericRpcHandler:
 def _settings(store: str) -> Settings:
     place: dict[str, Any] = {"database": store} if store.startswith("postgresql://") else {"data": Path(store)}
     linger = os.environ.get("BLOCKYARD_MAX_LINGER_S")
-    changes = {} if linger is None else {"max_linger_s": float(linger)}
+    changes: dict[str, Any] = {} if linger is None else {"max_linger_s": float(linger)}
     return Settings(listen="127.0.0.1:0", restart_grace_s=0, **place, **changes)
 
 
