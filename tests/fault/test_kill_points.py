@@ -46,7 +46,7 @@ DURING_START: Final = {
     "after greeting": 1,
 }
 """The points that a start passes; those of a migration only the first one."""
-REPETITIONS: Final = 20
+REPETITIONS: Final = 10
 """Deaths at each point in `make faults`, on each database; one in CI."""
 
 
