@@ -132,7 +132,7 @@ def _store(settings: Settings) -> Store:
 
 def _engine_settings(settings: Settings) -> EngineSettings:
     return EngineSettings(
-        writer=WriterLimits(settings.max_waiting, settings.max_batch, settings.max_linger_s),
+        writer=WriterLimits(settings.max_waiting, settings.max_batch, max_linger_s=settings.max_linger_s),
         sweeper=SweeperSettings(settings.sweep_interval_s, settings.retention_s, settings.journal_retention_s),
         auditor=AuditorSettings(settings.audit_interval_s),
         restart_grace_s=settings.restart_grace_s,

@@ -60,7 +60,10 @@ class Settings:
         10_000, "Requests that may wait; one more is refused with OVERLOADED.", least=1, most=1_000_000
     )
     max_linger_s: float = _setting(
-        0.004, "How long a commit waits for the requests that usually come together, in seconds.", least=0, most=1
+        0.05,
+        "How long a busy server's commit may wait for the requests that usually come together, in seconds.",
+        least=0,
+        most=1,
     )
     readers: int = _setting(4, "Database connections for reading.", least=1, most=64)
     sweep_interval_s: float = _setting(1.0, "Between two sweeps of ended leases, in seconds.", least=0.01, most=3600)

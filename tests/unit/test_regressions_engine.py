@@ -104,7 +104,7 @@ async def test_004_a_request_alone_does_not_linger_for_itself_while_leases_are_s
 ) -> None:
     monkeypatch.setattr(transactor_module, "MAX_EXPIRED_AT_ONCE", 1)
     clock = ManualClock()
-    writer = writer_over(filled_store(8), WriterLimits(max_linger_s=3600.0), clock)
+    writer = writer_over(filled_store(8), WriterLimits(linger_s=3600.0, max_linger_s=3600.0), clock)
     for n in range(4):
         await writer.submit(acquire(f"lease-{n}", 2, ttl_us=1_000_000))
     clock.advance(1_000_000)

@@ -23,8 +23,22 @@ from blockyard_server.engine.writer import Writer, WriterLimits, Writers
 from tests.unit.engine_stories import PATIENCE_S, Gate, acquire, create, filled_store, once, register, writer_over
 from tests.unit.memory_store import MemoryStore
 
-NEVER = WriterLimits(max_linger_s=3600.0)
+NEVER = WriterLimits(linger_s=3600.0, max_linger_s=3600.0)
 """Whoever waits for this linger does not come back within a test's patience."""
+AS_LONG_AS_IT_COST = WriterLimits(linger_s=0.0, max_linger_s=3600.0)
+
+
+class CpuTime:
+    """The CPU time that a process has used, as the test says."""
+
+    def __init__(self) -> None:
+        self.used_s = 0.0
+
+    def __call__(self) -> float:
+        return self.used_s
+
+    def use(self, seconds: float) -> None:
+        self.used_s += seconds
 
 
 async def answered(*asked: "asyncio.Future[Answer]") -> list[object]:
@@ -290,7 +304,7 @@ async def test_the_bound_holds_for_the_requests_of_all_lanes_together() -> None:
 
 async def test_stopping_carries_out_what_was_accepted_and_refuses_the_rest() -> None:
     store = filled_store(100)
-    writer = writer_over(store, WriterLimits(max_batch=4, max_linger_s=3600.0))
+    writer = writer_over(store, replace(NEVER, max_batch=4))
     gate = Gate()
     store.before_commit = gate
     accepted = [writer.submit(acquire(f"t{n}")) for n in range(10)]
@@ -341,6 +355,41 @@ async def test_after_company_the_writer_lingers_until_as_many_have_come() -> Non
 
     assert all(isinstance(answer, Grant) for answer in answers)
     assert store.commits == [("gpu", 3), ("gpu", 3)]
+    await writer.stop()
+
+
+async def test_a_busy_process_lingers_for_as_long_as_the_last_round_took_of_the_cpu() -> None:
+    store = filled_store()
+    cpu = CpuTime()
+    writer = Writer(Transactor(store, ManualClock()), AS_LONG_AS_IT_COST, cpu_s=cpu)
+    writer.start()
+    store.before_commit = lambda _fleet: cpu.use(3600.0)
+    await answered(writer.submit(acquire("a")), writer.submit(acquire("b")))
+
+    early = writer.submit(acquire("early"))
+    await asyncio.sleep(0.02)
+    assert not early.done()
+    answers = await answered(early, writer.submit(acquire("second")))
+
+    assert all(isinstance(answer, Grant) for answer in answers)
+    assert store.commits == [("gpu", 2), ("gpu", 2)]
+    await writer.stop()
+
+
+async def test_what_the_process_does_while_nobody_asks_is_no_reason_to_linger() -> None:
+    store = filled_store()
+    cpu = CpuTime()
+    writer = Writer(Transactor(store, ManualClock()), AS_LONG_AS_IT_COST, cpu_s=cpu)
+    writer.start()
+    await answered(writer.submit(acquire("a")), writer.submit(acquire("b")))
+    await asyncio.sleep(0.02)
+    cpu.use(3600.0)
+    await answered(writer.submit(acquire("c")), writer.submit(acquire("d")))
+
+    (answer,) = await answered(writer.submit(acquire("single")))
+
+    assert isinstance(answer, Grant)
+    assert store.commits == [("gpu", 2), ("gpu", 2), ("gpu", 1)]
     await writer.stop()
 
 
