@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -198,6 +198,28 @@ async def test_who_is_behind_what_the_watches_share_reads_the_journal(monkeypatc
 
     assert late == told
     assert revisions(late) == list(range(3, 43))
+
+
+async def test_all_fleets_together_share_a_bounded_number_of_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "RECENT_PAGES_IN_ALL", 3)
+    fleets = [f"f{number}" for number in range(5)]
+    async with running(MemoryStore()) as engine, AsyncExitStack() as watches:
+        slow, fast = [], []
+        for fleet in fleets:
+            await engine.submit(create(fleet))
+            for pages in (slow, fast):
+                pages.append(await watches.enter_async_context(aclosing(engine.watch(Watch(fleet)))))
+                assert await mark(pages[-1]) == 1
+        for number in range(4):
+            for fleet, pages in zip(fleets, fast, strict=True):
+                await engine.submit(register(f"n{number}", fleet=fleet))
+                assert revisions(await events(pages, 1)) == [2 + number]
+
+        held = sum(tail.pages_held for tail in engine._watches._tails.values())
+        late = [revisions(await events(pages, 4)) for pages in slow]
+
+    assert held == 3
+    assert late == [[2, 3, 4, 5]] * len(fleets)
 
 
 async def test_many_watches_of_a_fleet_share_its_reads() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from blockyard.cli.connection import connect
-from blockyard.cli.failures import unanswered_acquire
+from blockyard.cli.failures import unanswered_acquire, unanswered_dry_run
 from blockyard.cli.option_values import read_amounts, read_pairs
 from blockyard.cli.options import (
     Address,
@@ -86,6 +86,8 @@ def acquire(
                 validate_only=dry_run,
             )
         except OutcomeUnknown as unknown:
+            if dry_run:
+                raise unanswered_dry_run(unknown) from unknown
             raise unanswered_acquire(unknown, fleet, caller) from unknown
     if output is OutputFormat.JSON:
         print_document(grant)

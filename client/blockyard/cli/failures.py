@@ -237,6 +237,12 @@ def unanswered_acquire(error: OutcomeUnknown, fleet: str, caller: str | None) ->
     )
 
 
+def unanswered_dry_run(error: OutcomeUnknown) -> CommandFailed:
+    """The failure of a dry run that got no answer: there is no door to close, and a release would cancel the token."""
+    next_step = "Nothing was changed, since it was a dry run; give the same command again."
+    return CommandFailed(_without_advice(error), next_step=next_step, exit_code=ExitCode.NO_ANSWER)
+
+
 def _explain_unknown(error: OutcomeUnknown) -> tuple[str, str]:
     next_step = _AFTER_THE_UNKNOWN.get(error.advice, "")
     return _without_advice(error) if next_step else str(error), next_step

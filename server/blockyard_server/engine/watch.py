@@ -33,6 +33,8 @@ PAGE_EVENTS: Final = 256
 """How many events one answer has, and one read of the journal."""
 RECENT_PAGES: Final = 16
 """How many reads' worth of events the watches of a fleet share; who is further behind reads the journal."""
+RECENT_PAGES_IN_ALL: Final = 512
+"""The same of all fleets together: beyond it the page that was read first goes, whosever it is."""
 READS_AT_ONCE: Final = 2
 """Database connections that watches use at a time; the other readers keep theirs."""
 ALL_EVENTS: Final = EventFilter()
@@ -63,6 +65,8 @@ class WatchHub:
         self._now_us = now_us
         self._settings = settings or WatchSettings()
         self._tails: dict[str, _Tail] = {}
+        self._recent: deque[_Tail] = deque()
+        """Whose the pages are that all tails together hold, in the order in which they were read."""
         self._watches = 0
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
         self._committed: deque[str] = deque()
@@ -187,6 +191,7 @@ class WatchHub:
     def _drop(self, tail: "_Tail") -> None:
         if self._tails.get(tail.fleet) is tail:
             del self._tails[tail.fleet]
+            self._recent = deque(other for other in self._recent if other is not tail)
         if tail.task is not None and tail.task is not asyncio.current_task():
             tail.task.cancel()
 
@@ -202,10 +207,22 @@ class WatchHub:
                 self._drop(tail)
                 tail.fail(failure)
                 return
-            tail.take(page)
+            self._share(tail, page)
             if page.next_after is not None:
                 tail.rung.set()
             await asyncio.sleep(self._settings.read_interval_s)
+
+    def _share(self, tail: "_Tail", page: EventPage) -> None:
+        """Gives a fleet's watches the events that were read, and has what is too old for that forgotten."""
+        if page.upto <= tail.revision or self._tails.get(tail.fleet) is not tail:
+            return
+        tail.take(page)
+        self._recent.append(tail)
+        if tail.pages_held > RECENT_PAGES:
+            tail.forget_oldest()
+            self._recent.remove(tail)  # the first that is found is the oldest of this one
+        if len(self._recent) > RECENT_PAGES_IN_ALL:
+            self._recent.popleft().forget_oldest()
 
     async def _bounds(self, fleet: str) -> JournalBounds:
         bounds = await self._read(lambda reader: reader.journal_bounds(fleet), fleet)
@@ -303,13 +320,18 @@ class _Tail:
 
     def take(self, page: EventPage) -> None:
         """The next page of the journal, all of its events."""
-        if page.upto <= self.revision:
-            return
         self.revision = page.upto
         self._pages.append((page.upto, page.events))
-        if len(self._pages) > RECENT_PAGES:
-            self._begin, _ = self._pages.popleft()
         self.turn()
+
+    @property
+    def pages_held(self) -> int:
+        """How many pages it holds."""
+        return len(self._pages)
+
+    def forget_oldest(self) -> None:
+        """Who is still in front of the oldest page reads the journal from now on."""
+        self._begin, _ = self._pages.popleft()
 
     def turn(self) -> None:
         """Wakes everybody who waits for news."""
