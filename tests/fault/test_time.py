@@ -61,7 +61,10 @@ async def test_a_wall_clock_that_is_set_between_two_starts_ends_no_lease_early(
     async with serving(tmp_path, restart_grace_s=HOUR_S) as running, client_of(running) as client:
         with pytest.raises(NoCapacity):
             await client.acquire(FLEET, blocks=1, holder="rival")
-        assert (await client.renew(lease.allocation)).allocation.name == lease.allocation.name
+        renewal = await client.renew(lease.allocation)
+        assert renewal.allocation.name == lease.allocation.name
+        assert renewal.allocation.expire_time is not None
+        assert renewal.allocation.expire_time - renewal.server_time <= timedelta(minutes=5)
         await check_fleet(client, FLEET)
 
 

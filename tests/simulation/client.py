@@ -12,7 +12,7 @@ from blockyard_server.engine.failures import EngineFailure
 from blockyard_server.engine.transactor import Outcome
 from tests.simulation.database import Database
 from tests.simulation.holds import Hold
-from tests.simulation.kernel import MS, SECOND, Clock
+from tests.simulation.kernel import MS, SECOND, Clock, Violation
 from tests.simulation.server import Letter, Server
 
 CALLER: Final = "slurm"
@@ -217,6 +217,9 @@ class Client:
             hold.lost_at_us = None
             return
         span_us = expire_time_us - granted.time_us
+        ttl_us = granted.view.allocation.ttl_us or 0
+        if span_us > ttl_us:
+            raise Violation(f"{self.name} is told of {span_us} us of a lease whose TTL is {ttl_us} us")
         hold.lost_at_us = sent_us + span_us * 2 // 3
         renew_at_us = self._clock.when_it_shows(sent_us + span_us // 3)
         self._kernel.at(renew_at_us, partial(self._renew, hold, span_us))

@@ -229,6 +229,11 @@ class SimulatedTransaction:
         first = max(revision, rows.compacted_revision)
         return rows.journal[first : first + limit]
 
+    def latest_time_us(self) -> int:
+        """As in the protocol."""
+        rows = self._read()
+        return rows.journal[-1].time_us if rows.journal else 0
+
     def tokens(self, keys: Sequence[TokenKey]) -> dict[TokenKey, TokenRecord]:
         """As in the protocol."""
         known = self._read().tokens

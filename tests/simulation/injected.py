@@ -155,6 +155,15 @@ def _nobody_takes_the_time_over(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(fleet_time, "_compared", go_on)
 
 
+def _time_goes_back(patch: pytest.MonkeyPatch) -> None:
+    read = fleet_time.FleetTimes.read
+
+    def forget_latest(*given: Any, latest_us: int, **options: Any) -> Reading:
+        return read(*given, latest_us=min(latest_us, 0), **options)
+
+    patch.setattr(fleet_time.FleetTimes, "read", forget_latest)
+
+
 def _halt_is_ignored(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Transactor, "_expect_served", lambda *_, **__: None)
 
@@ -205,6 +214,7 @@ INJECTIONS: Final[dict[str, Injection]] = {
     "no lease is extended after a start or a step": _nobody_is_greeted,
     "leases count as extended before the commit": _greeted_before_the_commit,
     "a server goes on by the time that it had when another has changed it": _nobody_takes_the_time_over,
+    "a fleet's time goes back behind its latest event": _time_goes_back,
     "a halt is ignored": _halt_is_ignored,
     "the first end of a lease is not noted": _first_end_is_not_noted,
     "a refusal does not wait for the sweep": _refused_before_the_sweep_is_done,

@@ -122,6 +122,8 @@ class Rows:
         """Changes what an event implies, apart from the allocations' own rows."""
         if event.revision != self.revision + 1:
             raise Violation(f"revision {event.revision} after {self.revision}")
+        if self.journal and event.time_us < self.journal[-1].time_us:
+            raise Violation(f"{event} is before the event that it follows, at {self.journal[-1].time_us}")
         self.revision = event.revision
         self.journal.append(event)
         match event:

@@ -93,9 +93,8 @@ class Server:
 
     def when_it_is(self, fleet: str, time_us: int) -> int:
         """The true time at which the fleet's time will be this for a transaction of this server."""
-        if self._database.weather.own_clock:
-            return self._clock.when_it_shows(time_us)
-        return self._database.clock.when_it_shows(time_us - self._database.rows(fleet).clock_offset_us)
+        clock = self._clock if self._database.weather.own_clock else self._database.clock
+        return clock.when_it_shows(time_us - self._database.rows(fleet).clock_offset_us)
 
     def ask_at_once(self, fleet: str, request: Request) -> None:
         """A request that needs no time on its way."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from blockyard_server.domain.answers import Grant
+from blockyard_server.domain.answers import Grant, Renewal
 from blockyard_server.domain.errors import LeaseExpired
 from blockyard_server.domain.requests import Renew
 from blockyard_server.engine.clock import ManualClock
@@ -48,6 +48,17 @@ def grant(server: Transactor, token: str) -> int:
 def is_held(server: Transactor, lease: int) -> bool:
     (outcome,) = server.carry_out("gpu", [Renew("gpu", lease)])
     return not isinstance(outcome, LeaseExpired)
+
+
+def renew(server: Transactor, lease: int) -> Renewal:
+    (outcome,) = server.carry_out("gpu", [Renew("gpu", lease)])
+    assert isinstance(outcome, Renewal)
+    return outcome
+
+
+def left_us(renewal: Renewal) -> int:
+    """How long a holder takes its lease to last from when it asked."""
+    return (renewal.view.allocation.expire_time_us or 0) - renewal.time_us
 
 
 @pytest.mark.parametrize("by_us", [HOUR_US, -HOUR_US])
@@ -123,3 +134,38 @@ def test_a_fleet_that_was_halted_at_the_start_is_greeted_when_it_is_served_again
     restarted.in_transaction("gpu", lambda attempt: attempt.tx.set_halted(False), greet=False, even_if_halted=True)
 
     assert is_held(restarted, lease), "no time has passed; the wall clock was set forward before the start"
+
+
+@pytest.mark.parametrize("by_us", [HOUR_US, -HOUR_US, -9 * SECOND_US])
+def test_nobody_is_told_of_a_lease_longer_than_its_ttl_by_who_met_the_fleet_after_a_step_of_the_clock(
+    shared: Shared, by_us: int
+) -> None:
+    old, new = shared.server(), shared.server()
+    lease = grant(old, "lease")
+    shared.set_by_us = by_us
+
+    assert left_us(renew(new, lease)) <= TTL_US
+    shared.clock.advance(TTL_US - SECOND_US)
+    grant(old, "by the one that knows of the step")
+    assert left_us(renew(old, lease)) <= TTL_US
+    assert left_us(renew(new, lease)) <= TTL_US
+
+    times_us = [event.time_us for event in shared.store.rows["gpu"].journal]
+    assert times_us == sorted(times_us)
+
+
+def test_a_start_with_a_clock_that_was_set_back_goes_on_from_the_latest_event() -> None:
+    store, clock = filled_store(), ManualClock()
+    lease = grant(Transactor(store, clock), "lease")
+
+    behind = ManualClock(clock.now_us() - HOUR_US)
+    restarted = Transactor(store, behind, grace_s=3600.0)
+    restarted.greet("gpu")
+    assert left_us(renew(restarted, lease)) <= TTL_US
+    assert restarted.times.now_us("gpu") == clock.now_us()
+    behind.advance(TTL_US)
+    assert not is_held(restarted, lease), "time goes on"
+
+    right = ManualClock(clock.now_us() + HOUR_US)
+    Transactor(store, right, grace_s=3600.0).greet("gpu")
+    assert store.rows["gpu"].clock_offset_us == 0, "and is the clock's again as soon as that is not behind"

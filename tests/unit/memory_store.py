@@ -96,6 +96,10 @@ class MemoryTransaction:
         """As in the protocol."""
         return [event for event in self.rows.kept() if event.revision > revision][:limit]
 
+    def latest_time_us(self) -> int:
+        """As in the protocol."""
+        return self.rows.journal[-1].time_us if self.rows.journal else 0
+
     def tokens(self, keys: Sequence[TokenKey]) -> dict[TokenKey, TokenRecord]:
         """As in the protocol."""
         return {key: self.rows.tokens[key] for key in keys if key in self.rows.tokens}

@@ -204,12 +204,13 @@ async def test_all_fleets_together_share_a_bounded_number_of_pages(monkeypatch: 
     monkeypatch.setattr(watch, "RECENT_PAGES_IN_ALL", 3)
     fleets = [f"f{number}" for number in range(5)]
     async with running(MemoryStore()) as engine, AsyncExitStack() as watches:
-        slow, fast = [], []
+        slow: list[Pages] = []
+        fast: list[Pages] = []
         for fleet in fleets:
             await engine.submit(create(fleet))
-            for pages in (slow, fast):
-                pages.append(await watches.enter_async_context(aclosing(engine.watch(Watch(fleet)))))
-                assert await mark(pages[-1]) == 1
+            for watched in (slow, fast):
+                watched.append(await watches.enter_async_context(aclosing(engine.watch(Watch(fleet)))))
+                assert await mark(watched[-1]) == 1
         for number in range(4):
             for fleet, pages in zip(fleets, fast, strict=True):
                 await engine.submit(register(f"n{number}", fleet=fleet))

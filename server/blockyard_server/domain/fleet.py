@@ -37,10 +37,10 @@ class FleetState:
     """What a decision sees of a fleet.
 
     `next_expire_time_us` is a lower bound of the live leases' expire times (None: no lease): while it is in the
-    future, no lease can have ended.
+    future, no lease can have ended. `latest_time_us` is the time of the latest event: no later one may be before it.
     """
 
-    __slots__ = ("_record", "fleet", "index", "next_expire_time_us", "next_order", "revision")
+    __slots__ = ("_record", "fleet", "index", "latest_time_us", "next_expire_time_us", "next_order", "revision")
 
     def __init__(self, fleet: str, revision: int = 0, next_order: int = 1, record: FleetRecord | None = None) -> None:
         self.fleet = fleet
@@ -49,6 +49,7 @@ class FleetState:
         self._record = record
         self.index = InstanceIndex()
         self.next_expire_time_us: int | None = None
+        self.latest_time_us = 0
 
     @property
     def exists(self) -> bool:
@@ -134,6 +135,7 @@ class FleetState:
                 message = f"fleet {self.fleet}: memory cannot follow a repair, and has to be loaded anew"
                 raise Inconsistent(message)
         self.revision = event.revision
+        self.latest_time_us = max(self.latest_time_us, event.time_us)
 
     def _note_lease(self, expire_time_us: int | None) -> None:
         if expire_time_us is not None and (

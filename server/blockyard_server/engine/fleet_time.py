@@ -13,6 +13,9 @@ Servers that saw different steps do not correct each other: who finds the offset
 time over as it is. Whoever cannot tell whether time was skipped (`Reading.unsure`) first extends every lease as if it
 were renewed now: who meets the fleet for the first time, sees a step, or finds the offset changed. The first two change
 the offset, be it by a microsecond, so that the others notice.
+
+A fleet's time is never before its latest event. So no answer ever tells of a lease that lasts longer than its TTL, and
+whoever extends the leases as if they were renewed now extends every one beyond what its holder was told.
 """
 
 from dataclasses import dataclass, replace
@@ -76,15 +79,48 @@ class FleetTimes:
         return self._clock.now_us()
 
     def read(
-        self, fleet: str, head: FleetHead | None, database_us: int | None, *, asked_us: int | None = None
+        self,
+        fleet: str,
+        head: FleetHead | None,
+        database_us: int | None,
+        *,
+        asked_us: int | None = None,
+        latest_us: int = 0,
+        anew: bool = False,
     ) -> Reading:
         """The fleet's time, given what the transaction read; `database_us` is None if the store has no clock.
 
-        `asked_us` is `own_us` before the transaction; None: just now. Remembers nothing.
+        `asked_us` is `own_us` before the transaction; None: just now. `latest_us` is the time of the fleet's latest
+        event. `anew`: this server has just started, and extends the leases. Remembers nothing.
         """
-        own_us = self._clock.now_us()
         if database_us is None or self._clock_decides:
+            reading = self._by_own_clock(head, anew=anew)
+        else:
+            reading = self._by_database(fleet, head, database_us, asked_us)
+        behind_us = latest_us - reading.now_us
+        if head is None or behind_us <= 0:
+            return reading
+        if not reading.unsure or behind_us <= BACKWARD_TOLERANCE_US:
+            return replace(reading, now_us=latest_us)
+        offset_us = (head.clock_offset_us if reading.offset_us is None else reading.offset_us) + behind_us
+        sighting = None if reading.sighting is None else replace(reading.sighting, offset_us=offset_us)
+        return replace(
+            reading, now_us=latest_us, offset_us=offset_us, step_us=reading.step_us - behind_us, sighting=sighting
+        )
+
+    def _by_own_clock(self, head: FleetHead | None, *, anew: bool) -> Reading:
+        """What was added before this server started is added no more: the clock may have been set right since."""
+        own_us = self._clock.now_us()
+        if head is None:
             return Reading(own_us)
+        offset_us = 0 if anew else head.clock_offset_us
+        changed_us = None if offset_us == head.clock_offset_us else offset_us
+        return Reading(
+            own_us + offset_us, unsure=anew, offset_us=changed_us, sighting=Sighting(own_us, 0, 0, offset_us)
+        )
+
+    def _by_database(self, fleet: str, head: FleetHead | None, database_us: int, asked_us: int | None) -> Reading:
+        own_us = self._clock.now_us()
         if head is None:
             return Reading(database_us)
         asked_us = own_us if asked_us is None else asked_us

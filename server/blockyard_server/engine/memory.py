@@ -45,6 +45,7 @@ def _load(fleet: str, head: FleetHead, tx: Transaction) -> FleetState:
     # Memory serves a fleet only while it is not halted, whatever its row says at the moment.
     record = None if head.record is None else replace(head.record, halted=False)
     state = FleetState(fleet, head.revision, head.next_order, record)
+    state.latest_time_us = tx.latest_time_us()
     if record is not None:
         for row in tx.load_instances():
             if row.busy.bit_count() != row.record.busy_blocks or row.busy >> row.record.fields.total_blocks:

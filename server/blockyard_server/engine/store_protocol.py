@@ -88,6 +88,10 @@ class Transaction(Protocol):
         """The journal above a revision, `limit` events at most."""
         ...
 
+    def latest_time_us(self) -> int:
+        """When the fleet's latest event was, by its own time; 0 if there is none."""
+        ...
+
     def tokens(self, keys: Sequence[TokenKey]) -> dict[TokenKey, TokenRecord]:
         """Those of these tokens that are known. One statement."""
         ...

@@ -307,9 +307,13 @@ class Transactor:
             raise _violated(fleet)
 
     def _begin(self, fleet: str, tx: Transaction, written: list[Event], asked_us: int, *, greet: bool) -> Attempt:
-        reading = self.times.read(fleet, tx.head, tx.database_time_us, asked_us=asked_us)
-        attempt = Attempt(tx, self._memory.current(fleet, tx), reading.now_us, written, reading)
-        unsure = reading.unsure or fleet in self._ungreeted
+        state = self._memory.current(fleet, tx)
+        anew = fleet in self._ungreeted
+        reading = self.times.read(
+            fleet, tx.head, tx.database_time_us, asked_us=asked_us, latest_us=state.latest_time_us, anew=anew
+        )
+        attempt = Attempt(tx, state, reading.now_us, written, reading)
+        unsure = reading.unsure or anew
         if greet and unsure and tx.head is not None and not tx.head.halted:
             self._greet(attempt)
         return attempt
@@ -318,7 +322,7 @@ class Transactor:
         """This server knows nothing of the time that passed before: the clock may have been set meanwhile."""
         state, until_us = attempt.state, attempt.now_us + self._grace_us
         if attempt.reading.step_us:
-            _log.warning("fleet %s: the database's clock was set; the fleet's time goes on as before", state.fleet)
+            _log.warning("fleet %s: the clock was set; the fleet's time goes on as before", state.fleet)
         if attempt.reading.offset_us is not None:
             attempt.tx.set_clock_offset(attempt.reading.offset_us)
         next_us = attempt.tx.next_expire_time_us(after_us=-1)

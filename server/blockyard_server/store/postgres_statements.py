@@ -94,6 +94,7 @@ SELECT (SELECT string_agg(block::text, ',') FROM held_blocks h WHERE h.fleet = i
   {", ".join(INSTANCE_COLUMNS)}
 FROM instances i WHERE fleet = $1 ORDER BY instance_order"""
 EVENTS_AFTER: Final = numbered(statements.EVENTS_AFTER)
+LATEST_TIME: Final = numbered(statements.LATEST_TIME)
 TOKENS: Final = _bulk(
     """
 SELECT t.caller, t.token, t.allocation, t.fingerprint, t.revision

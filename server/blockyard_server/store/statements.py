@@ -42,6 +42,8 @@ EVENTS_AFTER: Final = (
     f"SELECT {_columns(EVENT_COLUMNS)} FROM journal WHERE fleet = ? AND revision > ? ORDER BY revision LIMIT ?"
 )
 
+LATEST_TIME: Final = "SELECT time_us FROM journal WHERE fleet = ? AND revision = ?"
+
 TOKENS: Final = """
 SELECT t.caller, t.token, t.allocation, t.fingerprint, t.revision
 FROM json_each(?) k CROSS JOIN tokens t

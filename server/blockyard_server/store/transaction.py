@@ -33,6 +33,7 @@ class Statements(Protocol):
 
     LOAD_INSTANCES: str
     EVENTS_AFTER: str
+    LATEST_TIME: str
     DUE_LEASES: str
     NEXT_EXPIRE_TIME: str
     FLEET_COUNT: str
@@ -150,6 +151,11 @@ class SqlTransaction:
         """See the protocol."""
         found = self._session.rows(self._statements.EVENTS_AFTER, (self._fleet, revision, limit))
         return [decode_journal(row) for row in found]
+
+    def latest_time_us(self) -> int:
+        """See the protocol."""
+        found = self._session.rows(self._statements.LATEST_TIME, (self._fleet, self._revision))
+        return found[0][0] if found else 0
 
     def tokens(self, keys: Sequence[TokenKey]) -> dict[TokenKey, TokenRecord]:
         """See the protocol."""
