@@ -66,7 +66,9 @@ class Settings:
         most=1,
     )
     readers: int = _setting(4, "Database connections for reading.", least=1, most=64)
-    sweep_interval_s: float = _setting(1.0, "Between two sweeps of ended leases, in seconds.", least=0.01, most=3600)
+    sweep_interval_s: float = _setting(
+        1.0, "Between two sweeps of ended leases, in seconds; with --database below 60.", least=0.01, most=3600
+    )
     retention_s: float = _setting(
         604_800.0, "How long ended allocations and their tokens are remembered, in seconds.", least=0, most=320_000_000
     )

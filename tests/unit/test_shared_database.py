@@ -7,6 +7,7 @@ import pytest
 from blockyard_server.domain.answers import Grant, ReleaseAnswer, ReleaseOutcome
 from blockyard_server.domain.errors import AllocationEnded, LeaseExpired
 from blockyard_server.domain.events import LeasesExtended
+from blockyard_server.domain.repair import Plan
 from blockyard_server.domain.requests import (
     CreateFleet,
     CreateInstance,
@@ -19,6 +20,7 @@ from blockyard_server.domain.requests import (
 from blockyard_server.engine.clock import ManualClock
 from blockyard_server.engine.failures import InvariantViolated, StoreUnavailable
 from blockyard_server.engine.fleet_time import BACKWARD_TOLERANCE_US
+from blockyard_server.engine.repair import Planned, Repairer
 from blockyard_server.engine.store_protocol import CommitUnknown, InvariantBroken, StoreConflict, StoreFailed
 from blockyard_server.engine.transactor import MAX_ATTEMPTS, Outcome, Transactor
 from tests.unit.engine_stories import acquire, engine_over, filled_store, once
@@ -67,6 +69,19 @@ class Shared:
         self.clock = ManualClock()
         self.set_by_us = 0
         self.store.database_time_us = lambda: self.clock.now_us() + self.set_by_us
+
+    def held_up_after_the_clock_was_read(self, by_us: int) -> None:
+        """The next transaction's server gets its answer so much later."""
+        read = self.store.database_time_us
+        assert read is not None
+
+        def slowly() -> int | None:
+            shown_us = read()
+            self.store.database_time_us = read
+            self.clock.advance(by_us)
+            return shown_us
+
+        self.store.database_time_us = slowly
 
     def server(self, *, ahead_us: int = 0) -> Server:
         """One more server."""
@@ -284,3 +299,85 @@ def test_a_server_extends_the_leases_of_a_fleet_that_it_meets_for_the_first_time
 
     assert not isinstance(renewed, LeaseExpired)
     assert [e for e in shared.store.rows["gpu"].journal if isinstance(e, LeasesExtended)]
+
+
+@pytest.mark.parametrize("was_wide", [False, True])
+def test_how_long_a_server_was_held_up_before_its_transaction_is_not_added_to_the_fleets_time(
+    shared: Shared, *, was_wide: bool
+) -> None:
+    server, other = shared.server(), shared.server()
+    if was_wide:
+        other.transactor.look_at("gpu")
+        shared.held_up_after_the_clock_was_read(SECOND_US)
+    server.transactor.look_at("gpu")
+    leases = []
+
+    def held_up(_fleet: str) -> None:
+        shared.store.before_begin = lambda _fleet: None
+        shared.clock.advance(20 * SECOND_US)
+        leases.append(other.grant("meanwhile", ttl_us=30 * SECOND_US))
+
+    shared.store.before_begin = held_up
+    server.transactor.look_at("gpu")
+    shared.clock.advance(29 * SECOND_US)
+
+    (renewed,) = server.ask(Renew("gpu", leases[0]))
+    assert not isinstance(renewed, LeaseExpired)
+    assert shared.store.rows["gpu"].clock_offset_us < SECOND_US
+
+
+@pytest.mark.parametrize(("idle_us", "step_us"), [(HOUR_US, 3 * SECOND_US), (DAY_US, 80 * SECOND_US)])
+def test_a_server_that_has_not_looked_for_long_extends_what_a_step_may_have_ended(
+    shared: Shared, idle_us: int, step_us: int
+) -> None:
+    idle, busy = shared.server(), shared.server()
+    for server in (idle, busy, idle, busy):
+        server.transactor.look_at("gpu")
+    shared.clock.advance(idle_us)
+    lease = busy.grant("lease", ttl_us=2 * SECOND_US)
+
+    shared.set_by_us = step_us
+
+    (renewed,) = idle.ask(Renew("gpu", lease))
+    assert not isinstance(renewed, LeaseExpired)
+
+
+def test_small_steps_back_that_add_up_do_not_stop_the_time(shared: Shared) -> None:
+    server = shared.server()
+    server.grant("before", ttl_us=SECOND_US)
+    for _ in range(6):
+        shared.set_by_us -= 9 * SECOND_US
+        shared.clock.advance(SECOND_US // 2)
+        server.transactor.look_at("gpu")
+    lease = server.grant("lease", ttl_us=SECOND_US)
+
+    shared.clock.advance(SECOND_US)
+
+    (late,) = server.ask(Renew("gpu", lease))
+    assert isinstance(late, LeaseExpired)
+
+
+def test_a_repair_at_an_uncertain_time_does_not_carry_the_fleets_time_away(shared: Shared) -> None:
+    server = shared.server()
+    lease = server.grant("lease", ttl_us=60 * SECOND_US)
+    shared.set_by_us = HOUR_US
+    newcomer = shared.server().transactor
+    planned = Planned(shared.store.rows["gpu"].revision, Plan((), (), truncated=False), ())
+    assert Repairer(shared.store, newcomer).mend("gpu", planned)
+    shared.set_by_us = 0
+
+    (renewed,) = server.ask(Renew("gpu", lease))
+
+    assert not isinstance(renewed, LeaseExpired)
+
+
+async def test_a_fleet_with_leases_is_looked_at_so_often_that_a_dead_holders_lease_ends(shared: Shared) -> None:
+    engine = engine_over(shared.store, shared.clock, restart_grace_s=3600.0)
+    await engine.start()
+    await engine.submit(acquire("dead", ttl_us=HOUR_US // 2))
+    for _ in range(31):
+        shared.clock.advance(60 * SECOND_US)
+        await engine._sweeper.round()
+
+    assert shared.store.rows["gpu"].held == {}
+    await engine.stop()

@@ -33,6 +33,8 @@ UNCERTAIN_US: Final = 250_000
 """Who knows the difference between the two clocks less exactly cannot exclude a step that matters."""
 DRIFT_PER_US: Final = 1_000
 """Clocks may drift apart by one microsecond in so many."""
+LOOK_AGAIN_US: Final = 60_000_000
+"""A fleet with leases is looked at again after so long: after twice that the drift alone would be UNCERTAIN_US."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class Sighting:
     most_us: int
     offset_us: int
     """The fleet's, as the transaction left it."""
+    own_clock: bool = False
+    """There is no database's clock: nothing was compared, and nothing can be missed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,36 +97,26 @@ class FleetTimes:
         `asked_us` is `own_us` before the transaction; None: just now. `latest_us` is the time of the fleet's latest
         event. `anew`: this server has just started, and extends the leases. Remembers nothing.
         """
-        if database_us is None or self._clock_decides:
-            reading = self._by_own_clock(head, anew=anew)
+        own_us = self._clock.now_us()
+        own_decides = database_us is None or self._clock_decides
+        clock_us = own_us if database_us is None or own_decides else database_us
+        if head is None:
+            return Reading(clock_us)
+        if own_decides:
+            reading = _by_own_clock(own_us, head, anew=anew)
         else:
-            reading = self._by_database(fleet, head, database_us, asked_us)
-        behind_us = latest_us - reading.now_us
-        if head is None or behind_us <= 0:
-            return reading
-        if not reading.unsure or behind_us <= BACKWARD_TOLERANCE_US:
-            return replace(reading, now_us=latest_us)
-        offset_us = (head.clock_offset_us if reading.offset_us is None else reading.offset_us) + behind_us
-        sighting = None if reading.sighting is None else replace(reading.sighting, offset_us=offset_us)
-        return replace(
-            reading, now_us=latest_us, offset_us=offset_us, step_us=reading.step_us - behind_us, sighting=sighting
-        )
+            reading = self._by_database(fleet, head, clock_us, own_us, asked_us)
+        # How far the clock is behind, and not how long this server was held up before it was read.
+        offset_us = head.clock_offset_us if reading.offset_us is None else reading.offset_us
+        behind_us = latest_us - (clock_us + offset_us)
+        if behind_us > BACKWARD_TOLERANCE_US and reading.sighting is not None:
+            offset_us += behind_us
+            return Reading(
+                latest_us, True, offset_us, reading.step_us - behind_us, replace(reading.sighting, offset_us=offset_us)
+            )
+        return replace(reading, now_us=max(reading.now_us, latest_us))
 
-    def _by_own_clock(self, head: FleetHead | None, *, anew: bool) -> Reading:
-        """What was added before this server started is added no more: the clock may have been set right since."""
-        own_us = self._clock.now_us()
-        if head is None:
-            return Reading(own_us)
-        offset_us = 0 if anew else head.clock_offset_us
-        changed_us = None if offset_us == head.clock_offset_us else offset_us
-        return Reading(
-            own_us + offset_us, unsure=anew, offset_us=changed_us, sighting=Sighting(own_us, 0, 0, offset_us)
-        )
-
-    def _by_database(self, fleet: str, head: FleetHead | None, database_us: int, asked_us: int | None) -> Reading:
-        own_us = self._clock.now_us()
-        if head is None:
-            return Reading(database_us)
+    def _by_database(self, fleet: str, head: FleetHead, database_us: int, own_us: int, asked_us: int | None) -> Reading:
         asked_us = own_us if asked_us is None else asked_us
         fresh = Sighting(own_us, database_us - own_us, database_us - asked_us, head.clock_offset_us)
         seen = self._seen.get(fleet)
@@ -131,6 +125,12 @@ class FleetTimes:
             met = replace(fresh, offset_us=marked_us)
             return Reading(database_us + marked_us, unsure=True, offset_us=marked_us, sighting=met)
         return _compared(seen, fresh, asked_us)
+
+    def out_of_sight(self) -> set[str]:
+        """Fleets on a database's clock that this server has not looked at for a while: it should, to stay sure."""
+        own_us = self._clock.now_us()
+        seen = list(self._seen.items())
+        return {fleet for fleet, it in seen if not it.own_clock and own_us - it.own_us >= LOOK_AGAIN_US}
 
     def keep(self, fleet: str, sighting: Sighting) -> None:
         """Remembers what a transaction saw, now that it is committed."""
@@ -148,6 +148,14 @@ class FleetTimes:
         return own_us if self._latest is None else own_us + self._latest.most_us
 
 
+def _by_own_clock(own_us: int, head: FleetHead, *, anew: bool) -> Reading:
+    """What was added before this server started is added no more: the clock may have been set right since."""
+    offset_us = 0 if anew else head.clock_offset_us
+    changed_us = None if offset_us == head.clock_offset_us else offset_us
+    sighting = Sighting(own_us, 0, 0, offset_us, own_clock=True)
+    return Reading(own_us + offset_us, unsure=anew, offset_us=changed_us, sighting=sighting)
+
+
 def _compared(seen: Sighting, fresh: Sighting, asked_us: int) -> Reading:
     drift_us = (fresh.own_us - seen.own_us) // DRIFT_PER_US
     forward = fresh.least_us > seen.most_us + drift_us + FORWARD_TOLERANCE_US
@@ -157,8 +165,11 @@ def _compared(seen: Sighting, fresh: Sighting, asked_us: int) -> Reading:
         most_us = min(seen.most_us + drift_us, fresh.most_us)
         least_us = min(max(seen.least_us - drift_us, fresh.least_us), most_us)
         kept = Sighting(seen.own_us + drift_us * DRIFT_PER_US, least_us, most_us, fresh.offset_us)
-        unsure = fresh.offset_us != seen.offset_us or seen.most_us - seen.least_us > UNCERTAIN_US
-        return Reading(asked_us + most_us + fresh.offset_us, unsure, sighting=kept)
+        width_us = seen.most_us - seen.least_us + 2 * drift_us
+        unsure = fresh.offset_us != seen.offset_us or width_us > UNCERTAIN_US
+        # However long this server was held up since it asked: what is extended is extended from the clock's time on.
+        ahead_us = fresh.most_us if unsure else most_us
+        return Reading(asked_us + ahead_us + fresh.offset_us, unsure, sighting=kept)
     # If another server has dealt with a step meanwhile, whether that was this very one cannot be known.
     dealt_with = abs(fresh.offset_us - seen.offset_us) > FORWARD_TOLERANCE_US
     step_us = 0 if dealt_with else fresh.most_us - seen.most_us

@@ -36,6 +36,10 @@ class FleetMemory:
         else:
             self._states[state.fleet] = state
 
+    def with_leases(self) -> set[str]:
+        """The fleets in memory that may have live leases. From any thread."""
+        return {fleet for fleet, state in list(self._states.items()) if state.next_expire_time_us is not None}
+
     def forget(self, fleet: str) -> None:
         """The fleet is loaded anew next time."""
         self._states.pop(fleet, None)

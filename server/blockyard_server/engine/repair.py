@@ -163,8 +163,7 @@ class Repairer:
                     head = tx.head
                     if head is None or head.revision != planned.revision:
                         return False
-                    latest_us = tx.latest_time_us()
-                    now_us = self._transactor.times.read(fleet, head, tx.database_time_us, latest_us=latest_us).now_us
+                    now_us = self._transactor.time_of_repair_us(fleet, tx)
                     tx.repair(Repaired(head.revision + 1, now_us, planned.plan.corrections), planned.tokens)
             except StoreConflict as conflict:
                 _log.info("fleet %s: the repair is run again: %s", fleet, conflict)

@@ -68,12 +68,17 @@ class Sweeper:
             due = await reader.fleets_with_due_leases(now_us, MAX_FLEETS_AT_ONCE)
             old = await reader.fleets_to_prune(now_us - retention_us, MAX_FLEETS_AT_ONCE)
             long = await reader.fleets_to_compact(now_us - journal_retention_us, MAX_FLEETS_AT_ONCE)
+        for fleet in self._transactor.fleets_to_look_at()[:MAX_FLEETS_AT_ONCE]:
+            await apart("looked at", fleet, self._look_at(fleet))
         for fleet in due:
             await apart("swept", fleet, self.sweep_fleet(fleet))
         for fleet in old:
             await apart("pruned", fleet, self._prune_fleet(fleet, retention_us))
         for fleet in long:
             await apart("compacted", fleet, self._compact_fleet(fleet, journal_retention_us))
+
+    async def _look_at(self, fleet: str) -> None:
+        await self._writers.of(fleet).run_aside(lambda: self._transactor.look_at(fleet))
 
     async def _prune_fleet(self, fleet: str, retention_us: int) -> None:
         while await self._writers.of(fleet).run_aside(lambda: self._transactor.prune(fleet, retention_us)):

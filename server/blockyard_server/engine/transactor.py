@@ -176,6 +176,21 @@ class Transactor:
 
         return self.in_transaction(fleet, compact)
 
+    def fleets_to_look_at(self) -> list[str]:
+        """Fleets with leases, as far as memory knows, that this server has not looked at for a while."""
+        return sorted(self.times.out_of_sight() & self._memory.with_leases())
+
+    def look_at(self, fleet: str) -> None:
+        """Sees the fleet's time, and takes on what other servers wrote. Who looks often misses no step of a clock."""
+        self.in_transaction(fleet, lambda _attempt: None)
+
+    def time_of_repair_us(self, fleet: str, tx: Transaction) -> int:
+        """The fleet's time for an event that comes without an extension: that of its latest, if it is not certain."""
+        latest_us = tx.latest_time_us()
+        anew = fleet in self._ungreeted
+        reading = self.times.read(fleet, tx.head, tx.database_time_us, latest_us=latest_us, anew=anew)
+        return latest_us if reading.unsure and latest_us else reading.now_us
+
     def pin(self, fleet: str) -> PinnedFleet:
         """Takes a snapshot of a fleet's records and of its memory, for Verify; also of a halted fleet.
 

@@ -42,7 +42,7 @@ EVENTS_AFTER: Final = (
     f"SELECT {_columns(EVENT_COLUMNS)} FROM journal WHERE fleet = ? AND revision > ? ORDER BY revision LIMIT ?"
 )
 
-LATEST_TIME: Final = "SELECT time_us FROM journal WHERE fleet = ? AND revision = ?"
+LATEST_TIME: Final = "SELECT time_us FROM journal WHERE fleet = ? ORDER BY revision DESC LIMIT 1"
 
 TOKENS: Final = """
 SELECT t.caller, t.token, t.allocation, t.fingerprint, t.revision

@@ -154,7 +154,7 @@ class SqlTransaction:
 
     def latest_time_us(self) -> int:
         """See the protocol."""
-        found = self._session.rows(self._statements.LATEST_TIME, (self._fleet, self._revision))
+        found = self._session.rows(self._statements.LATEST_TIME, (self._fleet,))
         return found[0][0] if found else 0
 
     def tokens(self, keys: Sequence[TokenKey]) -> dict[TokenKey, TokenRecord]:
