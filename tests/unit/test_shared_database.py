@@ -196,6 +196,28 @@ def test_another_servers_event_at_the_same_revision_is_not_taken_for_a_lost_comm
     assert len(shared.store.rows["gpu"].held) == 3
 
 
+def test_while_the_clock_is_behind_another_servers_same_event_is_not_taken_for_a_lost_commit(shared: Shared) -> None:
+    first, second = shared.server(), shared.server()
+    first.grant("a")
+    lease = second.grant("b")
+    release = Release("gpu", "slurm", allocation=lease)
+    shared.set_by_us = -5 * SECOND_US
+    shared.store.before_commit = once(CommitUnknown("the connection was lost"))
+    looks = iter(["the attempt", "the look into the journal"])
+
+    def overtake(_fleet: str) -> None:
+        if next(looks, "") == "the look into the journal":
+            second.ask(release)
+
+    shared.store.before_begin = overtake
+
+    with pytest.raises(StoreUnavailable):
+        first.ask(release)
+    (again,) = first.ask(release)
+    assert isinstance(again, ReleaseAnswer)
+    assert again.outcome is ReleaseOutcome.ALREADY_RELEASED
+
+
 def test_while_the_end_of_a_commit_cannot_be_read_nobody_is_answered(shared: Shared) -> None:
     server = shared.server()
     shared.store.after_commit = once(CommitUnknown("the connection was lost"))

@@ -63,6 +63,8 @@ class Reading:
     """By how much the database's clock was set, as far as this server has to deal with it."""
     sighting: Sighting | None = None
     """To be kept once the transaction is committed, and the leases extended if it is unsure."""
+    stands: bool = False
+    """It is that of the latest event: what another server writes may be the same to the microsecond."""
 
 
 class FleetTimes:
@@ -111,10 +113,11 @@ class FleetTimes:
         behind_us = latest_us - (clock_us + offset_us)
         if behind_us > BACKWARD_TOLERANCE_US and reading.sighting is not None:
             offset_us += behind_us
-            return Reading(
-                latest_us, True, offset_us, reading.step_us - behind_us, replace(reading.sighting, offset_us=offset_us)
-            )
-        return replace(reading, now_us=max(reading.now_us, latest_us))
+            sighting = replace(reading.sighting, offset_us=offset_us)
+            return Reading(latest_us, True, offset_us, reading.step_us - behind_us, sighting, stands=True)
+        if reading.now_us < latest_us:
+            return replace(reading, now_us=latest_us, stands=True)
+        return reading
 
     def _by_database(self, fleet: str, head: FleetHead, database_us: int, own_us: int, asked_us: int | None) -> Reading:
         asked_us = own_us if asked_us is None else asked_us

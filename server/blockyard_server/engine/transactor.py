@@ -293,17 +293,19 @@ class Transactor:
     def _attempt(
         self, fleet: str, work: Callable[[Attempt], T], written: list[Event], *, greet: bool, even_if_halted: bool
     ) -> T:
-        answers: list[T] = []
+        done: list[tuple[Attempt, T]] = []
         asked_us = self.times.own_us()
         try:
             with self._store.transaction(fleet) as tx:
                 self._expect_served(fleet, tx.head, even_if_halted=even_if_halted)
                 attempt = self._begin(fleet, tx, written, asked_us, greet=greet)
-                answers.append(work(attempt))
+                done.append((attempt, work(attempt)))
         except CommitUnknown as unknown:
             self._memory.forget(fleet)
-            if not (answers and self._was_committed(fleet, written, unknown)):
+            if not (done and self._was_committed(fleet, written, unknown)):
                 raise StoreConflict("the commit did not happen") from unknown
+            if done[0][0].reading.stands:
+                raise StoreFailed("whether the commit was this server's own cannot be known") from unknown
         except BaseException:
             self._memory.forget(fleet)
             raise
@@ -314,7 +316,7 @@ class Transactor:
             sighting = attempt.reading.sighting
             if sighting is not None and (attempt.extended or not attempt.reading.unsure):
                 self.times.keep(fleet, sighting)
-        return answers[0]
+        return done[0][1]
 
     def _expect_served(self, fleet: str, head: FleetHead | None, *, even_if_halted: bool) -> None:
         if head is not None and head.halted and not even_if_halted:
