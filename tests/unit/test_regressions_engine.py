@@ -17,9 +17,10 @@ from blockyard_server.engine.auditor import Auditor, AuditorSettings, Position
 from blockyard_server.engine.clock import ManualClock
 from blockyard_server.engine.engine import Engine, EngineSettings
 from blockyard_server.engine.failures import InvariantViolated, Overloaded, StoreUnavailable
+from blockyard_server.engine.pinned import PinnedFleet
 from blockyard_server.engine.store_protocol import InvariantBroken, StoreFailed
 from blockyard_server.engine.sweeper import Sweeper, SweeperSettings
-from blockyard_server.engine.transactor import PinnedFleet, Transactor
+from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.writer import WriterLimits
 from tests.unit.engine_stories import (
     PATIENCE_S,

@@ -27,8 +27,9 @@ from blockyard_server.engine.apart import apart
 from blockyard_server.engine.counts import Counts
 from blockyard_server.engine.failures import EngineFailure, ShuttingDown
 from blockyard_server.engine.ledger import LedgerWork
+from blockyard_server.engine.pinned import PinnedFleet
 from blockyard_server.engine.store_protocol import Evidence, Store, StoreFailed
-from blockyard_server.engine.transactor import PinnedFleet, Transactor
+from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.verify import readable
 from blockyard_server.engine.writer import Writers
 

@@ -13,9 +13,10 @@ from blockyard_server.domain.answers import Discrepancy, RepairReport, VerifyRep
 from blockyard_server.domain.repair import Plan
 from blockyard_server.engine.counts import Counts
 from blockyard_server.engine.failures import Overloaded, StoreUnavailable
+from blockyard_server.engine.pinned import PinnedFleet
 from blockyard_server.engine.repair import Planned, Repairer, plan, rehearsal_of, report_of
 from blockyard_server.engine.store_protocol import Store, StoreFailed
-from blockyard_server.engine.transactor import PinnedFleet, Transactor
+from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.verify import audit
 from blockyard_server.engine.writer import Writers
 

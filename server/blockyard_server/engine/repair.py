@@ -16,6 +16,7 @@ from blockyard_server.domain.events import Event, Granted, Repaired
 from blockyard_server.domain.fleet import fleet_not_found
 from blockyard_server.domain.repair import Books, Plan, plan_repair
 from blockyard_server.engine.failures import InvariantViolated, StoreUnavailable
+from blockyard_server.engine.pinned import PinnedFleet
 from blockyard_server.engine.store_protocol import (
     Evidence,
     InvariantBroken,
@@ -24,7 +25,7 @@ from blockyard_server.engine.store_protocol import (
     StoreFailed,
     Transaction,
 )
-from blockyard_server.engine.transactor import MAX_ATTEMPTS, PinnedFleet, Transactor
+from blockyard_server.engine.transactor import MAX_ATTEMPTS, Transactor
 from blockyard_server.engine.verify import readable
 
 UNKNOWN_REQUEST = b""

@@ -26,9 +26,9 @@ from blockyard_server.engine.counts import Counts
 from blockyard_server.engine.failures import EngineFailure, InvariantViolated, StoreUnavailable
 from blockyard_server.engine.fleet_time import FleetTimes, Reading
 from blockyard_server.engine.memory import FleetMemory
+from blockyard_server.engine.pinned import PinnedFleet
 from blockyard_server.engine.store_protocol import (
     CommitUnknown,
-    Evidence,
     FleetHead,
     InvariantBroken,
     Store,
@@ -67,21 +67,6 @@ _HANGS_ON_LEASES = (NoCapacity, FleetInUse, InstanceInUse, LeaseExpired, Allocat
 """Refusals that may be untrue, or not yet durable, while ended leases are still to be swept."""
 
 Outcome = Answer | Refused | Again
-
-
-@dataclass(frozen=True, slots=True)
-class PinnedFleet:
-    """A fleet's records and the server's memory of it at one and the same revision.
-
-    `memory` is (total_blocks, set of held blocks) by instance.
-    """
-
-    evidence: Evidence
-    memory_revision: int
-    memory: Memory
-    unloadable: str | None = None
-    """Why the fleet cannot be brought into memory."""
-    halted: bool = False
 
 
 @dataclass(slots=True)

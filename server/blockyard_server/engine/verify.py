@@ -14,8 +14,8 @@ from blockyard_server.domain.audit import (
     gather_held,
 )
 from blockyard_server.domain.fleet import fleet_not_found
+from blockyard_server.engine.pinned import PinnedFleet
 from blockyard_server.engine.store_protocol import InvariantBroken
-from blockyard_server.engine.transactor import PinnedFleet
 
 T = TypeVar("T")
 
