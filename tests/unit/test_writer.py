@@ -25,7 +25,6 @@ from tests.unit.memory_store import MemoryStore
 
 NEVER = WriterLimits(linger_s=3600.0, max_linger_s=3600.0)
 """Whoever waits for this linger does not come back within a test's patience."""
-AS_LONG_AS_IT_COST = WriterLimits(linger_s=0.0, max_linger_s=3600.0)
 
 
 class CpuTime:
@@ -39,6 +38,14 @@ class CpuTime:
 
     def use(self, seconds: float) -> None:
         self.used_s += seconds
+
+
+def lingering_as_long_as_it_cost(store: MemoryStore, cpu: CpuTime) -> Writer:
+    """A writer that has started, and whose linger is the CPU time of its last round and nothing else."""
+    limits = WriterLimits(linger_s=0.0, max_linger_s=3600.0)
+    writer = Writer(Transactor(store, ManualClock()), limits, cpu_s=cpu)
+    writer.start()
+    return writer
 
 
 async def answered(*asked: "asyncio.Future[Answer]") -> list[object]:
@@ -359,10 +366,8 @@ async def test_after_company_the_writer_lingers_until_as_many_have_come() -> Non
 
 
 async def test_a_busy_process_lingers_for_as_long_as_the_last_round_took_of_the_cpu() -> None:
-    store = filled_store()
-    cpu = CpuTime()
-    writer = Writer(Transactor(store, ManualClock()), AS_LONG_AS_IT_COST, cpu_s=cpu)
-    writer.start()
+    store, cpu = filled_store(), CpuTime()
+    writer = lingering_as_long_as_it_cost(store, cpu)
     store.before_commit = lambda _fleet: cpu.use(3600.0)
     await answered(writer.submit(acquire("a")), writer.submit(acquire("b")))
 
@@ -377,10 +382,8 @@ async def test_a_busy_process_lingers_for_as_long_as_the_last_round_took_of_the_
 
 
 async def test_what_the_process_does_while_nobody_asks_is_no_reason_to_linger() -> None:
-    store = filled_store()
-    cpu = CpuTime()
-    writer = Writer(Transactor(store, ManualClock()), AS_LONG_AS_IT_COST, cpu_s=cpu)
-    writer.start()
+    store, cpu = filled_store(), CpuTime()
+    writer = lingering_as_long_as_it_cost(store, cpu)
     await answered(writer.submit(acquire("a")), writer.submit(acquire("b")))
     await asyncio.sleep(0.02)
     cpu.use(3600.0)
