@@ -35,6 +35,7 @@
     │   ├── DeadlineExceeded        no answer in time to a call that changes nothing
     │   └── ServerFault
     │       ├── InvariantViolated   the fleet's writes are stopped
+    │       ├── StoreDamaged        the server's database is damaged
     │       └── InternalError
     ├── OutcomeUnknown              no answer to a change: it may have happened
     ├── LeaseLost                   the blocks may be somebody else's by now
@@ -230,6 +231,10 @@ class InvariantViolated(ServerFault):
     """An invariant does not hold, and the fleet's writes are stopped. Run verify."""
 
 
+class StoreDamaged(ServerFault):
+    """The server's database is damaged: nothing is read or written until it is restored from a backup."""
+
+
 class InternalError(ServerFault):
     """A fault of the server, recorded in its log under metadata's `incident`."""
 
@@ -294,6 +299,7 @@ BY_REASON: Final[Mapping[str, type[CallFailed]]] = MappingProxyType(
         Reason.INTERNAL_ERROR: InternalError,
         Reason.COMPACTED: Compacted,
         Reason.WATCHER_TOO_SLOW: WatcherTooSlow,
+        Reason.STORE_DAMAGED: StoreDamaged,
     }
 )
 """The class of each reason."""

@@ -42,6 +42,7 @@ class Reason(StrEnum):
     INTERNAL_ERROR = "INTERNAL_ERROR"
     COMPACTED = "COMPACTED"
     WATCHER_TOO_SLOW = "WATCHER_TOO_SLOW"
+    STORE_DAMAGED = "STORE_DAMAGED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ REASONS: Final = MappingProxyType(
         Reason.INTERNAL_ERROR: _row("INTERNAL"),
         Reason.COMPACTED: _row("OUT_OF_RANGE"),
         Reason.WATCHER_TOO_SLOW: _row("ABORTED"),
+        Reason.STORE_DAMAGED: _row("DATA_LOSS"),
     }
 )
 """Every reason with its status. Only UNAVAILABLE is retried automatically."""

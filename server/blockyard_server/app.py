@@ -34,6 +34,8 @@ class RunningServer:
     address: str
     """Where, as `host:port` with the real port."""
     engine: Engine
+    made_new: bool = False
+    """There was no data where the settings say: an empty database was made."""
     metrics_address: str | None = None
     """Where the metrics are, as `host:port` with the real port; None: nowhere."""
 
@@ -46,8 +48,9 @@ async def running_server(
 
     `clock` and `store` stand in for the real ones where a test says so. Raises StartRefused.
     """
+    store = store or _store(settings)
     engine = Engine(
-        store or _store(settings),
+        store,
         clock or SystemClock(),
         _engine_settings(settings),
         clock_decides=clock is not None,
@@ -72,7 +75,7 @@ async def running_server(
         raise StartRefused(f"metrics cannot be served on {settings.metrics_listen}: {error.strerror}") from error
     try:
         address = f"{settings.listen.rpartition(':')[0]}:{port}"
-        yield RunningServer(address, engine, metrics.address if metrics is not None else None)
+        yield RunningServer(address, engine, store.made_new, metrics.address if metrics is not None else None)
     finally:
         _log.info("draining")
         await edge.stop(settings.drain_grace_s)

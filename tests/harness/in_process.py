@@ -35,7 +35,9 @@ async def serving(
             for _ in range(present().servers)
         ]
         first = servers[0]
-        yield RunningServer(",".join(server.address for server in servers), first.engine, first.metrics_address)
+        yield RunningServer(
+            ",".join(server.address for server in servers), first.engine, metrics_address=first.metrics_address
+        )
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 import apsw
 
-from blockyard_server.store.sqlite import BUSY_TIMEOUT_S, CACHED_STATEMENTS
+from blockyard_server.store.sqlite import CACHED_STATEMENTS
 
 
 class ApswConnection:
@@ -18,8 +18,8 @@ class ApswConnection:
 
     def __init__(self, path: Path, vfs: str) -> None:
         with _as_sqlite3():
-            self._db = apsw.Connection(str(path), vfs=vfs, statementcachesize=CACHED_STATEMENTS)
-            self._db.set_busy_timeout(int(BUSY_TIMEOUT_S * 1000))
+            flags = apsw.SQLITE_OPEN_READWRITE  # as `mode=rw`: SQLite does not make the file
+            self._db = apsw.Connection(str(path), flags=flags, vfs=vfs, statementcachesize=CACHED_STATEMENTS)
 
     @property
     def in_transaction(self) -> bool:
@@ -50,6 +50,15 @@ class ApswConnection:
 
     def create_function(self, *_: object, **__: object) -> None:
         """SQLAlchemy offers SQLite a REGEXP; nothing of ours uses it."""
+
+    def set_progress_handler(self, handler: Callable[[], bool] | None, steps: int) -> None:
+        """As sqlite3's."""
+        self._db.set_progress_handler(handler, steps)
+
+    def vanish(self) -> None:
+        """Ends as a process that is killed does: the locks go, and no file is touched."""
+        self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        self.close()
 
     def close(self) -> None:
         """Closes the connection; twice is the same as once."""
@@ -134,6 +143,11 @@ def _as_sqlite3() -> Iterator[None]:
     try:
         yield
     except apsw.ConstraintError as refusal:
-        raise sqlite3.IntegrityError(*refusal.args) from refusal
+        raise _with_code(sqlite3.IntegrityError(*refusal.args), refusal) from refusal
     except apsw.Error as failure:
-        raise sqlite3.OperationalError(*failure.args) from failure
+        raise _with_code(sqlite3.OperationalError(*failure.args), failure) from failure
+
+
+def _with_code(error: sqlite3.Error, failure: apsw.Error) -> sqlite3.Error:
+    error.sqlite_errorcode = getattr(failure, "extendedresult", 0)
+    return error

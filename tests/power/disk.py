@@ -97,6 +97,10 @@ class Disk:
         """How long the file durably is, in bytes."""
         return len(self._contents.get(file, b""))
 
+    def content(self, file: int) -> bytes:
+        """What the file durably holds."""
+        return bytes(self._contents.get(file, b""))
+
     def image(self, survivors: Iterable[Change]) -> dict[str, bytes]:
         """The files after the power went, if of the pending changes just these have reached the disk."""
         names, contents = dict(self._names), deepcopy(self._contents)

@@ -1,6 +1,7 @@
 """One server's life on a recorded disk: the real engine makes grants until its random work is done."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -25,9 +26,10 @@ from blockyard_server.domain.requests import (
 )
 from blockyard_server.engine.clock import ManualClock
 from blockyard_server.engine.failures import StoreUnavailable
-from blockyard_server.engine.store_protocol import StoreFailed
+from blockyard_server.engine.store_protocol import StoreFailed, StoreRefused
 from blockyard_server.engine.transactor import Again, Outcome, Transactor
 from tests.power.disk import Files, Step
+from tests.power.outsiders import Outsiders
 from tests.power.promises import NEVER_US, Promises, after_batch, digest_of
 from tests.power.recorder import Lies, Recorder, Trouble
 from tests.power.store import Pragmas, RecordedStore
@@ -41,6 +43,8 @@ GRACE_S: Final = 60
 RETENTION_US: Final = 60_000_000
 MAX_BATCH: Final = 4
 MAX_PAUSE_US: Final = 10_000_000
+RESTART_EVERY: Final = 7
+"""After so many batches the server is stopped or killed, and started again."""
 MAX_TRIES: Final = 100
 """So often a batch is asked for again while the disk fails."""
 
@@ -52,12 +56,18 @@ class Settings:
     """What a life is like."""
 
     batches: int = 40
+    outsiders: bool = True
+    """Other programs have the database open, too."""
     pragmas: Pragmas = field(default_factory=Pragmas)
     lies: Lies = Lies.NONE
     full: float = 0.0
     """Of so many writes there is no room for one."""
     failing_syncs: float = 0.0
     """Of so many syncs one fails."""
+
+
+class NeverStarts(AssertionError):
+    """The data is in such a state that no server starts on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +82,7 @@ class Life:
     promises: Sequence[Promises]
     """In order; the first one holds at the begin."""
     struck: Mapping[str, int]
-    """How often the disk failed, by kind."""
+    """How often the disk failed, by kind; how often the server was stopped or killed; what other programs did."""
 
     def due(self, cut: int) -> int:
         """The number of the last answered batch that was answered before step number `cut`."""
@@ -87,25 +97,38 @@ def live(folder: Path, files: Files, before: Promises | None, random: Random, se
     trouble = Trouble(settings.full, settings.failing_syncs)
     recorder = Recorder(folder, files, random, settings.lies, trouble)
     with recorder.installed():
-        server = _Server(RecordedStore(folder / DATA, recorder, settings.pragmas), recorder, random, before)
+        outsiders = Outsiders(folder / DATA, recorder.name, random)
+        server = _Server(RecordedStore(folder / DATA, recorder, settings.pragmas), recorder, random, before, outsiders)
         server.start()
         server.set_up()
         for number in range(settings.batches):
             trouble.ailing = True
             server.work()
+            if settings.outsiders:
+                outsiders.turn()
+            if number % RESTART_EVERY == RESTART_EVERY - 1:
+                server.restart()
             trouble.ailing = False
-            if number == settings.batches // 2:
-                server.stop()
-                server.start()
         server.stop()
-    return Life(files, recorder.steps, recorder.shared, server.promises, trouble.struck)
+        outsiders.leave()
+    return Life(files, recorder.steps, recorder.shared, server.promises, trouble.struck + server.ends + outsiders.did)
 
 
 class _Server:
     """The engine's transactor over the store, with a clock that stands still between batches."""
 
-    def __init__(self, store: RecordedStore, recorder: Recorder, random: Random, before: Promises | None) -> None:
+    def __init__(
+        self,
+        store: RecordedStore,
+        recorder: Recorder,
+        random: Random,
+        before: Promises | None,
+        outsiders: Outsiders,
+    ) -> None:
         self._store = store
+        self._outsiders = outsiders
+        self.ends: Counter[str] = Counter()
+        """How often the server was stopped, was killed, and was refused at a start."""
         self._recorder = recorder
         self._random = random
         self._clock = ManualClock(before.now_us) if before else ManualClock()
@@ -116,7 +139,20 @@ class _Server:
         self.promises: list[Promises] = []
 
     def start(self) -> None:
-        """As Engine.start does it."""
+        """As Engine.start does it, again and again while the disk fails."""
+        for _ in range(MAX_TRIES):
+            try:
+                self._load()
+            except (StoreRefused, StoreUnavailable):
+                # Other programs keep a log that a failed sync has spoilt from being emptied.
+                self.ends["refused"] += 1
+                self._outsiders.leave()
+                self._store.die()
+            else:
+                return self._promise([], [])
+        raise NeverStarts(f"the server is refused {MAX_TRIES} times")
+
+    def _load(self) -> None:
         self._store.open()
         if not self.promises:
             digest = digest_of(self._store.rows())
@@ -127,7 +163,6 @@ class _Server:
         for fleet in self._store.fleet_names():
             self._transactor.load(fleet)
             self._transactor.greet(fleet)
-        self._promise([], [])
 
     def _make_transactor(self) -> Transactor:
         return Transactor(self._store, self._clock, grace_s=GRACE_S)
@@ -135,6 +170,16 @@ class _Server:
     def stop(self) -> None:
         """As Engine.stop does it."""
         asyncio.run(self._store.close())
+        self.ends["stopped"] += 1
+
+    def restart(self) -> None:
+        """Stops or kills the server, and starts it."""
+        if self._random.random() < 0.5:
+            self.stop()
+        else:
+            self._store.die()
+            self.ends["killed"] += 1
+        self.start()
 
     def set_up(self) -> None:
         """Makes the fleet and its instances; those that are there stay as they are."""
@@ -165,6 +210,8 @@ class _Server:
                 return work()
             except StoreUnavailable:
                 self._note_doubt()
+                if self._store.has_stopped:
+                    self.restart()
         raise AssertionError("the disk failed again and again")
 
     def _note_doubt(self) -> None:
@@ -172,6 +219,8 @@ class _Server:
         steps = len(self._recorder.steps)
         told = replace(self.promises[-1], steps=steps, now_us=self._clock.now_us(), in_doubt=True)
         self.promises.append(replace(told, digest=self._store.attempted))
+        if self._store.has_stopped:
+            return
         for _ in range(MAX_TRIES):
             with suppress(StoreFailed):
                 self.promises.append(replace(told, digest=digest_of(self._store.rows())))

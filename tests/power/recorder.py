@@ -6,7 +6,6 @@ may be replaced.
 
 import ctypes
 import errno
-import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from typing import Final
 
 import apsw
 
-from tests.power.disk import Create, Delete, FailedSync, Files, Step, Sync, SyncFolder, Truncate, Write
+from tests.power.disk import Create, Delete, Disk, FailedSync, Files, Step, Sync, SyncFolder, Truncate, Write
 
 SHARED_SUFFIX: Final = "-shm"
 """The index of the log is shared memory, not written by the VFS and never synced."""
@@ -73,8 +72,13 @@ class Recorder:
         self.lies = lies
         self.trouble = Trouble() if trouble is None else trouble
         self.random = random
+        self._begun_with = files
         self._files = {name: number for number, name in enumerate(files)}
         self._next = count(len(files))
+
+    def knows(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        return name in self._files
 
     def number(self, name: str) -> int:
         """The file that has this name now."""
@@ -99,15 +103,17 @@ class Recorder:
         for path in self.folder.glob(f"*{SHARED_SUFFIX}"):
             self.shared.append((len(self.steps), path.read_bytes()))
 
-    def cut(self, path: Path, size: int) -> None:
-        """A file gets shorter, and is synced. Raises OSError."""
+    def forget_cached(self, path: Path) -> None:
+        """Syncs the file, and reads it from the disk from now on: what a failed sync lost is gone. Raises OSError."""
         number = self.number(path.name)
-        os.truncate(path, size)
-        self.steps.append(Truncate(number, size))
         if self.trouble.strikes("sync", self.trouble.sync, self.random):
             self.steps.append(FailedSync(number))
             raise OSError(errno.EIO, "the sync failed")
         self.synced(number, self.folder_syncs)
+        disk = Disk(self._begun_with)
+        for step in self.steps:
+            disk.take(step)
+        path.write_bytes(disk.content(number))
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -146,7 +152,7 @@ class _Vfs(apsw.VFS):
             return apsw.VFSFile("unix", name, flags)  # a temporary file, of which nothing need be left
         path = Path(name.filename() if isinstance(name, apsw.URIFilename) else name)
         assert path.parent == self._recorder.folder
-        is_new = not path.exists()
+        is_new = not self._recorder.knows(path.name)
         file = _File(self._recorder, path.name, name, flags)
         if is_new:
             self._recorder.created(path.name)
@@ -170,7 +176,7 @@ class _File(apsw.VFSFile):
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802 - SQLite's name
         trouble = self._recorder.trouble
         if trouble.strikes("full", trouble.full, self._recorder.random):
-            raise apsw.FullError("there is no room")
+            raise _failure(apsw.FullError("there is no room"), apsw.SQLITE_FULL)
         super().xWrite(data, offset)
         self._recorder.steps.append(Write(self.number, offset, bytes(data)))
 
@@ -183,6 +189,12 @@ class _File(apsw.VFSFile):
         trouble = self._recorder.trouble
         if trouble.strikes("sync", trouble.sync, self._recorder.random):
             self._recorder.steps.append(FailedSync(self.number))
-            raise apsw.IOError("the sync failed")
+            raise _failure(apsw.IOError("the sync failed"), apsw.SQLITE_IOERR_FSYNC)
         super().xSync(flags)
         self._recorder.synced(self.number, before)
+
+
+def _failure(error: apsw.Error, code: int) -> apsw.Error:
+    """The error with SQLite's extended result code, which SQLite is then told."""
+    setattr(error, "extendedresult", code)  # noqa: B010 - apsw's types know of it only in errors that SQLite raises
+    return error

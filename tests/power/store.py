@@ -4,13 +4,11 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
-from unittest import mock
 
-from sqlalchemy import Engine, event
+import apsw
 
-from blockyard_server.store import sqlite
 from blockyard_server.store.schema import metadata
-from blockyard_server.store.sqlite import SqliteStore, _set_up_writer, _writing_engine
+from blockyard_server.store.sqlite import BUSY_TIMEOUT_S, SqliteStore
 from tests.power.connection import ApswConnection
 from tests.power.promises import digest_of
 from tests.power.recorder import Recorder
@@ -38,9 +36,19 @@ class RecordedStore(SqliteStore):
         self.attempted = ""
         """The digest of what the last COMMIT was to make durable."""
 
-    def open(self) -> None:
-        with mock.patch.object(sqlite, "_writing_engine", self._recorded_engine):
-            super().open()
+    @property
+    def has_stopped(self) -> bool:
+        """It takes no transaction until it is opened again."""
+        return self._stopped is not None
+
+    def die(self) -> None:
+        """Leaves the files as a kill -9 does: nothing is copied, cut or marked on the way out."""
+        for evidence in list(self._evidence):
+            evidence.close()
+        db, self._db = self._db, None
+        if db is not None:
+            cast("ApswConnection", db).vanish()
+        self._close_writer()
 
     def rows(self) -> dict[str, list[tuple[object, ...]]]:
         """All that is in the database, as the writer sees it."""
@@ -50,28 +58,22 @@ class RecordedStore(SqliteStore):
         self.attempted = digest_of(all_rows(db))
         super()._commit(db)
 
-    def _cut_log(self, size: int) -> None:
-        self._recorder.cut(self._log_path, size)
+    def _forget_cached_log(self) -> None:
+        self._recorder.forget_cached(self._file.log_path)
 
-    def _renew_log(self) -> None:
-        """A life's log is gone when its server stops in order."""
+    def _open_connection(self, timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Connection:  # noqa: ARG002 - see below
+        """It does not wait for a lock: there is one thread, and nobody who could give the lock back meanwhile."""
+        return cast("sqlite3.Connection", ApswConnection(self.path, self._recorder.name))
 
-    def _recorded_engine(self, path: Path) -> Engine:
-        engine = _writing_engine(path)
-        event.listen(engine, "do_connect", lambda *_: ApswConnection(path, self._recorder.name))
-        return engine
-
-    def _connect_writer(self) -> None:
-        db = cast("sqlite3.Connection", ApswConnection(self.path, self._recorder.name))
-        _set_up_writer(db, self.path)
+    def _set_up_writer(self, db: sqlite3.Connection) -> None:
+        super()._set_up_writer(db)
         db.execute(f"PRAGMA wal_autocheckpoint = {self._pragmas.checkpoint_pages}")
         db.execute(f"PRAGMA journal_size_limit = {self._pragmas.log_kept_bytes}")
         if self._pragmas.synchronous is not None:
             db.execute(f"PRAGMA synchronous = {self._pragmas.synchronous}")
-        self._db = db
 
 
-def all_rows(db: sqlite3.Connection) -> dict[str, list[tuple[object, ...]]]:
+def all_rows(db: sqlite3.Connection | apsw.Connection) -> dict[str, list[tuple[object, ...]]]:
     """Every row of every table of ours, sorted."""
     return {
         table: sorted(db.execute(f"SELECT * FROM {table}").fetchall(), key=repr)  # noqa: S608 - names of our own

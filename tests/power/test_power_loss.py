@@ -1,16 +1,19 @@
 """What was acknowledged survives the power: some hundreds of images here, ten thousand with `make power`."""
 
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import cast
 
 import pytest
 
 from blockyard_server.domain.allocation import AllocationState
 from tests.power.campaign import Plan, images, run_campaign
+from tests.power.connection import ApswConnection
 from tests.power.disk import Create, Delete, SyncFolder, Truncate, Write
-from tests.power.life import DATA, Life, Settings, live
+from tests.power.life import DATA, Life, NeverStarts, Settings, live
 from tests.power.recorder import Lies, Recorder
 from tests.power.recovery import Fault, recover
 from tests.power.store import Pragmas, RecordedStore
@@ -60,19 +63,65 @@ def test_a_disk_that_is_full_or_fails_to_sync_loses_nothing_that_was_acknowledge
     assert tally.images >= 200
     assert tally.struck["full"] >= 5
     assert tally.struck["sync"] >= 5
+    assert tally.struck["killed"] >= 2
+    assert tally.struck["stopped"] >= 2
 
 
-def test_a_store_that_goes_on_with_the_log_of_a_failed_sync_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    def only_close(store: RecordedStore) -> None:
-        db, store._stuck = store._stuck, None
-        if db is not None:
-            db.close()
+def goes_on_after_a_failed_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new connection takes the log as it is, as before ADR 14."""
 
-    monkeypatch.setattr(RecordedStore, "_free_stuck", only_close)
-    often = Settings(full=0.004, failing_syncs=0.3)
-    tally = run_campaign(2, Plan(lives=1, stride=15, survivals=["only what was synced"], settings=often))
+    def drop_nothing(store: RecordedStore, db: sqlite3.Connection) -> None:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        vanish(store)
 
-    assert tally.faults[Fault.LOST]
+    monkeypatch.setattr(RecordedStore, "_stop", lambda _, stopped: stopped)
+    monkeypatch.setattr(RecordedStore, "_drop_failed_commit", drop_nothing)
+
+
+def starts_with_the_log_of_a_failed_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RecordedStore, "_drop_failed_commit", lambda *_: None)
+    monkeypatch.setattr(RecordedStore, "_disconnect", vanish)
+    monkeypatch.setattr(RecordedStore, "_empty_log", lambda store: store._file.mark_sync(failed=False))
+
+
+def copies_a_log_that_the_disk_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RecordedStore, "_drop_failed_commit", lambda *_: None)
+    monkeypatch.setattr(RecordedStore, "_disconnect", vanish)
+    monkeypatch.setattr(RecordedStore, "_forget_cached_log", lambda _: None)
+
+
+def vanish(store: RecordedStore) -> None:
+    db, store._db = store._db, None
+    if db is not None:
+        cast("ApswConnection", db).vanish()
+
+
+OFTEN_FAILING = Plan(
+    lives=1, stride=5, survivals=["only what was synced"], settings=Settings(batches=25, full=0.004, failing_syncs=0.3)
+)
+SABOTEURS = [goes_on_after_a_failed_sync, starts_with_the_log_of_a_failed_sync, copies_a_log_that_the_disk_has_not]
+
+
+def test_a_disk_that_often_fails_to_sync_loses_nothing_that_was_acknowledged() -> None:
+    tally = run_campaign(2, OFTEN_FAILING)
+
+    assert not tally.reports
+    assert tally.struck["sync"] >= 5
+    assert tally.struck["killed"] + tally.struck["stopped"] >= 5
+
+
+@pytest.mark.parametrize("saboteur", SABOTEURS, ids=lambda saboteur: saboteur.__name__)
+def test_a_store_that_relies_on_what_a_failed_sync_has_left_is_seen(
+    monkeypatch: pytest.MonkeyPatch, saboteur: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    saboteur(monkeypatch)
+
+    try:
+        tally = run_campaign(2, OFTEN_FAILING)
+    except NeverStarts:
+        return
+    assert tally.faults[Fault.LOST] or tally.faults[Fault.DAMAGED] or tally.faults[Fault.STRANGE]
 
 
 def test_an_answer_before_the_disk_has_it_is_seen(life: Life, tmp_path: Path) -> None:

@@ -186,10 +186,9 @@ def full_disk() -> Iterator[None]:
 def test_a_commit_that_fails_is_a_failed_store_and_the_next_transaction_starts_clean(sqlite: SqliteStore) -> None:
     story = Story(sqlite).begin(node_1=8)
     story.grant(("node-1", (0,)))
-    before = sqlite._connected()
     with pytest.raises(StoreFailed, match="disk I/O error"), full_disk():
         story.commit()
-    assert sqlite._connected() is not before
+    failed = [sqlite.write_failed]
     again = Story(sqlite)
     again.revision, again.order = 2, 1
     again.grant(("node-1", (0, 1)), token="another")
@@ -199,6 +198,27 @@ def test_a_commit_that_fails_is_a_failed_store_and_the_next_transaction_starts_c
         assert transaction.head.revision == 3
         assert [row.busy for row in transaction.load_instances()] == [0b11]
         assert transaction.tokens([("default", "token-3")]) == {}
+    failed.append(sqlite.write_failed)
+    assert failed == [True, False]
+    with closing(sqlite3.connect(sqlite.path)) as another:
+        assert another.execute("SELECT count(*) FROM allocations").fetchone() == (1,), "nothing of the failed commit"
+
+
+async def test_a_trial_tells_when_writes_work_again_and_changes_nothing(sqlite: SqliteStore) -> None:
+    story = Story(sqlite).begin(node_1=8)
+    story.grant(("node-1", (0,)))
+    before = list(sqlite._connected().iterdump())
+    with full_disk():
+        with pytest.raises(StoreFailed, match="disk I/O error"):
+            story.commit()
+        with pytest.raises(StoreFailed, match="disk I/O error"):
+            sqlite.try_write()
+        await sqlite.probe()
+    failed = [sqlite.write_failed]
+    sqlite.try_write()
+    failed.append(sqlite.write_failed)
+    assert failed == [True, False]
+    assert list(sqlite._connected().iterdump()) == before
 
 
 def test_a_fleet_that_somebody_else_moved_on_is_not_written(sqlite: SqliteStore) -> None:

@@ -220,6 +220,8 @@ class MemoryStore:
     """Fleets in memory. The `before_x` are where tests step in: to look, to wait, to raise."""
 
     lanes = 1
+    made_new = True
+    write_failed = False
 
     def __init__(self) -> None:
         self.rows: dict[str, Rows] = {}
@@ -279,6 +281,9 @@ class MemoryStore:
         """As in the protocol."""
 
     async def probe(self) -> None:
+        """As in the protocol."""
+
+    def try_write(self) -> None:
         """As in the protocol."""
 
     @asynccontextmanager

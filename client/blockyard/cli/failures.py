@@ -144,6 +144,7 @@ NEXT_STEPS: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.INTERNAL_ERROR: "Please report it, with what the server's log says.",
         Reason.COMPACTED: "`blockyard describe FLEET` shows the fleet as it is; go on from its revision.",
         Reason.WATCHER_TOO_SLOW: "Watch again from the revision after the last one that was shown.",
+        Reason.STORE_DAMAGED: "Stop the server, keep a copy of its data file, and restore the last good backup.",
     }
 )
 """What to do about each reason."""

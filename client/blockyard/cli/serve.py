@@ -73,7 +73,8 @@ def _serve(values: dict[str, Any], *, demo: bool) -> None:
 
 
 def _welcome(running: "RunningServer", settings: Settings, *, demo: bool) -> None:
-    print_line(f"Serving on {running.address}, data in {settings.place}. Ctrl-C stops.")
+    new = " (a new, empty database)" if running.made_new else ""
+    print_line(f"Serving on {running.address}, data in {settings.place}{new}. Ctrl-C stops.")
     if demo:
         # A thread, because this one is the service's own.
         threading.Thread(target=_make_demo, args=(running.address,), name="blockyard-demo", daemon=True).start()

@@ -98,6 +98,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ABORTED. The client of a Watch does not read what it is sent. Watch again from the revision after the last answer's.
     Metadata: `fleet`, `revision` (up to which events were sent).
     """
+    STORE_DAMAGED: _ErrorReason.ValueType  # 27
+    """DATA_LOSS. The database is damaged: nothing is read or written until the operator restores it from a backup. Asking
+    again does not help.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo (domain `blockyard.dev`) that every error carries, by value name. Its
@@ -179,5 +183,9 @@ revision after the answer's. Metadata: `fleet`, `from_revision`, `oldest_revisio
 WATCHER_TOO_SLOW: ErrorReason.ValueType  # 26
 """ABORTED. The client of a Watch does not read what it is sent. Watch again from the revision after the last answer's.
 Metadata: `fleet`, `revision` (up to which events were sent).
+"""
+STORE_DAMAGED: ErrorReason.ValueType  # 27
+"""DATA_LOSS. The database is damaged: nothing is read or written until the operator restores it from a backup. Asking
+again does not help.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

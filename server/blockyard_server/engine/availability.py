@@ -1,13 +1,15 @@
-"""Whether the database answers: asked again and again, so that health tells the truth and recovers by itself."""
+"""Whether the database can be used: asked again and again, so that health tells the truth and recovers by itself."""
 
 import asyncio
 import logging
 from collections.abc import Callable
 from typing import Final
 
+from blockyard_server.engine.failures import EngineFailure
 from blockyard_server.engine.store_protocol import Store, StoreFailed
+from blockyard_server.engine.writer import Writers
 
-PROBE_INTERVAL_S: Final = 1.0
+PROBE_INTERVAL_S: Final = 0.5
 """Between two questions."""
 PROBE_PATIENCE_S: Final = 3.0
 """A database that does not answer for so long is away."""
@@ -16,11 +18,15 @@ _log = logging.getLogger(__name__)
 
 
 class Availability:
-    """Calls `changed` in the event loop whenever the database goes away or comes back."""
+    """Calls `changed` in the event loop whenever the database ceases to be usable, and when it is usable again.
 
-    def __init__(self, store: Store, changed: Callable[[bool], None]) -> None:
+    A database is usable if it answers, and if the last transaction, or else a trial, could be carried out.
+    """
+
+    def __init__(self, store: Store, changed: Callable[[bool], None], writers: Writers) -> None:
         self._store = store
         self._changed = changed
+        self._writers = writers
         self._available = True
         self._task: asyncio.Task[None] | None = None
 
@@ -36,20 +42,33 @@ class Availability:
 
     async def _run(self) -> None:
         while True:
+            await self.look()
             await asyncio.sleep(PROBE_INTERVAL_S)
-            available = await self._probe()
-            if available != self._available:
-                self._available = available
-                _log.warning("the database %s", "answers again" if available else "does not answer")
-                self._changed(available)
 
-    async def _probe(self) -> bool:
+    async def look(self) -> None:
+        """Asks once, and tells if the answer has changed."""
+        why_not = await self._why_not()
+        if self._available == (why_not is None):
+            return
+        self._available = why_not is None
+        if why_not is None:
+            _log.warning("the database can be used again")
+        else:
+            _log.error("the database cannot be used, health is NOT_SERVING: %s", why_not)
+        self._changed(self._available)
+
+    async def _why_not(self) -> str | None:
+        """Why the database cannot be used; None if it can."""
         try:
             async with asyncio.timeout(PROBE_PATIENCE_S):
                 await self._store.probe()
-        except (StoreFailed, TimeoutError):
-            return False
+            if self._store.write_failed:
+                await self._writers.of("").run_aside(self._store.try_write)
+        except (StoreFailed, EngineFailure) as failure:
+            return str(failure)
+        except TimeoutError:
+            return f"it has not answered for {PROBE_PATIENCE_S:g} s"
         except Exception:  # noqa: BLE001 - whatever is wrong with it, it does not answer; the asking goes on
             _log.exception("the database could not be asked")
-            return False
-        return True
+            return "it could not be asked"
+        return None

@@ -31,7 +31,14 @@ from blockyard_server.engine.auditor import Auditor, AuditorSettings
 from blockyard_server.engine.availability import Availability
 from blockyard_server.engine.clock import Clock
 from blockyard_server.engine.counts import Counts
-from blockyard_server.engine.failures import EngineFailure, InvariantViolated, Overloaded, StoreUnavailable
+from blockyard_server.engine.failures import (
+    EngineFailure,
+    InvariantViolated,
+    Overloaded,
+    StoreDamaged,
+    StoreUnavailable,
+    failure_of_store,
+)
 from blockyard_server.engine.ledger import LedgerWork
 from blockyard_server.engine.store_protocol import InvariantBroken, Reader, Store, StoreFailed, StoreRefused
 from blockyard_server.engine.sweeper import Sweeper, SweeperSettings
@@ -86,7 +93,7 @@ class Engine:
         )
         self._writers = Writers(self._transactor, settings.writer, store.lanes, self.counts)
         self._sweeper = Sweeper(store, self._writers, self._transactor, settings.sweeper)
-        self._availability = Availability(store, available)
+        self._availability = Availability(store, available, self._writers)
         self._ledger = LedgerWork(store, self._writers, self._transactor, self.counts)
         self._auditor = Auditor(store, self._writers, self._transactor, self._ledger, self.counts, settings.auditor)
         self._reads = 0
@@ -103,15 +110,23 @@ class Engine:
             fleets = self._store.fleet_names()
             await self._for_each(fleets, self._transactor.load)
             # Only now: no lease can be renewed before all fleets are loaded, which may take longer than the grace.
-            await self._for_each(fleets, self._transactor.greet)
+            await self._for_each(fleets, self._greet)
         except BaseException as failure:
             await self.stop()
-            if isinstance(failure, StoreUnavailable | StoreFailed):
+            if isinstance(failure, StoreUnavailable | StoreDamaged | StoreFailed):
                 raise StoreRefused(f"the data cannot be loaded: {failure.__cause__ or failure}") from failure
             raise
         self._sweeper.start()
         self._auditor.start()
         self._availability.start()
+
+    def _greet(self, fleet: str) -> None:
+        """Extends the fleet's leases. Where nothing can be written now, its first transaction does it."""
+        try:
+            self._transactor.greet(fleet)
+        except StoreUnavailable:
+            if not self._store.write_failed:
+                raise
 
     def _now_us(self, fleet: str) -> int:
         return self._transactor.times.now_us(fleet)
@@ -284,7 +299,7 @@ class Engine:
             where = {} if fleet is None else {"fleet": f"fleets/{fleet}"}
             raise InvariantViolated("a record cannot be read; run Verify", **where) from broken
         except StoreFailed as failure:
-            raise _unreadable() from failure
+            raise failure_of_store(failure, "the database cannot be read; try again") from failure
         finally:
             self._reads -= 1
 
@@ -309,7 +324,3 @@ def _notice(future: "asyncio.Future[Answer]") -> None:
     """Takes note of an outcome that nobody waits for any more, or asyncio would report its refusal as lost."""
     if not future.cancelled():
         future.exception()
-
-
-def _unreadable() -> StoreUnavailable:
-    return StoreUnavailable("the database cannot be read; try again")

@@ -2,6 +2,8 @@
 
 from typing import ClassVar
 
+from blockyard_server.engine.store_protocol import StoreCorrupt, StoreFailed
+
 
 class EngineFailure(Exception):
     """The outcome is unknown to who asked, unless the class says otherwise; asking again is safe.
@@ -39,6 +41,12 @@ class StoreUnavailable(EngineFailure):
     retry_after_s = 1.0
 
 
+class StoreDamaged(EngineFailure):
+    """The database is damaged. Nothing is read or written until it is restored; asking again does not help."""
+
+    reason = "STORE_DAMAGED"
+
+
 class WatcherTooSlow(EngineFailure):
     """Whoever watches does not read what is sent. The watch may go on from the revision after the last that came."""
 
@@ -55,3 +63,10 @@ class InternalError(EngineFailure):
     """A fault of the server, logged under the metadata's `incident`."""
 
     reason = "INTERNAL_ERROR"
+
+
+def failure_of_store(failed: StoreFailed, what: str) -> EngineFailure:
+    """What whoever asked is told when the store failed; `what` is the sentence for a database that is away."""
+    if isinstance(failed, StoreCorrupt):
+        return StoreDamaged("the database is damaged; nothing is read or written until it is restored from a backup")
+    return StoreUnavailable(what)

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from blockyard_server.domain.answers import Discrepancy, RepairReport, VerifyReport
 from blockyard_server.domain.repair import Plan
 from blockyard_server.engine.counts import Counts
-from blockyard_server.engine.failures import Overloaded, StoreUnavailable
+from blockyard_server.engine.failures import Overloaded, StoreUnavailable, failure_of_store
 from blockyard_server.engine.pinned import PinnedFleet
 from blockyard_server.engine.repair import Planned, Repairer, plan, rehearsal_of, report_of
 from blockyard_server.engine.store_protocol import Store, StoreFailed
@@ -92,7 +92,7 @@ class LedgerWork:
             pinned = await self._writers.of(fleet).run_aside(lambda: self._transactor.pin(fleet))
             report = await self.in_worker(lambda: audit(fleet, pinned))
         except StoreFailed as failure:
-            raise _unreadable() from failure
+            raise failure_of_store(failure, "the database cannot be read; try again") from failure
         self._counts.verifies += 1
         if not report.clean and not pinned.halted:
             await self.halt(fleet, report.discrepancies)
@@ -108,7 +108,7 @@ class LedgerWork:
             pinned = await self._writers.of(fleet).run_aside(lambda: self._transactor.pin(fleet))
             return pinned, await self.in_worker(lambda: plan(fleet, pinned))
         except StoreFailed as failure:
-            raise _unreadable() from failure
+            raise failure_of_store(failure, "the database cannot be read; try again") from failure
 
     async def _repair(self, fleet: str) -> RepairReport:
         async with self.turn:
@@ -140,7 +140,3 @@ def describe(found: Discrepancy) -> str:
     where = f"instance {found.instance}, " if found.instance is not None else ""
     where += f"allocation {found.allocation}, " if found.allocation is not None else ""
     return f"{where}{found.check.value}: expected {found.expected}, found {found.actual}"
-
-
-def _unreadable() -> StoreUnavailable:
-    return StoreUnavailable("the database cannot be read; try again")

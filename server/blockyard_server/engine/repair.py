@@ -15,7 +15,7 @@ from blockyard_server.domain.corrections import CorrectionKind
 from blockyard_server.domain.events import Event, Granted, Repaired
 from blockyard_server.domain.fleet import fleet_not_found
 from blockyard_server.domain.repair import Books, Plan, plan_repair
-from blockyard_server.engine.failures import InvariantViolated, StoreUnavailable
+from blockyard_server.engine.failures import InvariantViolated, failure_of_store
 from blockyard_server.engine.pinned import PinnedFleet
 from blockyard_server.engine.store_protocol import (
     Evidence,
@@ -126,7 +126,7 @@ class Repairer:
             raise InvariantViolated(message, fleet=f"fleets/{fleet}") from broken
         except StoreFailed as failure:
             self._transactor.was_repaired(fleet)  # perhaps it was
-            raise StoreUnavailable("the database cannot be reached or written; repair again") from failure
+            raise failure_of_store(failure, "the database cannot be reached or written; repair again") from failure
         if done:
             corrections = planned.plan.corrections
             _log.warning("fleet %s: %d corrections were made: %s", fleet, len(corrections), _summary(planned.plan))

@@ -46,6 +46,14 @@ class CommitUnknown(StoreFailed):
     """
 
 
+class StoreStopped(StoreFailed):
+    """The store takes no transaction, and no read, until it is closed and opened again. The message says why."""
+
+
+class StoreCorrupt(StoreStopped):
+    """The database is damaged: what it says cannot be trusted, and asking again does not help."""
+
+
 class InvariantBroken(Exception):
     """The database refused a change that would break an invariant, or rows are not as the decision saw them."""
 
@@ -285,6 +293,11 @@ class Reader(Protocol):
 class Store(Protocol):
     """A transactional memory of fleets."""
 
+    made_new: bool
+    """`open` found no data, and has made an empty database."""
+    write_failed: bool
+    """The last transaction could not be carried out, as on a full disk; `try_write` finds out whether one can now.
+    Always False where `probe` tells as much."""
     lanes: int
     """How many transactions, each on another fleet and in a thread of its own, may be under way at once."""
 
@@ -332,4 +345,11 @@ class Store(Protocol):
 
     async def probe(self) -> None:
         """Asks the database for a sign of life. Raises StoreFailed."""
+        ...
+
+    def try_write(self) -> None:
+        """Writes something that changes nothing, durably. In a writer thread, with no transaction open.
+
+        Raises StoreFailed.
+        """
         ...

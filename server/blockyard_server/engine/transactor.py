@@ -23,7 +23,7 @@ from blockyard_server.domain.release import expire
 from blockyard_server.domain.requests import CreateFleet, Request
 from blockyard_server.engine.clock import Clock
 from blockyard_server.engine.counts import Counts
-from blockyard_server.engine.failures import EngineFailure, InvariantViolated, StoreUnavailable
+from blockyard_server.engine.failures import EngineFailure, InvariantViolated, StoreUnavailable, failure_of_store
 from blockyard_server.engine.fleet_time import FleetTimes, Reading
 from blockyard_server.engine.memory import FleetMemory
 from blockyard_server.engine.pinned import PinnedFleet
@@ -431,5 +431,5 @@ def _violated(fleet: str) -> EngineFailure:
     return InvariantViolated(message, fleet=f"fleets/{fleet}")
 
 
-def _unavailable(_failure: StoreFailed) -> EngineFailure:
-    return StoreUnavailable("the database cannot be reached or written; try again with the same token")
+def _unavailable(failure: StoreFailed) -> EngineFailure:
+    return failure_of_store(failure, "the database cannot be reached or written; try again with the same token")

@@ -23,7 +23,7 @@ from blockyard_server.engine.failures import (
     InvariantViolated,
     Overloaded,
     ShuttingDown,
-    StoreUnavailable,
+    failure_of_store,
 )
 from blockyard_server.engine.store_protocol import InvariantBroken, Reader, Store, StoreFailed
 
@@ -243,7 +243,7 @@ class WatchHub:
         except InvariantBroken as broken:
             raise InvariantViolated("a record cannot be read; run Verify", fleet=f"fleets/{fleet}") from broken
         except StoreFailed as failure:
-            raise StoreUnavailable("the database cannot be read; try again") from failure
+            raise failure_of_store(failure, "the database cannot be read; try again") from failure
 
     def _notice(self) -> None:
         """In the event loop: something was committed."""

@@ -149,4 +149,5 @@ _DETAILS: Final[Mapping[Reason, _Detail]] = {
     Reason.INTERNAL_ERROR: _no_detail,
     Reason.COMPACTED: _resource_info("Fleet"),
     Reason.WATCHER_TOO_SLOW: _no_detail,
+    Reason.STORE_DAMAGED: _no_detail,
 }

@@ -2,7 +2,6 @@
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from blockyard_server.domain.allocation import Allocation
@@ -17,12 +16,20 @@ class SqliteEvidence(Slices):
     """A snapshot on a connection of its own. Made in the writer thread, used in one other, and closed there.
 
     `closed` is told once the connection has gone, so that the store can close its readers before its writer.
+    `unreadable` is what a failed read means.
     """
 
-    def __init__(self, db: sqlite3.Connection, fleet: str, closed: Callable[["SqliteEvidence"], None]) -> None:
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        fleet: str,
+        closed: Callable[["SqliteEvidence"], None],
+        unreadable: Callable[[sqlite3.Error], StoreFailed],
+    ) -> None:
         self._db = db
         self._fleet = fleet
         self._closed = closed
+        self._unreadable = unreadable
         db.execute("BEGIN")
         # The first read is what takes the snapshot.
         head = db.execute(statements.EVIDENCE_HEAD, (fleet,)).fetchone()
@@ -59,14 +66,7 @@ class SqliteEvidence(Slices):
         return self._select(statement)
 
     def _select(self, statement: str, *parameters: Any) -> Iterator[Row]:
-        with reading():
+        try:
             yield from self._db.execute(statement, (self._fleet, *parameters))
-
-
-@contextmanager
-def reading() -> Iterator[None]:
-    """Turns what the driver raises into StoreFailed."""
-    try:
-        yield
-    except sqlite3.Error as failure:
-        raise StoreFailed(f"the database cannot be read: {failure}") from failure
+        except sqlite3.Error as failure:
+            raise self._unreadable(failure) from failure

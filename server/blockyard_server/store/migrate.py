@@ -22,11 +22,11 @@ def _config() -> Config:
     return config
 
 
-def migrate(connection: Connection, where: str) -> None:
+def migrate(connection: Connection, where: str) -> bool:
     """Runs the migrations that are missing, inside the connection's transaction: all of them or none.
 
-    `where` names the database in messages. Raises StoreRefused if it holds something else, or was written by a newer
-    version.
+    Answers whether the database was empty. `where` names the database in messages. Raises StoreRefused if it holds
+    something else, or was written by a newer version.
     """
     with _one_at_a_time:
         config = _config()
@@ -43,3 +43,4 @@ def migrate(connection: Connection, where: str) -> None:
         if found != scripts.get_current_head():
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+        return found is None

@@ -52,6 +52,8 @@ class PostgresStore:
     def __init__(self, url: str, *, readers: int = 4) -> None:
         self._url = parse_url(url)
         self.lanes = LANES
+        self.made_new = False
+        self.write_failed = False
         self._readers = readers
         self._watchdog = Watchdog()
         self._lines = Lines(self._url.conninfo, self._watchdog)
@@ -156,6 +158,9 @@ class PostgresStore:
         """See the protocol."""
         await self._signals.probe()
 
+    def try_write(self) -> None:
+        """See the protocol. What cannot be written is asked for again, on a new connection."""
+
     def _begin(self, fleet: str) -> tuple[Line, PostgresSession, Any, int]:
         """A transaction that has locked the fleet, on a connection that lives."""
         while True:
@@ -216,7 +221,7 @@ class PostgresStore:
                 connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(MIGRATION_TIMEOUT_S * 1000)}")
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
                 raw.watch.begin(limit_s)  # the wait for the other server is over
-                migrate(connection, self._url.shown)
+                self.made_new = migrate(connection, self._url.shown)
         except (SQLAlchemyError, psycopg.Error) as failure:
             raise StoreRefused(f"{self._url.shown} cannot be set up: {_cause(failure)}") from failure
 

@@ -1,0 +1,46 @@
+"""SQLAlchemy's engines on SQLite: one for migrations, on the store's own connections, and one for readers."""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from sqlalchemy import URL, Engine, create_engine, event
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+READER_WAIT_S: Final = 30.0
+"""How long a reader waits for its turn before StoreFailed."""
+
+
+def migrating_engine(connect: Callable[[], sqlite3.Connection]) -> Engine:
+    """An engine whose transactions lock the file at once, on connections that `connect` opens."""
+    engine = create_engine("sqlite+pysqlite://", creator=connect, poolclass=NullPool)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    return engine
+
+
+def reading_engine(path: Path, readers: int, busy_timeout_s: float, expect_in_place: Callable[[], None]) -> AsyncEngine:
+    """A bounded pool of connections that cannot write, nor make the file if it is not there.
+
+    `expect_in_place` raises if what was opened may be another file than the writer's.
+    """
+    engine = create_async_engine(
+        URL.create("sqlite+aiosqlite", database=f"file:{quote(str(path))}", query={"mode": "rw", "uri": "true"}),
+        pool_size=readers,
+        max_overflow=0,
+        pool_timeout=READER_WAIT_S,
+        connect_args={"timeout": busy_timeout_s},
+    )
+
+    def set_up(db: Any, _record: object) -> None:
+        expect_in_place()
+        db.isolation_level = None
+        cursor = db.cursor()
+        cursor.execute("PRAGMA query_only = ON")
+        cursor.close()
+
+    event.listen(engine.sync_engine, "connect", set_up)
+    event.listen(engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    return engine

@@ -1,0 +1,238 @@
+"""The data file: one server's whatever its names, its owner's alone, and missed at once when it goes."""
+
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from blockyard_server.engine.store_protocol import StoreFailed, StoreRefused, StoreStopped
+from blockyard_server.store.sqlite import SqliteStore
+from tests.harness.other_program import OtherProgram, refusal_elsewhere
+from tests.store.story import Story
+
+SUFFIXES = ("", "-wal", "-shm")
+IN_USE = "in use by another Blockyard server"
+
+
+@contextmanager
+def mounted(file: Path, at: Path) -> Iterator[None]:
+    """The single file is mounted at another place, as `docker run -v file:file` does."""
+    at.touch()
+    done = subprocess.run(["mount", "--bind", str(file), str(at)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"a file cannot be mounted here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(at)], check=True)
+
+
+def test_a_hard_link_of_a_file_in_use_lets_no_second_server_in(sqlite: SqliteStore, tmp_path: Path) -> None:
+    other = tmp_path / "other.db"
+    os.link(sqlite.path, other)
+    assert IN_USE in refusal_elsewhere(other)
+    with pytest.raises(StoreRefused, match=IN_USE):
+        SqliteStore(other).open()
+
+
+def test_a_mount_of_a_file_in_use_lets_no_second_server_in(sqlite: SqliteStore, tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    other = tmp_path / "m" / "data.db"
+    with mounted(sqlite.path, other):
+        assert IN_USE in refusal_elsewhere(other)
+
+
+def test_a_removed_lock_file_lets_no_second_server_in(sqlite: SqliteStore) -> None:
+    sqlite.path.with_name(sqlite.path.name + ".lock").unlink()
+    assert IN_USE in refusal_elsewhere(sqlite.path)
+
+
+def test_a_renamed_file_lets_no_second_server_in(sqlite: SqliteStore, tmp_path: Path) -> None:
+    other = tmp_path / "renamed.db"
+    sqlite.path.rename(other)
+    assert IN_USE in refusal_elsewhere(other)
+
+
+async def test_a_file_with_a_second_name_is_refused_and_says_why(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "data.db")
+    store.open()
+    await store.close()
+    os.link(store.path, tmp_path / "other.db")
+    for name in ("data.db", "other.db"):
+        with pytest.raises(StoreRefused, match=r"has 2 names \(hard links\).*Remove the other names"):
+            SqliteStore(tmp_path / name).open()
+    (tmp_path / "other.db").unlink()
+    store.open()
+    await store.close()
+
+
+async def test_a_file_that_is_a_mount_of_its_own_is_refused(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "data.db")
+    store.open()
+    await store.close()
+    (tmp_path / "with a space").mkdir()
+    other = tmp_path / "with a space" / "data.db"
+    with mounted(store.path, other):
+        with pytest.raises(StoreRefused, match=r"is a mount of its own.*Mount the folder"):
+            SqliteStore(other).open()
+        # Under its own name it has no second log: the mount alone harms nothing.
+        store.open()
+        await store.close()
+
+
+@pytest.mark.parametrize("name", ["data.db", "link.db"])
+def test_a_refused_store_leaves_sqlites_locks_in_place(sqlite: SqliteStore, tmp_path: Path, name: str) -> None:
+    """Closing any descriptor of the file would drop them, in the process that has it open."""
+    Story(sqlite).begin()
+    if name != sqlite.path.name:
+        os.link(sqlite.path, tmp_path / name)
+    with pytest.raises(StoreRefused, match=IN_USE):
+        SqliteStore(tmp_path / name).open()
+    with OtherProgram(sqlite.path) as other:
+        other.ask("PRAGMA locking_mode = EXCLUSIVE")
+        assert other.ask("BEGIN IMMEDIATE") == "database is locked"
+
+
+async def test_what_holds_data_is_its_owners_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        store = SqliteStore(tmp_path / "folder" / "data.db")
+        store.open()
+        Story(store).begin()
+        async with store.reader() as reader:
+            assert await reader.revision("gpu")
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in store.path.parent.iterdir()}
+        assert modes == dict.fromkeys(("data.db", "data.db-wal", "data.db-shm", "data.db.lock"), 0o600)
+        assert stat.S_IMODE(store.path.parent.stat().st_mode) == 0o700
+    finally:
+        os.umask(before)
+        await store.close()
+
+
+async def test_files_of_an_earlier_release_are_taken_from_others(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "data.db")
+    store.open()
+    await store.close()
+    for name in ("data.db", "data.db.lock"):
+        (tmp_path / name).chmod(0o644)
+    store.open()
+    assert {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("data.db", "data.db.lock")} == {0o600}
+    await store.close()
+
+
+def test_a_file_that_is_not_ours_keeps_its_mode(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("remember the milk\n" * 100)
+    notes.chmod(0o664)
+    with pytest.raises(StoreRefused, match="not a SQLite database"):
+        SqliteStore(notes).open()
+    assert stat.S_IMODE(notes.stat().st_mode) == 0o664
+
+
+async def test_a_new_database_is_told_from_one_that_was_there(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "data.db")
+    made_new = []
+    for _ in range(2):
+        store.open()
+        made_new.append(store.made_new)
+        await store.close()
+    assert made_new == [True, False]
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def rename(path: Path) -> None:
+    path.rename(path.with_name(path.name + ".old"))
+
+
+def replace(path: Path) -> None:
+    """By a copy, as a restore from a backup does."""
+    copy = path.with_name(path.name + ".copy")
+    shutil.copy(path, copy)
+    copy.replace(path)
+
+
+def empty(path: Path) -> None:
+    """By an empty file."""
+    path.with_name("empty").touch()
+    path.with_name("empty").replace(path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("act", [remove, rename, replace, empty])
+async def test_a_file_that_goes_stops_the_store_at_once(
+    sqlite: SqliteStore, act: Callable[[Path], None], suffix: str
+) -> None:
+    story = Story(sqlite).begin(node_1=8)
+    path = sqlite.path.with_name(sqlite.path.name + suffix)
+    act(path)
+    gone = rf"{path.name} was (removed or renamed|replaced by another file) while the server had it open"
+    story.grant(("node-1", (0,)))
+    with pytest.raises(StoreStopped, match=gone):
+        story.commit()
+    with pytest.raises(StoreStopped, match=gone):
+        await sqlite.probe()
+    with pytest.raises(StoreStopped, match=gone):
+        sqlite.pin_evidence("gpu")
+    with pytest.raises(StoreStopped, match=gone):
+        async with sqlite.reader() as reader:
+            await reader.revision("gpu")
+
+
+def test_a_commit_under_way_while_the_file_goes_is_not_acknowledged(sqlite: SqliteStore) -> None:
+    story = Story(sqlite).begin(node_1=8)
+    story.grant(("node-1", (0,)))
+
+    def commit() -> None:
+        with sqlite.transaction("gpu") as transaction:
+            transaction.write(story.pending, story.records.touched)
+            rename(sqlite.path)
+
+    with pytest.raises(StoreStopped, match="was removed or renamed"):
+        commit()
+
+
+async def test_what_is_found_again_is_not_used_before_a_new_start(sqlite: SqliteStore) -> None:
+    Story(sqlite).begin()
+    away = sqlite.path.with_name("away.db")
+    sqlite.path.rename(away)
+    with pytest.raises(StoreStopped):
+        await sqlite.probe()
+    away.rename(sqlite.path)
+    with pytest.raises(StoreStopped), sqlite.transaction("gpu"):
+        pass
+    await sqlite.close()
+    sqlite.open()
+    assert sqlite.fleet_names() == ["gpu"]
+
+
+async def test_no_reader_makes_a_file(sqlite: SqliteStore) -> None:
+    Story(sqlite).begin()
+    for suffix in SUFFIXES:
+        remove(sqlite.path.with_name(sqlite.path.name + suffix))
+    # Below what looks at the files first: the connections themselves.
+    sqlite._file.change = lambda: None  # type: ignore[method-assign]
+    with pytest.raises(StoreFailed, match="unable to open database file"):
+        async with sqlite.reader() as reader:
+            await reader.revision("gpu")
+    with pytest.raises(StoreFailed, match="unable to open database file"):
+        sqlite.pin_evidence("gpu")
+    assert [path.name for path in sqlite.path.parent.iterdir()] == ["blockyard.db.lock"]
+
+
+async def test_closing_a_store_whose_file_went_leaves_the_new_one_alone(sqlite: SqliteStore) -> None:
+    Story(sqlite).begin()
+    for suffix in SUFFIXES:
+        rename(sqlite.path.with_name(sqlite.path.name + suffix))
+    for suffix in SUFFIXES:
+        sqlite.path.with_name(sqlite.path.name + suffix).write_text("another program's")
+    await sqlite.close()
+    texts = [sqlite.path.with_name(sqlite.path.name + suffix).read_text() for suffix in SUFFIXES]
+    assert texts == ["another program's"] * 3
