@@ -24,6 +24,7 @@ COMPANY: Final = 4
 LARGE_EVENTS: Final = 1500
 LARGE_LABELS: Final = {f"key-{number:02}": "x" * 250 for number in range(63)}
 """An event with these has 16 KiB."""
+PAGE_BYTES: Final = 4096
 UNREAD_S: Final = 15
 """The server gives up after 10 seconds."""
 
@@ -119,6 +120,19 @@ def a_watch_that_is_not_read(stage: Stage) -> Seen:
     return Seen(refusal, {"fleet": stage.fleet, "revision": last})
 
 
+def a_file_of_which_only_the_first_page_is_left(stage: Stage) -> Seen:
+    with database(stage.server.data) as db:
+        assert db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+    with stage.server.data.open("r+b") as file:
+        pages = file.read()[PAGE_BYTES:]
+        file.seek(PAGE_BYTES)
+        file.write(bytes(len(pages)))
+    refusal = stage.client.refusal("Ledger/Verify", {"fleet": stage.fleet})
+    again = stage.client.refusal("Allocator/Acquire", stage.acquiring(1))
+    assert (again.status, again.reason) == (refusal.status, refusal.reason)
+    return Seen(refusal, {})
+
+
 @contextmanager
 def database(data: Path) -> Iterator[sqlite3.Connection]:
     """The server's file, open for somebody who is not the server. Committed at the end."""
@@ -143,5 +157,6 @@ FAULTS: Final[dict[Reason, Story]] = {
     Reason.INTERNAL_ERROR: a_record_that_cannot_be_sent,
     Reason.COMPACTED: a_journal_whose_beginning_was_forgotten,
     Reason.WATCHER_TOO_SLOW: a_watch_that_is_not_read,
+    Reason.STORE_DAMAGED: a_file_of_which_only_the_first_page_is_left,
 }
 """Reasons that are the server's own trouble. Each story spoils its server: it needs one of its own."""

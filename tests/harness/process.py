@@ -47,7 +47,7 @@ class ServerProcess:
     """
 
     def __init__(self, folder: Path, *, port: int | None = None, **settings: Any) -> None:
-        self.data = folder / "blockyard.db"
+        self.data: Path = settings.get("data", folder / "blockyard.db")
         self.port = free_port() if port is None else port
         self.address = f"127.0.0.1:{self.port}"
         self.program = [str(Path(sysconfig.get_path("scripts")) / "blockyard")]

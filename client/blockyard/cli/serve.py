@@ -4,6 +4,7 @@ The options are the server's settings: each field of `Settings` is one, with its
 that a new setting is an option at once.
 """
 
+import contextlib
 import inspect
 import threading
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 import typer
 
 from blockyard.cli.demo import DEMO_FLEET, create_demo_fleet
-from blockyard.cli.failures import CommandFailed, ExitCode, explain
+from blockyard.cli.failures import CommandFailed, ExitCode, OutputClosed, explain
 from blockyard.cli.output import print_line
 from blockyard.client import Client
 from blockyard.errors import BlockyardError
@@ -74,7 +75,8 @@ def _serve(values: dict[str, Any], *, demo: bool) -> None:
 
 def _welcome(running: "RunningServer", settings: Settings, *, demo: bool) -> None:
     new = " (a new, empty database)" if running.made_new else ""
-    print_line(f"Serving on {running.address}, data in {settings.place}{new}. Ctrl-C stops.")
+    with contextlib.suppress(OSError, OutputClosed):  # a full disk under the output ends no service
+        print_line(f"Serving on {running.address}, data in {settings.place}{new}. Ctrl-C stops.")
     if demo:
         # A thread, because this one is the service's own.
         threading.Thread(target=_make_demo, args=(running.address,), name="blockyard-demo", daemon=True).start()
