@@ -144,6 +144,13 @@ async def test_a_new_database_is_told_from_one_that_was_there(tmp_path: Path) ->
     assert made_new == [True, False]
 
 
+async def test_a_log_without_its_file_is_no_new_database(tmp_path: Path) -> None:
+    (tmp_path / "data.db-wal").write_bytes(b"what was acknowledged")
+    with pytest.raises(StoreRefused, match=r"data.db is not there, but its log is.*Put the file back"):
+        SqliteStore(tmp_path / "data.db").open()
+    assert not (tmp_path / "data.db").exists()
+
+
 def remove(path: Path) -> None:
     path.unlink()
 
