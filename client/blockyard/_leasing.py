@@ -75,6 +75,16 @@ class Keeper:
         self._lost: Lost | None = None
         self.renewed(granted, sent_at=sent_at)
 
+    @property
+    def lost_at(self) -> float:
+        """When the lease is lost, unless it is renewed before."""
+        return self._lost_at
+
+    @property
+    def ends_at(self) -> float:
+        """When the blocks may be somebody else's at the earliest, unless the lease is renewed or released before."""
+        return self._ends_at
+
     def next_step(self, now: float) -> Step:
         """What to do now. A lease that is lost once stays lost, whatever answers still come."""
         if self._lost is None and now >= self._lost_at:
@@ -92,6 +102,7 @@ class Keeper:
         self._span_s = inf if expire_time is None else (expire_time - granted.server_time).total_seconds()
         self._renew_at = sent_at + self._span_s * RENEW_AT
         self._lost_at = sent_at + self._span_s * LOST_AT
+        self._ends_at = sent_at + self._span_s
         self._failure = None
 
     def failed(self, failure: BlockyardError, *, now: float) -> None:
