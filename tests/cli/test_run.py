@@ -2,13 +2,31 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from blockyard import AllocationState, Client
+from blockyard import (
+    AllocationState,
+    BlockyardError,
+    CallFailed,
+    Client,
+    DeadlineExceeded,
+    FleetNotFound,
+    InternalError,
+    InvalidRequest,
+    LeaseLost,
+    NoCapacity,
+    OutcomeUnknown,
+    ShuttingDown,
+    Unavailable,
+    Unsatisfiable,
+)
+from blockyard.cli.failures import CommandFailed, ExitCode
+from blockyard.cli.run import exit_code_without_blocks
 from tests.cli.conftest import CommandLine, Finished, serving
 
 LONG_S = 100
@@ -189,7 +207,7 @@ def test_without_capacity_the_command_never_starts(
 
     refused = run(blockyard, "--fleet", fleet, "--", "touch", str(witness))
 
-    assert refused.code == 125
+    assert refused.code == 75
     assert refused.err.startswith("Error (NO_CAPACITY): ")
     assert not witness.exists()
 
@@ -209,7 +227,64 @@ def test_with_wait_it_starts_once_there_is_capacity(blockyard: CommandLine, clie
 def test_a_wait_that_is_over_ends_as_without_it(blockyard: CommandLine, client: Client, fleet: str) -> None:
     client.acquire(fleet, blocks=8, holder="x")
 
-    assert run(blockyard, "--fleet", fleet, "--wait", "300ms", "--", "true").code == 125
+    assert run(blockyard, "--fleet", fleet, "--wait", "300ms", "--", "true").code == 75
+
+
+def test_what_does_not_fit_even_an_idle_fleet_or_is_malformed_is_65_and_never_starts(
+    blockyard: CommandLine, client: Client, fleet: str, tmp_path: Path
+) -> None:
+    witness = tmp_path / "started"
+    for reason, arguments in {
+        "UNSATISFIABLE": ("--fleet", fleet, "--blocks", "9"),
+        "INVALID_REQUEST": ("--fleet", fleet, "--ttl", "0s"),
+        "FLEET_NOT_FOUND": ("--fleet", "no-such-fleet"),
+    }.items():
+        refused = run(blockyard, *arguments, "--", "touch", str(witness))
+        assert (refused.code, refused.err.partition(":")[0]) == (65, f"Error ({reason})")
+    assert not witness.exists()
+    assert busy(client, fleet) == 0
+
+
+def test_a_service_that_cannot_be_reached_is_69() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        address = f"127.0.0.1:{found.getsockname()[1]}"
+
+    assert run(CommandLine(address), "--fleet", "gpu", "--", "true").code == 69
+
+
+def test_a_service_that_does_not_serve_now_is_69(tmp_path: Path) -> None:
+    """It listens, so that the look before the call finds nothing, and then never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+
+        refused = run(CommandLine(address), "--fleet", "gpu", "--", "touch", str(tmp_path / "started"))
+
+    assert refused.code == 69
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (NoCapacity("x", reason="NO_CAPACITY"), 75),
+        (Unavailable("x"), 69),
+        (ShuttingDown("x", reason="SHUTTING_DOWN"), 69),
+        (DeadlineExceeded("x"), 69),
+        (OutcomeUnknown("x", token="t"), 69),
+        (CommandFailed("nobody listens", exit_code=ExitCode.NO_ANSWER), 69),
+        (Unsatisfiable("x", reason="UNSATISFIABLE"), 65),
+        (InvalidRequest("x", reason="INVALID_REQUEST"), 65),
+        (FleetNotFound("x", reason="FLEET_NOT_FOUND"), 65),
+        (InternalError("x", reason="INTERNAL_ERROR"), 125),
+        (CallFailed("no answer of Blockyard's"), 125),
+        (LeaseLost("x"), 125),
+        (CommandFailed("no such address", exit_code=ExitCode.USAGE), 2),
+        (CommandFailed("x"), 125),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
+)
+def test_why_there_are_no_blocks_is_told_by_the_exit_code(error: BlockyardError | CommandFailed, code: int) -> None:
+    assert exit_code_without_blocks(error) == code
 
 
 def test_a_signal_during_the_wait_ends_it_and_leaves_nothing_held(

@@ -1,45 +1,50 @@
-"""Runs a command beside a lease: forwards signals, minds the terminal, stops the command when the lease is lost.
+"""The command of `blockyard run`, as the process that keeps the lease sees it.
 
-The command has a process group of its own, so that a lost lease stops all of it, and so that a Ctrl-C reaches it once.
-If this process owns the terminal, it hands it to the command and takes it back, as a shell does for a job.
+A guard (`guard`) starts the command and ends it in time, whatever becomes of this process. The command has a process
+group of its own, so that a Ctrl-C reaches it once. If this process owns the terminal, it hands it to the command and
+takes it back, as a shell does for a job.
 """
 
+import collections
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
-from types import FrameType
-from typing import Final, TypeAlias
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Self, TypeAlias
 
-FORWARDED: Final = (
-    signal.SIGHUP,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGTERM,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
+from blockyard._clock import lease_now
+from blockyard.cli.command_times import CommandTimes
+from blockyard.cli.failures import CommandFailed, ExitCode
+from blockyard.cli.guard import fork_guard
+from blockyard.cli.guard_messages import (
+    CannotExecute,
+    Forward,
+    Gone,
+    Leave,
+    Order,
+    Pause,
+    Renewed,
+    Report,
+    Resume,
+    Start,
+    Started,
+    Stop,
+    TooLate,
 )
-"""What is passed on to the command."""
-_SIGNAL_EXIT: Final = 128
-"""A shell's code for a command that signal n ended is 128 + n."""
+from blockyard.cli.linux_calls import adopt_orphans
+from blockyard.cli.own_cgroup import OwnCgroup
+from blockyard.cli.process_tree import ProcessTree
+from blockyard.cli.terminal import foreground_terminal, if_owned_hand_over
+from blockyard.errors import LeaseLost
 
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The command is over, with this exit code as a shell has it."""
-
-    code: int
-
-
-@dataclass(frozen=True, slots=True)
-class Paused:
-    """The command was stopped, by Ctrl-Z say; it is not over."""
+_RETRY_S = 0.05
+"""Between two looks at what is left, where there is no guard to tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,171 +59,166 @@ class LeaseGone:
     """The lease is lost."""
 
 
-Message: TypeAlias = Ended | Paused | Signalled | LeaseGone
+@dataclass(frozen=True, slots=True)
+class GuardEnded:
+    """The guard is no more; expected after `Gone`."""
+
+
+Message: TypeAlias = Report | Signalled | LeaseGone | GuardEnded
 Mailbox: TypeAlias = "SimpleQueue[Message]"
-"""Where the signal handlers, the lease and the waiting thread leave what happened; safe to put to in a handler."""
-
-
-class SignalledBeforeStart(BaseException):
-    """A signal came while there was no command to pass it on to. Not an `Exception`: nothing may swallow it."""
-
-    def __init__(self, number: signal.Signals) -> None:
-        super().__init__(f"ended by {number.name}")
-        self.exit_code: Final = _SIGNAL_EXIT + number
-        """What the process ends with."""
-
-
-class Switchboard:
-    """Takes this process's signals while it runs a command.
-
-    Before the command starts they end the wait for blocks, after that they go into the mailbox.
-    """
-
-    def __init__(self, mailbox: Mailbox) -> None:
-        self._mailbox = mailbox
-        self._connected = False
-
-    def connect(self) -> None:
-        """From now on there is, or was, a command to pass signals on to."""
-        self._connected = True
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Handles the signals of `FORWARDED`; those that are ignored (as under nohup) stay ignored."""
-        before = {number: signal.getsignal(number) for number in FORWARDED}
-        heard = [number for number in FORWARDED if before[number] is not signal.SIG_IGN]
-        for number in heard:
-            signal.signal(number, self._take)
-        try:
-            yield
-        finally:
-            for number in heard:
-                signal.signal(number, before[number] or signal.SIG_DFL)
-
-    def _take(self, number: int, _frame: FrameType | None) -> None:
-        if not self._connected:
-            raise SignalledBeforeStart(signal.Signals(number))
-        self._mailbox.put(Signalled(signal.Signals(number)))
+"""Where the signal handlers, the lease and the guard leave what happened; safe to put to in a handler."""
 
 
 class ChildCommand:
-    """A command that runs in a process group of its own.
+    """A command, its guard, and all that it starts. Enter it while this process has no threads yet."""
 
-    Raises the `OSError` of exec if it cannot start.
-    """
-
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], mailbox: Mailbox) -> None:
-        self._terminal = _foreground_terminal()
-        self._process = subprocess.Popen(command, env=dict(environment), process_group=0)  # noqa: S603  # the user's own
-        self._group = self._process.pid
+    def __init__(self, mailbox: Mailbox) -> None:
         self._mailbox = mailbox
-        self._hand_over_terminal()
-        threading.Thread(target=self._wait, name="blockyard-run-wait", daemon=True).start()
+        self._terminal: int | None = None
+        self._times = CommandTimes()
+        self._pausing = False
+        self._may_run = False
+        self._gone = False
+        self._sending = threading.Lock()
+        self._threads: list[threading.Thread] = []
 
-    def send(self, number: signal.Signals) -> None:
-        """Sends a signal to the whole group; nothing if none of it is left, or none of it may be signalled.
+    def __enter__(self) -> Self:
+        self._guard, self._orders = fork_guard()
+        self._tree = ProcessTree(spared=self._guard)
+        self._in_thread(self._wait_for_guard)
+        return self
 
-        The latter is a command that became another user (`sudo`): it goes on, and what it works with must stay held.
+    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
+        self.finish()
+        adopt_orphans(wanted=False)
+
+    def finish(self) -> None:
+        """Returns once the guard and all of the command are gone; ends what is left of it."""
+        self._send(Leave())
+        for thread in self._threads:
+            thread.join()
+        if self._may_run and not self._gone:
+            self.end_without_guard()
+
+    def start(self, command: Sequence[str], environment: Mapping[str, str], times: CommandTimes) -> None:
+        """Starts the command, in the terminal's foreground if this process has it.
+
+        Raises:
+            OSError: What exec said.
+            LeaseLost: There was no time left for it.
+            CommandFailed: The guard was ended by somebody.
         """
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._group, number)
+        self._terminal = foreground_terminal()
+        self._times = times
+        self._may_run = True
+        self._send(Start(list(command), dict(environment), self._terminal, times))
+        try:
+            answer: Report = self._orders.recv()
+        except (EOFError, OSError):
+            raise CommandFailed("The guard of the command was ended.", exit_code=ExitCode.RUN_FAILED) from None
+        match answer:
+            case CannotExecute(error):
+                self._may_run = False
+                raise error
+            case TooLate():
+                self._may_run = False
+                raise LeaseLost("the lease was lost before the command could be started")
+            case Started(group, cgroup):
+                self._tree.group = group
+                self._tree.cgroup = None if cgroup is None else OwnCgroup(Path(cgroup))
+            case _:
+                raise AssertionError(answer)
+        self._in_thread(self._listen)
 
-    def pause_together(self) -> None:
-        """Stops this process too, as the shell expects of a job, and goes on with the command afterwards.
+    def renewed(self, times: CommandTimes) -> None:
+        """Tells the guard how long the lease is good for now. Any thread may call it."""
+        self._times = times
+        self._send(Renewed(times))
 
-        Without a terminal the command's being stopped is nobody else's business, and the lease goes on.
-        """
-        if self._terminal is None:
+    def forward(self, number: signal.Signals) -> None:
+        """Sends a signal to the command's group; nothing if none of it may be signalled."""
+        self._send(Forward(number))
+
+    def stop(self) -> float:
+        """SIGTERM for all of the command, SIGKILL after the grace, and when that is."""
+        self._send(Stop())
+        return self._times.kill_at(lease_now())
+
+    def kill(self) -> None:
+        """SIGKILL for all of the command, if the guard has not done it."""
+        self._tree.kill()
+
+    def pause(self) -> None:
+        """Has the guard stop all of the command; it answers with `AllPaused`."""
+        if not self._pausing:
+            self._pausing = True
+            self._send(Pause())
+
+    @property
+    def is_job(self) -> bool:
+        """Whether the command has the terminal, so that a shell expects this process to stop when the command does."""
+        return self._terminal is not None
+
+    def stop_this_process(self, *, as_job: bool) -> None:
+        """Stops this process until somebody lets it go on. `as_job`: with its group, as a shell expects of a job."""
+        self._pausing = False
+        if not as_job:
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
             return
         self.take_back_terminal()
+        handler = signal.signal(signal.SIGTSTP, signal.SIG_IGN)
         os.kill(0, signal.SIGTSTP)
-        # The shell has said `fg`, and this process is in the foreground, or `bg`, and the terminal stays the shell's.
-        if _is_foreground(self._terminal, os.getpgrp()):
-            _set_foreground(self._terminal, self._group)
-        self.send(signal.SIGCONT)
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        # To this thread, which then goes no step further. The kernel drops it where no shell could say `fg`.
+        signal.pthread_kill(threading.get_ident(), signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, handler)
+
+    def resume(self) -> None:
+        """Lets the command go on: in the foreground after `fg`; after `bg` the terminal stays the shell's."""
+        self._hand_terminal(os.getpgrp(), self._tree.group)
+        self._send(Resume())
 
     def take_back_terminal(self) -> None:
         """Makes this process's group the terminal's foreground again, if the command's is."""
-        if self._terminal is not None and _is_foreground(self._terminal, self._group):
-            _set_foreground(self._terminal, os.getpgrp())
+        self._hand_terminal(self._tree.group, os.getpgrp())
 
-    def _hand_over_terminal(self) -> None:
-        if self._terminal is not None:
-            _set_foreground(self._terminal, self._group)
-            # It may have asked for input before it was in the foreground, and been stopped for that.
-            self.send(signal.SIGCONT)
+    def end_without_guard(self) -> None:
+        """Kills all of the command, and returns when nothing of it is left. Without its guard it may not go on."""
+        while not self._gone:
+            self._tree.kill()
+            collections.deque(self._tree.reap(), maxlen=0)
+            self._gone = self._tree.is_gone()
+            time.sleep(0 if self._gone else _RETRY_S)
+        if self._tree.cgroup is not None:
+            self._tree.cgroup.remove()
 
-    def _wait(self) -> None:
-        while True:
-            _, status = os.waitpid(self._process.pid, os.WUNTRACED)
-            if os.WIFSTOPPED(status):
-                self._mailbox.put(Paused())
-                continue
-            code = os.waitstatus_to_exitcode(status)
-            self._process.returncode = code
-            self._mailbox.put(Ended(code if code >= 0 else _SIGNAL_EXIT - code))
-            return
+    def _hand_terminal(self, owner: int | None, other: int | None) -> None:
+        if self._terminal is not None and owner is not None and other is not None:
+            if_owned_hand_over(self._terminal, owner, other)
 
+    def _send(self, order: Order) -> None:
+        # A guard that is no more is told of by `GuardEnded`.
+        with self._sending, contextlib.suppress(OSError):
+            self._orders.send(order)
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a supervised command ended."""
+    def _in_thread(self, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, name=f"blockyard-run{work.__name__}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
-    code: int
-    """Its exit code, as a shell has it."""
-    stopped: bool
-    """It was told to stop because the lease was lost."""
+    def _listen(self) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                report: Report = self._orders.recv()
+                self._gone = self._gone or isinstance(report, Gone)
+                self._mailbox.put(report)
+        self._mailbox.put(GuardEnded())
 
-
-def supervise(child: ChildCommand, mailbox: Mailbox, *, grace_s: float) -> Outcome:
-    """Waits for the command's end. If the lease is lost, sends SIGTERM, and after `grace_s` seconds SIGKILL."""
-    stopped = False
-    kill_at: float | None = None
-    while True:
-        try:
-            message = mailbox.get(timeout=None if kill_at is None else max(kill_at - time.monotonic(), 0))
-        except Empty:
-            kill_at = None
-            child.send(signal.SIGKILL)
-            continue
-        match message:
-            case Ended(code):
-                child.take_back_terminal()
-                return Outcome(code, stopped)
-            case Paused():
-                child.pause_together()
-            case Signalled(number):
-                child.send(number)
-            case LeaseGone():
-                if not stopped:
-                    stopped = True
-                    kill_at = time.monotonic() + grace_s
-                    child.send(signal.SIGTERM)
-                    # A stopped process takes no SIGTERM.
-                    child.send(signal.SIGCONT)
-
-
-def _foreground_terminal() -> int | None:
-    """The terminal that stdin is, if this process's group is in its foreground."""
-    try:
-        terminal = sys.stdin.fileno()
-    except (OSError, ValueError, AttributeError):
-        return None
-    return terminal if os.isatty(terminal) and _is_foreground(terminal, os.getpgrp()) else None
-
-
-def _is_foreground(terminal: int, group: int) -> bool:
-    try:
-        return os.tcgetpgrp(terminal) == group
-    except OSError:
-        return False
-
-
-def _set_foreground(terminal: int, group: int) -> None:
-    """A process that is not in the foreground may do this only while it blocks SIGTTOU."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
-    try:
-        with contextlib.suppress(OSError):
-            os.tcsetpgrp(terminal, group)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    def _wait_for_guard(self) -> None:
+        """A guard that is stopped guards nothing, so it is let go on at once."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                _, status = os.waitpid(self._guard, os.WUNTRACED)
+                if not os.WIFSTOPPED(status):
+                    return
+                os.kill(self._guard, signal.SIGCONT)

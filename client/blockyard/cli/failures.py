@@ -39,10 +39,16 @@ class ExitCode(IntEnum):
     """The service cannot be reached, takes no work now, or did not answer: a change may have happened."""
     NO_CAPACITY = 4
     """It fits, but not now. Try again later."""
+    RUN_REFUSED = 65
+    """`run`: the service refused what was asked for; it would be refused again. `EX_DATAERR` of sysexits(3)."""
+    RUN_NO_ANSWER = 69
+    """`run`: the service cannot be reached, takes no work now, or did not answer. `EX_UNAVAILABLE`."""
     FAULT = 70
     """A fault of this program."""
+    RUN_NO_CAPACITY = 75
+    """`run`: it fits, but not now. `EX_TEMPFAIL`."""
     RUN_FAILED = 125
-    """`run` itself failed, or the lease was lost; every other code is the command's own."""
+    """`run` failed in another way, or the lease was lost and the command ended with 0 nevertheless."""
     NOT_EXECUTABLE = 126
     """`run`: the command is there, but cannot be executed."""
     NOT_FOUND = 127

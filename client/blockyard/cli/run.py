@@ -12,11 +12,16 @@ from typing import Annotated, Any, Final, TypeAlias
 
 import typer
 
+from blockyard._call import Operation
+from blockyard._clock import lease_now
+from blockyard._leasing import acquire_for_lease
 from blockyard.cli.acquire import read_demand
 from blockyard.cli.capacity_wait import polite_delays
-from blockyard.cli.child import ChildCommand, LeaseGone, Mailbox, Outcome, SignalledBeforeStart, Switchboard, supervise
+from blockyard.cli.child import ChildCommand, LeaseGone, Mailbox, Signalled
+from blockyard.cli.command_times import CommandTimes
 from blockyard.cli.connection import connect
 from blockyard.cli.failures import CommandFailed, EndsWith, ExitCode, Recoded, unanswered_acquire
+from blockyard.cli.held_lease import HeldLease
 from blockyard.cli.option_values import read_pairs
 from blockyard.cli.options import (
     Address,
@@ -34,15 +39,23 @@ from blockyard.cli.options import (
     own_holder,
     parse_duration,
 )
+from blockyard.cli.output import write_duration
+from blockyard.cli.supervision import Outcome, Supervision
+from blockyard.cli.switchboard import SignalledBeforeStart, Switchboard
 from blockyard.client import Client
-from blockyard.errors import BlockyardError, LeaseLost, NoCapacity, OutcomeUnknown
-from blockyard.lease import Lease
-from blockyard.types import Allocation
+from blockyard.errors import (
+    BlockyardError,
+    CallFailed,
+    DeadlineExceeded,
+    LeaseLost,
+    NoCapacity,
+    OutcomeUnknown,
+    ServerFault,
+    Unavailable,
+)
+from blockyard.types import Allocation, Grant
 
 DEFAULT_TTL: Final = timedelta(seconds=30)
-LONGEST_GRACE_S: Final = 10.0
-_GRACE_SHARE: Final = 1 / 4
-"""The lease is held for lost at two thirds, so a quarter of it later the blocks are still not anybody else's."""
 
 _Ttl: TypeAlias = Annotated[
     timedelta | None,
@@ -70,7 +83,7 @@ _Grace: TypeAlias = Annotated[
         "--grace",
         metavar="DURATION",
         parser=parse_duration,
-        help="If the lease is lost: from SIGTERM to SIGKILL.",
+        help="When the command is stopped: from SIGTERM to SIGKILL. Never more than a quarter of the lease.",
         show_default="a quarter of the lease, at most 10s",
     ),
 ]
@@ -102,10 +115,12 @@ def run(
     """Holds blocks of one instance while CMD runs here, renews the lease, and releases when CMD ends.
 
     CMD gets BLOCKYARD_ALLOCATION, BLOCKYARD_INSTANCE, BLOCKYARD_BLOCKS (such as 0,1) and BLOCKYARD_FENCING_TOKEN.
-    Signals are passed on to it. If the lease is lost it gets SIGTERM, then SIGKILL.
+    Signals are passed on to it. If the lease is lost, all that it has started gets SIGTERM, then SIGKILL. What it
+    leaves behind is ended likewise; the blocks are released when nothing of it is left.
 
     The exit code is CMD's: 128+n if signal n ended it, 127 if there is no such command, 126 if it cannot be executed.
-    125: the blocks could not be had, or the lease was lost and CMD ended with 0 nevertheless.
+    Without the blocks: 75 if there is no capacity now, 69 if the service does not answer, 65 if it refuses the request.
+    125: another failure of run itself, or the lease was lost and CMD ended with 0 nevertheless.
     """
     demand = read_demand(
         blocks=blocks,
@@ -124,16 +139,17 @@ def run(
     }
     job = _Job(command, cuda=cuda, grace=grace, verbose=verbose)
     try:
-        with job.switchboard.listening(), connect(address, caller=caller) as client:
+        # The guard is forked before the client has threads.
+        with job.switchboard.listening(), job.child, connect(address, caller=caller) as client:
             code = _run_when_possible(job, client, fleet, wishes, wait_s=wait.total_seconds() if wait else 0.0)
     except SignalledBeforeStart as signalled:
         raise EndsWith(signalled.exit_code) from None
     except CannotStart:
         raise
     except OutcomeUnknown as unknown:
-        raise Recoded(unanswered_acquire(unknown, fleet, caller), ExitCode.RUN_FAILED) from unknown
+        raise Recoded(unanswered_acquire(unknown, fleet, caller), exit_code_without_blocks(unknown)) from unknown
     except (BlockyardError, CommandFailed) as error:
-        raise Recoded(error, ExitCode.RUN_FAILED) from error
+        raise Recoded(error, exit_code_without_blocks(error)) from error
     raise EndsWith(code)
 
 
@@ -146,6 +162,21 @@ class CannotStart(CommandFailed):
             f"{command} cannot be started: {error.strerror or error}; the blocks are released.",
             exit_code=ExitCode.NOT_FOUND if missing else ExitCode.NOT_EXECUTABLE,
         )
+
+
+def exit_code_without_blocks(error: BlockyardError | CommandFailed) -> ExitCode:
+    """What `run` ends with if it could not start the command, told apart as `acquire` does by its own codes."""
+    match error:
+        case NoCapacity():
+            return ExitCode.RUN_NO_CAPACITY
+        case Unavailable() | DeadlineExceeded() | OutcomeUnknown() | CommandFailed(exit_code=ExitCode.NO_ANSWER):
+            return ExitCode.RUN_NO_ANSWER
+        case CommandFailed(exit_code=ExitCode.USAGE):
+            return ExitCode.USAGE
+        case CallFailed() if error.reason is not None and not isinstance(error, ServerFault):
+            return ExitCode.RUN_REFUSED
+        case _:
+            return ExitCode.RUN_FAILED
 
 
 def command_environment(allocation: Allocation, inherited: Mapping[str, str], *, cuda: bool) -> dict[str, str]:
@@ -165,13 +196,13 @@ def command_environment(allocation: Allocation, inherited: Mapping[str, str], *,
 
 def _run_when_possible(job: "_Job", client: Client, fleet: str, wishes: Mapping[str, Any], *, wait_s: float) -> int:
     """Runs the job as soon as there are blocks. Raises `NoCapacity` if there are none until the wait is over."""
-    give_up_at = time.monotonic() + wait_s
+    give_up_at = lease_now() + wait_s
     delays = polite_delays(random.SystemRandom())
     while True:
         try:
-            return job.run_under(client.lease(fleet, **wishes))
+            return job.run_under(client, acquire_for_lease(fleet, **wishes))
         except NoCapacity as refusal:
-            left_s = give_up_at - time.monotonic()
+            left_s = give_up_at - lease_now()
             if left_s <= 0:
                 raise
             job.tell_once(f"Waiting for capacity: {refusal}")
@@ -184,25 +215,31 @@ class _Job:
     def __init__(self, command: list[str], *, cuda: bool, grace: timedelta | None, verbose: bool) -> None:
         self._command = command
         self._cuda = cuda
-        self._grace = grace
+        self._grace_s = None if grace is None else grace.total_seconds()
         self._verbose = verbose
         self._told: set[str] = set()
         self._mailbox: Mailbox = SimpleQueue()
-        self.switchboard: Final = Switchboard(self._mailbox)
+        self.child: Final = ChildCommand(self._mailbox)
+        """The command to be, and its guard."""
+        self.switchboard: Final = Switchboard(lambda number: self._mailbox.put(Signalled(number)))
         """Takes the signals."""
 
-    def run_under(self, lease: Lease) -> int:
-        """Enters the lease, runs the command, releases, and returns the exit code.
+    def run_under(self, client: Client, acquire: Operation[Grant]) -> int:
+        """Acquires, runs the command, releases once nothing of it is left, and returns the exit code.
 
         Raises:
             CannotStart: The command cannot be executed.
             BlockyardError: The blocks could not be had.
         """
         outcome: Outcome | None = None
+        lease = HeldLease(client, acquire, grace_s=self._grace_s)
         try:
             with lease:
                 self.switchboard.connect()
-                outcome = self._supervise(lease)
+                try:
+                    outcome = self._supervise(lease)
+                finally:
+                    self.child.finish()
         except BlockyardError as failure:
             if outcome is None:
                 raise
@@ -215,32 +252,44 @@ class _Job:
             self._told.add(sentence)
             _tell(sentence)
 
-    def _supervise(self, lease: Lease) -> Outcome:
+    def _supervise(self, lease: HeldLease) -> Outcome:
         allocation = lease.allocation
         environment = command_environment(allocation, os.environ, cuda=self._cuda)
         if self._verbose:
             numbers = environment["BLOCKYARD_BLOCKS"]
             _tell(f"Holding {allocation.name}: {environment['BLOCKYARD_INSTANCE']}, blocks {numbers}.")
+        lease.check()
         try:
-            child = ChildCommand(self._command, environment, self._mailbox)
+            self.child.start(self._command, environment, lease.command_times())
         except OSError as error:
             raise CannotStart(self._command[0], error) from error
         lease.on_lost(self._lose)
-        return supervise(child, self._mailbox, grace_s=self._grace_s(allocation))
+        lease.on_renewed(self._renewed)
+        return Supervision(self.child, lease_holds=lambda: _holds(lease), tell=_tell).run(self._mailbox)
 
     def _lose(self, error: LeaseLost) -> None:
         _tell(f"The lease is lost, stopping the command: {error}")
         self._mailbox.put(LeaseGone())
 
-    def _grace_s(self, allocation: Allocation) -> float:
-        if self._grace is not None:
-            return self._grace.total_seconds()
-        if allocation.ttl is None:
-            return LONGEST_GRACE_S
-        return min(allocation.ttl.total_seconds() * _GRACE_SHARE, LONGEST_GRACE_S)
+    def _renewed(self, times: CommandTimes) -> None:
+        self.child.renewed(times)
+        if self._grace_s is not None and times.grace_s < self._grace_s:
+            wanted, got = (write_duration(timedelta(seconds=round(s, 1))) for s in (self._grace_s, times.grace_s))
+            self.tell_once(f"The lease is too short for a grace of {wanted}: the command gets {got}.")
+
+
+def _holds(lease: HeldLease) -> bool:
+    """Whether the lease is good now; if it is not, its `on_lost` callbacks were called."""
+    try:
+        lease.check()
+    except LeaseLost:
+        return False
+    return True
 
 
 def _tell(sentence: str) -> None:
     # Nobody may listen on stderr any more, and the command goes on nevertheless.
     with contextlib.suppress(OSError):
-        print(sentence, file=sys.stderr, flush=True)  # noqa: T201  # stderr, beside the command's own output
+        # At once: other threads, and the command, write there too.
+        sys.stderr.write(f"{sentence}\n")
+        sys.stderr.flush()
