@@ -32,9 +32,12 @@ STUBBORN = (
     f"subprocess.Popen([sys.executable, '-c', {WORKER!r}, sys.argv[1] + '/worker'])\n"
     "while not os.path.exists(sys.argv[1] + '/worker'): time.sleep(0.01)\n"
     "open(sys.argv[1] + '/pid', 'w').write(f'{os.getpid()}\\n')\n"
-    "while not os.path.exists(sys.argv[1] + '/end'): time.sleep(0.01)\n"
+    "while not os.path.exists(sys.argv[1] + '/end'):\n"
+    "    open(sys.argv[1] + '/work', 'a').write('.')\n"
+    "    time.sleep(0.01)\n"
 )
-"""Ignores SIGTERM, has a worker outside of its group that does so too, and ends with 0 once there is a file `end`."""
+"""Works a hundred times a second, ignores SIGTERM, and ends with 0 once there is a file `end`. It has a worker outside
+of its group, which ignores SIGTERM, too."""
 
 
 @dataclass
@@ -167,6 +170,27 @@ def test_a_command_that_was_let_go_on_behind_the_back_of_a_stopped_run_is_gone_i
     wait_for_the_block(client, narrow)
 
     assert job.is_over()
+
+
+def test_when_all_were_stopped_the_command_works_no_more_once_its_block_is_somebody_elses(
+    start: Callable[..., Job], client: Client, narrow: str, tmp_path: Path
+) -> None:
+    job = start()
+    job.run.send_signal(signal.SIGTSTP)
+    for pid in (job.run.pid, job.command):
+        wait_until_stopped(pid)
+    # Stopped as well, it cannot end the command: that only has not worked since.
+    os.kill(job.guard, signal.SIGSTOP)
+    wait_until_stopped(job.guard)
+    wait_for_the_block(client, narrow)
+    done = (tmp_path / "work").read_text()
+
+    job.run.send_signal(signal.SIGCONT)
+    job.run.communicate()
+
+    assert job.run.returncode == 128 + signal.SIGKILL
+    assert job.is_over()
+    assert (tmp_path / "work").read_text() == done
 
 
 # --- The guard is stopped or killed
