@@ -12,6 +12,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from blockyard.cli import linux_calls
 from blockyard.cli.child import ChildCommand, LeaseGone, Mailbox, Signalled
 from blockyard.cli.command_times import CommandTimes
 from blockyard.cli.own_cgroup import OwnCgroup
@@ -22,6 +23,8 @@ def main(task: dict[str, Any]) -> None:
     mailbox: Mailbox = SimpleQueue()
     if task["powerless"]:
         refuse_signals()
+    if task["without_linux"]:
+        forget_linux()
     with ChildCommand(mailbox) as child:
         child.start(task["command"], os.environ, CommandTimes(grace_s=task["grace_s"]))
         if task["messages"]:
@@ -40,6 +43,12 @@ def refuse_signals() -> None:
 
     os.killpg = refuse
     signal.pidfd_send_signal = refuse
+    OwnCgroup.make = classmethod(lambda _, __: None)  # type: ignore[method-assign,assignment]  # no cgroup either
+
+
+def forget_linux() -> None:
+    """As on a system that has process groups, and nothing more."""
+    linux_calls._LIBC = None  # type: ignore[misc]  # it has the only ways to those calls
     OwnCgroup.make = classmethod(lambda _, __: None)  # type: ignore[method-assign,assignment]  # no cgroup either
 
 

@@ -22,7 +22,14 @@ LEASE_GONE = "lease gone"
 
 
 def drive(command: list[str], messages: tuple[str | int, ...], **more: object) -> subprocess.CompletedProcess[str]:
-    task = {"command": command, "messages": messages, "grace_s": LONG_S, "powerless": False, **more}
+    task = {
+        "command": command,
+        "messages": messages,
+        "grace_s": LONG_S,
+        "powerless": False,
+        "without_linux": False,
+        **more,
+    }
     return subprocess.run(
         [sys.executable, "-m", "tests.cli.command_driver", json.dumps(task)],
         stdin=subprocess.DEVNULL,
@@ -149,6 +156,19 @@ def test_after_a_lost_lease_workers_that_ignore_sigterm_are_killed_after_the_gra
     outcome = run_to_its_end(script, LEASE_GONE, grace_s=0.05)
 
     assert outcome == Outcome(128 + signal.SIGTERM, stopped=True)
+    assert not is_running(read_pid(tmp_path / "worker"))
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["ended", "lost lease"])
+def test_where_there_is_no_linux_the_process_group_is_ended(
+    run_to_its_end: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, lost: bool
+) -> None:
+    monkeypatch.setenv("PLACE", "in the group")
+    script = START_WORKER + (f"{SAY_READY}time.sleep({LONG_S})" if lost else "sys.exit(3)")
+
+    outcome = run_to_its_end(script, *([LEASE_GONE] if lost else []), grace_s=0.05, without_linux=True)
+
+    assert outcome == Outcome(128 + signal.SIGTERM if lost else 3, stopped=lost)
     assert not is_running(read_pid(tmp_path / "worker"))
 
 
