@@ -71,6 +71,7 @@ from blockyard.errors import (
     UnexpectedAnswer,
     Unsatisfiable,
     WatcherTooSlow,
+    WrongProcess,
 )
 from blockyard.lease import Lease
 from blockyard.reasons import Reason
@@ -185,5 +186,6 @@ __all__ = [
     "Watch",
     "WatchUpdate",
     "WatcherTooSlow",
+    "WrongProcess",
     "operations",
 ]

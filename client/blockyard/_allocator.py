@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Final
 
+from blockyard._arguments import not_empty, several
 from blockyard._call import Call, Listing, Method, Operation, Page, Plan, T
 from blockyard._codec import (
     decode_allocation,
@@ -128,12 +129,13 @@ def list_allocations(
     Raises:
         FleetNotFound: There is no such fleet.
         CallFailed: Any other refusal.
+        ValueError: A filter is given, but empty; or a name is of something else.
     """
     request = pb.ListAllocationsRequest(
         parent=fleet_name(fleet),
-        holder=holder or "",
+        holder=not_empty(holder, "holder"),
         state=encode_allocation_state(state),
-        instance="" if instance is None else instance_name(fleet, instance),
+        instance=None if instance is None else instance_name(fleet, instance),
         page_size=page_size,
     )
 
@@ -160,7 +162,7 @@ def batch(operations: Iterable[Operation[T]], *, timeout_s: float | None = None)
         OutcomeUnknown: No answer came. The same operations may be sent again.
         CallFailed: The batch as a whole was refused.
     """
-    chosen = tuple(operations)
+    chosen = several(operations, "operations")
     request = pb.BatchRequest(operations=[_batched(operation) for operation in chosen])
     return BATCH.call(
         request, partial(_outcomes, chosen), timeout_s, if_unknown="the same operations may be sent again"
@@ -168,6 +170,8 @@ def batch(operations: Iterable[Operation[T]], *, timeout_s: float | None = None)
 
 
 def _batched(operation: Operation[T]) -> pb.BatchOperation:
+    if not isinstance(operation, Operation):
+        raise TypeError(f"operations takes what the functions of blockyard.operations make, and not {operation!r}")
     match operation.request:
         case pb.AcquireRequest() as acquire:
             return pb.BatchOperation(acquire=acquire)

@@ -114,7 +114,7 @@ class Method(Generic[RequestT, AnswerT]):
         decode: Callable[[AnswerT], T],
         timeout_s: float | None,
         *,
-        if_unknown: str,
+        if_unknown: str | None,
         token: str | None = None,
     ) -> Operation[T]:
         """The same as an operation."""

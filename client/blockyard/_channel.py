@@ -17,7 +17,9 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
+from blockyard._arguments import not_empty
 from blockyard._target import decode_target
+from blockyard.errors import InvalidTarget
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:7350"
 """Where `blockyard serve` listens unless told otherwise."""
@@ -77,9 +79,11 @@ def connection(target: str | None) -> Connection:
     """To the argument, else BLOCKYARD_ADDRESS, else the default; names in a list are looked up here, which may block.
 
     Raises:
-        InvalidTarget: It is a list that is malformed, or none of its names has an address.
+        InvalidTarget: It is empty, or a list that is malformed, or none of its names has an address.
     """
-    decoded = decode_target(target or os.environ.get("BLOCKYARD_ADDRESS") or DEFAULT_ADDRESS)
+    if target == "":
+        raise InvalidTarget("the target is empty; leave it out for BLOCKYARD_ADDRESS, else the default")
+    decoded = decode_target((os.environ.get("BLOCKYARD_ADDRESS") or DEFAULT_ADDRESS) if target is None else target)
     if not decoded.several:
         return Connection(decoded.name, OPTIONS, several=False)
     options = dict(OPTIONS) | _SEVERAL
@@ -91,8 +95,12 @@ def connection(target: str | None) -> Connection:
 
 
 def caller_metadata(caller: str | None) -> tuple[tuple[str, str], ...]:
-    """The metadata of each call: the argument, else BLOCKYARD_CALLER, else nothing."""
-    name = caller or os.environ.get("BLOCKYARD_CALLER")
+    """The metadata of each call: the argument, else BLOCKYARD_CALLER, else nothing.
+
+    Raises:
+        ValueError: The argument is empty.
+    """
+    name = not_empty(caller, "caller") or os.environ.get("BLOCKYARD_CALLER")
     return ((CALLER_KEY, name),) if name else ()
 
 

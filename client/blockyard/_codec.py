@@ -8,6 +8,7 @@ from typing import TypeVar
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from blockyard._arguments import several, some
 from blockyard._call import Page
 from blockyard._names import fleet_of, instance_name, short
 from blockyard.enums import (
@@ -17,6 +18,7 @@ from blockyard.enums import (
     DescribeView,
     EventKind,
     InstanceState,
+    Operator,
     PlacementStrategy,
     ReleaseOutcome,
 )
@@ -64,51 +66,60 @@ def encode_duration(duration: Seconds | None) -> Duration | None:
 
 def encode_strategy(strategy: PlacementStrategy | None) -> resources_pb2.PlacementStrategy.ValueType:
     """None says: the default."""
-    return resources_pb2.PlacementStrategy.Value(strategy or "PLACEMENT_STRATEGY_UNSPECIFIED")
+    word = "PLACEMENT_STRATEGY_UNSPECIFIED" if strategy is None else PlacementStrategy(strategy)
+    return resources_pb2.PlacementStrategy.Value(word)
 
 
-def encode_allocation_state(state: AllocationState | None) -> resources_pb2.Allocation.State.ValueType:
+def encode_allocation_state(state: AllocationState | None) -> resources_pb2.Allocation.State.ValueType | None:
     """None says: any."""
-    return resources_pb2.Allocation.State.Value(state or "STATE_UNSPECIFIED")
+    return None if state is None else resources_pb2.Allocation.State.Value(AllocationState(state))
 
 
 def encode_instance_state(state: InstanceState | None) -> resources_pb2.Instance.State.ValueType:
     """None says: the default."""
-    return resources_pb2.Instance.State.Value(state or "STATE_UNSPECIFIED")
+    return resources_pb2.Instance.State.Value("STATE_UNSPECIFIED" if state is None else InstanceState(state))
 
 
 def encode_view(view: DescribeView) -> allocator_pb2.DescribeView.ValueType:
     """A view."""
-    return allocator_pb2.DescribeView.Value(view)
+    return allocator_pb2.DescribeView.Value(DescribeView(view))
 
 
-def encode_event_kind(kind: EventKind) -> ledger_pb2.Event.Kind.ValueType:
-    """A kind of event. Raises ValueError for UNKNOWN, which only an answer may be."""
-    if kind is EventKind.UNKNOWN:
+def encode_event_kinds(kinds: Iterable[EventKind] | None) -> list[ledger_pb2.Event.Kind.ValueType]:
+    """Kinds of events, for a filter. None says: all.
+
+    Raises:
+        TypeError: It is one kind.
+        ValueError: It is empty, or names UNKNOWN, which only an answer may be.
+    """
+    chosen = [EventKind(kind) for kind in some(kinds, "kinds")]
+    if EventKind.UNKNOWN in chosen:
         raise ValueError("UNKNOWN is not a kind of event to ask for")
-    return ledger_pb2.Event.Kind.Value(kind)
+    return [ledger_pb2.Event.Kind.Value(kind) for kind in chosen]
 
 
 def encode_demand(fleet: str, demand: Demand) -> allocator_pb2.Demand:
     """A demand on this fleet."""
+    if not isinstance(demand, Demand):
+        raise TypeError(f"demands takes values of Demand, and not {demand!r}")
     return allocator_pb2.Demand(
         instances=demand.instances,
         blocks=demand.blocks or 0,
         requirements=demand.requirements,
         exclusive=demand.exclusive,
         selector=None if demand.selector is None else _encode_selector(demand.selector),
-        instance_names=[instance_name(fleet, name) for name in demand.instance_names],
+        instance_names=[instance_name(fleet, name) for name in some(demand.instance_names, "instance_names")],
     )
 
 
 def _encode_selector(selector: Selector | Mapping[str, str]) -> allocator_pb2.LabelSelector:
-    terms = selector if isinstance(selector, Selector) else Selector(selector)
+    terms = selector if isinstance(selector, Selector) else Selector(match_labels=selector)
     return allocator_pb2.LabelSelector(
         match_labels=terms.match_labels,
         match_expressions=[
             allocator_pb2.LabelExpression(
                 key=term.key,
-                operator=allocator_pb2.LabelExpression.Operator.Value(term.operator),
+                operator=allocator_pb2.LabelExpression.Operator.Value(Operator(term.operator)),
                 values=term.values,
             )
             for term in terms.match_expressions
@@ -118,7 +129,9 @@ def _encode_selector(selector: Selector | Mapping[str, str]) -> allocator_pb2.La
 
 def encode_placement(fleet: str, placement: Placement) -> resources_pb2.Placement:
     """Blocks of an instance of this fleet."""
-    return resources_pb2.Placement(instance=instance_name(fleet, placement.instance), blocks=placement.blocks)
+    return resources_pb2.Placement(
+        instance=instance_name(fleet, placement.instance), blocks=several(placement.blocks, "blocks")
+    )
 
 
 # Messages to values.

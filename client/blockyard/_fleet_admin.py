@@ -8,6 +8,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from blockyard._allocator import PAGE_SIZE
+from blockyard._arguments import mapped, not_empty
 from blockyard._call import AGAIN, LOOK, Call, Listing, Method, Page
 from blockyard._codec import (
     decode_fleet,
@@ -79,9 +80,9 @@ def create_fleet(
         OutcomeUnknown: No answer came; it may be called again.
     """
     request = pb.CreateFleetRequest(
-        fleet_id=short(fleet),
+        fleet_id=short(fleet_name(fleet)),
         fleet=resources_pb2.Fleet(
-            labels=labels or {},
+            labels=mapped(labels, "labels"),
             default_placement_strategy=encode_strategy(default_placement_strategy),
             default_ttl=encode_duration(default_ttl),
             max_ttl=encode_duration(max_ttl),
@@ -148,15 +149,15 @@ def update_fleet(
         EtagMismatch: Somebody changed it first.
         OutcomeUnknown: No answer came; read the fleet to see.
         CallFailed: Any other refusal.
-        ValueError: No field is given.
+        ValueError: No field is given, or an empty `etag`.
     """
     change = resources_pb2.Fleet(
         name=fleet_name(fleet),
-        labels=_given(labels) or {},
+        labels=mapped(_given(labels), "labels"),
         default_placement_strategy=encode_strategy(_given(default_placement_strategy)),
         default_ttl=encode_duration(_given(default_ttl)),
         max_ttl=encode_duration(_given(max_ttl)),
-        etag=etag or "",
+        etag=not_empty(etag, "etag"),
     )
     mask = _mask(
         labels=labels,
@@ -186,7 +187,7 @@ def delete_fleet(
         OutcomeUnknown: No answer came; read the fleet to see.
         CallFailed: Any other refusal.
     """
-    request = pb.DeleteFleetRequest(name=fleet_name(fleet), etag=etag or "", force=force)
+    request = pb.DeleteFleetRequest(name=fleet_name(fleet), etag=not_empty(etag, "etag"), force=force)
     echoes = frozenset({Reason.FLEET_NOT_FOUND})
     return DELETE_FLEET.call(request, _nothing, timeout_s, if_unknown=LOOK, own_echoes=echoes)
 
@@ -223,8 +224,8 @@ def create_instance(
         instance_id=short(instance_name(fleet, instance)),
         instance=resources_pb2.Instance(
             total_blocks=total_blocks,
-            labels=labels or {},
-            resources=resources or {},
+            labels=mapped(labels, "labels"),
+            resources=mapped(resources, "resources"),
             state=encode_instance_state(state),
         ),
     )
@@ -259,9 +260,10 @@ def list_instances(fleet: str, *, page_size: int = PAGE_SIZE, timeout_s: float |
         FleetNotFound: There is no such fleet.
         CallFailed: Any other refusal.
     """
+    parent = fleet_name(fleet)
 
     def page(page_token: str) -> Call[Page[Instance]]:
-        request = pb.ListInstancesRequest(parent=fleet_name(fleet), page_size=page_size, page_token=page_token)
+        request = pb.ListInstancesRequest(parent=parent, page_size=page_size, page_token=page_token)
         return LIST_INSTANCES.call(request, decode_instances_page, timeout_s)
 
     return Listing(page)
@@ -296,15 +298,15 @@ def update_instance(
         EtagMismatch: Somebody changed it first.
         OutcomeUnknown: No answer came; read the instance to see.
         CallFailed: Any other refusal.
-        ValueError: No field is given.
+        ValueError: No field is given, or an empty `etag`.
     """
     change = resources_pb2.Instance(
         name=instance_name(fleet, instance),
         total_blocks=_given(total_blocks) or 0,
-        labels=_given(labels) or {},
-        resources=_given(resources) or {},
+        labels=mapped(_given(labels), "labels"),
+        resources=mapped(_given(resources), "resources"),
         state=encode_instance_state(_given(state)),
-        etag=etag or "",
+        etag=not_empty(etag, "etag"),
     )
     mask = _mask(total_blocks=total_blocks, labels=labels, resources=resources, state=state)
     request = pb.UpdateInstanceRequest(instance=change, update_mask=mask)
@@ -329,7 +331,7 @@ def delete_instance(
         OutcomeUnknown: No answer came; read the instance to see.
         CallFailed: Any other refusal.
     """
-    request = pb.DeleteInstanceRequest(name=instance_name(fleet, instance), etag=etag or "")
+    request = pb.DeleteInstanceRequest(name=instance_name(fleet, instance), etag=not_empty(etag, "etag"))
     echoes = frozenset({Reason.INSTANCE_NOT_FOUND})
     return DELETE_INSTANCE.call(request, _nothing, timeout_s, if_unknown=LOOK, own_echoes=echoes)
 
@@ -351,7 +353,7 @@ def cordon_instance(
         OutcomeUnknown: No answer came; read the instance to see.
         CallFailed: Any other refusal.
     """
-    request = pb.CordonInstanceRequest(name=instance_name(fleet, instance), etag=etag or "")
+    request = pb.CordonInstanceRequest(name=instance_name(fleet, instance), etag=not_empty(etag, "etag"))
     return CORDON_INSTANCE.call(request, decode_instance, timeout_s, if_unknown=LOOK, own_echoes=_etag_echo(etag))
 
 
@@ -372,7 +374,7 @@ def uncordon_instance(
         OutcomeUnknown: No answer came; read the instance to see.
         CallFailed: Any other refusal.
     """
-    request = pb.UncordonInstanceRequest(name=instance_name(fleet, instance), etag=etag or "")
+    request = pb.UncordonInstanceRequest(name=instance_name(fleet, instance), etag=not_empty(etag, "etag"))
     return UNCORDON_INSTANCE.call(request, decode_instance, timeout_s, if_unknown=LOOK, own_echoes=_etag_echo(etag))
 
 
@@ -394,4 +396,4 @@ def _mask(**fields: object) -> FieldMask:
 
 def _etag_echo(etag: str | None) -> frozenset[Reason]:
     """A change that was guarded by an etag makes its own repetition fail."""
-    return frozenset({Reason.ETAG_MISMATCH}) if etag else frozenset()
+    return frozenset() if etag is None else frozenset({Reason.ETAG_MISMATCH})

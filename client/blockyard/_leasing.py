@@ -21,9 +21,11 @@ from blockyard.errors import (
     ClientClosed,
     Ended,
     FleetNotFound,
+    GuardFailed,
     LeaseLost,
     ServerFault,
     TokenMismatch,
+    WrongProcess,
 )
 from blockyard.types import Allocation, Demand, Grant, ReleaseResult, Renewal, Seconds, Selector
 from blockyard.v1 import allocator_pb2 as pb
@@ -106,10 +108,10 @@ class Keeper:
         self._failure = None
 
     def failed(self, failure: BlockyardError, *, now: float) -> None:
-        """A renewal failed: later again, unless the server says that the lease has ended."""
+        """A renewal failed: later again, unless the server says that the lease has ended, or is somebody else's."""
         self._failure = failure
         self._renew_at = now + self._span_s * PAUSE
-        if isinstance(failure, Ended | AllocationNotFound | FleetNotFound):
+        if isinstance(failure, Ended | AllocationNotFound | FleetNotFound | GuardFailed):
             self.give_up(f"has ended: {failure}")
 
     def give_up(self, why: str) -> None:
@@ -123,7 +125,7 @@ class Keeper:
 def may_be_held(error: BaseException) -> bool:
     """Whether an acquire that ended with this may have been granted, or may still be."""
     match error:
-        case ClientClosed():
+        case ClientClosed() | WrongProcess():
             return False
         case TokenMismatch():
             return False  # what the token holds is not ours to release
@@ -135,11 +137,26 @@ def may_be_held(error: BaseException) -> bool:
             return True
 
 
-def close_door(acquire: Operation[Grant]) -> Operation[ReleaseResult]:
+def cancel_acquire(acquire: Operation[Grant]) -> Operation[ReleaseResult]:
     """Makes sure that nothing stays held by an acquire whose answer never came."""
     request = acquire.request
     assert isinstance(request, pb.AcquireRequest)
-    return operations.release_by_token(request.fleet, request.idempotency_token)
+    return operations.release_by_token(request.fleet, request.idempotency_token, holder=request.holder)
+
+
+def release_lease(allocation: Allocation) -> Operation[ReleaseResult]:
+    """Releases what a lease holds, with its guards.
+
+    A server whose data were restored from a backup may have given the name to another holder meanwhile.
+    """
+    return operations.release(allocation, holder=allocation.holder, fencing_token=allocation.fencing_token)
+
+
+def renew_lease(allocation: Allocation, *, timeout_s: float) -> Operation[Renewal]:
+    """Renews what a lease holds, with the same guards."""
+    return operations.renew(
+        allocation, holder=allocation.holder, fencing_token=allocation.fencing_token, timeout_s=timeout_s
+    )
 
 
 def release_failed(allocation: Allocation, failure: BlockyardError) -> str:
@@ -148,8 +165,8 @@ def release_failed(allocation: Allocation, failure: BlockyardError) -> str:
     return f"{allocation.name} was not released, and stays held {held}: {failure}"
 
 
-def door_open(failure: BlockyardError) -> str:
-    """A note to the exception that ended an acquire, when closing the door behind it failed too."""
+def cancel_failed(failure: BlockyardError) -> str:
+    """A note to the exception that ended an acquire, when its cancellation failed too."""
     return f"what it may have been granted was not released: {failure}"
 
 
@@ -162,7 +179,7 @@ def acquire_for_lease(
     requirements: Mapping[str, int] | None = None,
     exclusive: bool = False,
     selector: Selector | Mapping[str, str] | None = None,
-    instance_names: Iterable[str] = (),
+    instance_names: Iterable[str] | None = None,
     demands: Iterable[Demand] | None = None,
     token: str | None = None,
     ttl: Seconds | None = DEFAULT_TTL_S,
@@ -173,8 +190,11 @@ def acquire_for_lease(
     """Blocks for the time of a `with` block: acquired at its start, renewed meanwhile, released at its end.
 
     The release comes also after an exception, and never hides it. If the acquire's answer never comes (no answer in
-    time, Ctrl-C, cancellation), the door is closed by token: nothing stays held. If the lease is lost, `lost` is set,
+    time, Ctrl-C, cancellation), it is cancelled by its token: nothing stays held. If the lease is lost, `lost` is set,
     the `on_lost` callbacks are called, and `check()` raises; the body has to stop its work by itself.
+
+    Renewals and the release carry the holder and the fencing token as guards. The lease belongs to the process that
+    entered it: in a forked child `check()` raises `WrongProcess`, `lost` is set, and leaving the block does nothing.
 
     Args:
         fleet: Which fleet.
@@ -183,8 +203,8 @@ def acquire_for_lease(
         instances: How many distinct instances.
         requirements: Instead of `blocks`: what is needed on each instance, such as `{"gpu": 2}`.
         exclusive: A wholly idle instance, all of it.
-        selector: Only instances whose labels match.
-        instance_names: Only these instances.
+        selector: Only instances whose labels match. None: any.
+        instance_names: Only these instances. None: any.
         demands: The long form, in place of the six arguments above: several shapes, granted together.
         token: Your name for this one intent. None: a random one.
         ttl: How long the blocks stay held if this process dies. It is renewed at a third of it, and lost at two
@@ -195,7 +215,9 @@ def acquire_for_lease(
 
     Raises:
         BlockyardError: On entering, what `acquire` raises; on leaving in peace, what `release` raises.
-        ValueError: `demands` together with one of the arguments that it replaces.
+        ValueError: `demands` together with one of the arguments that it replaces, an empty `instance_names`, or a
+            name of something else.
+        TypeError: One string where several are asked for.
     """
     return operations.acquire(
         fleet,

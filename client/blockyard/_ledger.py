@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from typing import Final
 
 from blockyard._allocator import PAGE_SIZE
+from blockyard._arguments import not_empty
 from blockyard._call import Call, Listing, Method, Page
-from blockyard._codec import decode_events_page, decode_repair_report, decode_report, encode_event_kind
+from blockyard._codec import decode_events_page, decode_repair_report, decode_report, encode_event_kinds
 from blockyard._names import fleet_name, instance_name
 from blockyard.enums import EventKind
 from blockyard.types import Event, RepairReport, VerifyReport
@@ -24,7 +25,7 @@ def list_events(
     fleet: str,
     *,
     from_revision: int = 0,
-    kinds: Iterable[EventKind] = (),
+    kinds: Iterable[EventKind] | None = None,
     holder: str | None = None,
     instance: str | None = None,
     page_size: int = PAGE_SIZE,
@@ -35,7 +36,7 @@ def list_events(
     Args:
         fleet: Which fleet; it may have been deleted.
         from_revision: From this revision on. 0: from the first that is kept.
-        kinds: Only these kinds. Empty: all.
+        kinds: Only these kinds. None: all.
         holder: Only events of this holder's allocations. None: any.
         instance: Only events of this instance or of blocks on it. None: any.
         page_size: How many to ask for at a time, up to 1000.
@@ -45,13 +46,15 @@ def list_events(
         FleetNotFound: There never was such a fleet.
         Compacted: The journal is no longer kept from that revision on.
         CallFailed: Any other refusal.
+        ValueError: A filter is given, but empty; or a name is of something else.
+        TypeError: One string where several are asked for.
     """
     request = pb.ListEventsRequest(
         parent=fleet_name(fleet),
         from_revision=from_revision,
-        kinds=[encode_event_kind(kind) for kind in kinds],
-        holder=holder or "",
-        instance="" if instance is None else instance_name(fleet, instance),
+        kinds=encode_event_kinds(kinds),
+        holder=not_empty(holder, "holder"),
+        instance=None if instance is None else instance_name(fleet, instance),
         page_size=page_size,
     )
 

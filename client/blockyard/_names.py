@@ -1,23 +1,29 @@
-"""Resource names (AIP-122): users say `gpu` or `fleets/gpu`, the wire says `fleets/gpu`."""
+"""Resource names (AIP-122): users say `gpu` or `fleets/gpu`, the wire says `fleets/gpu`.
+
+Whether a name is well-formed is the server's to say. What is refused here is what would become the name of something
+else on its way there: a name of another kind or parent, an id with a slash, an empty one.
+"""
 
 
 def fleet_name(fleet: str) -> str:
-    """`fleets/{fleet}` for a fleet's id or full name."""
-    return fleet if fleet.startswith("fleets/") else f"fleets/{fleet}"
+    """`fleets/{fleet}` for a fleet's id or full name.
+
+    Raises:
+        TypeError: It is no string.
+        ValueError: It is neither.
+    """
+    return _full_name("fleets/", fleet, "fleet", "a fleet")
 
 
 def instance_name(fleet: str, instance: str) -> str:
     """`fleets/{fleet}/instances/{instance}` for an instance's id or full name.
 
     Raises:
-        ValueError: The full name is of another fleet.
+        TypeError: It is no string.
+        ValueError: It is neither, or the full name is of another fleet.
     """
-    parent = f"{fleet_name(fleet)}/instances/"
-    if not instance.startswith("fleets/"):
-        return parent + instance
-    if not instance.startswith(parent):
-        raise ValueError(f"{instance!r} is not an instance of {fleet_name(fleet)!r}")
-    return instance
+    parent = fleet_name(fleet)
+    return _full_name(f"{parent}/instances/", instance, "instance", f"an instance of {parent!r}")
 
 
 def fleet_of(name: str) -> str:
@@ -28,3 +34,17 @@ def fleet_of(name: str) -> str:
 def short(name: str) -> str:
     """The last id of a full name."""
     return name.rpartition("/")[2]
+
+
+def _full_name(prefix: str, name: str, kind: str, what: str) -> str:
+    own = _text(name, kind).removeprefix(prefix)
+    if not own or "/" in own:
+        forms = f"its id, which has no slash, or its full name, {prefix}{{{kind}}}"
+        raise ValueError(f"{name!r} is not {what}: give {forms}")
+    return prefix + own
+
+
+def _text(name: str, kind: str) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"the {kind} is given as {type(name).__name__}, and not as str")
+    return name

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from blockyard._arguments import not_empty
 from blockyard._call import Method
-from blockyard._codec import decode_update, encode_duration, encode_event_kind
+from blockyard._codec import decode_update, encode_duration, encode_event_kinds
 from blockyard._names import fleet_name, instance_name
 from blockyard._retry import IN_DOUBT, RetryPolicy
 from blockyard.enums import EventKind
@@ -34,7 +35,7 @@ def watch(
     fleet: str,
     *,
     from_revision: int = 0,
-    kinds: Iterable[EventKind] = (),
+    kinds: Iterable[EventKind] | None = None,
     holder: str | None = None,
     instance: str | None = None,
     progress_interval: Seconds | None = None,
@@ -47,7 +48,7 @@ def watch(
     Args:
         fleet: Which fleet; it may have been deleted, and may be deleted and created again meanwhile.
         from_revision: From this revision on; it may be one that is not reached yet. 0: from now on.
-        kinds: Only these kinds. Empty: all.
+        kinds: Only these kinds. None: all.
         holder: Only events of this holder's allocations. None: any.
         instance: Only events of this instance or of blocks on it. None: any.
         progress_interval: After so long without an event the server says up to which revision there was none; see
@@ -58,14 +59,16 @@ def watch(
         Compacted: The journal is no longer kept from that revision on. Describe the fleet, and watch on from its
             revision + 1.
         CallFailed: Any other refusal that is not about the moment.
+        ValueError: A filter is given, but empty; or a name is of something else.
+        TypeError: One string where several are asked for.
     """
     return Subscription(
         pb.WatchRequest(
             fleet=fleet_name(fleet),
             from_revision=from_revision,
-            kinds=[encode_event_kind(kind) for kind in kinds],
-            holder=holder or "",
-            instance="" if instance is None else instance_name(fleet, instance),
+            kinds=encode_event_kinds(kinds),
+            holder=not_empty(holder, "holder"),
+            instance=None if instance is None else instance_name(fleet, instance),
             progress_interval=encode_duration(progress_interval),
         )
     )

@@ -14,6 +14,7 @@ from blockyard import _allocator, _channel, _fleet_admin, _ledger, _watching, op
 from blockyard._binding import dressed
 from blockyard._call import Call, Listing, Operation, Plan
 from blockyard._failures import failure_of_error
+from blockyard._fork import Origin
 from blockyard._leasing import acquire_for_lease
 from blockyard._retry import DEFAULT_RETRY, Attempts, RetryPolicy
 from blockyard._watching import Subscription
@@ -87,7 +88,8 @@ def _watch_method(
 class AsyncClient:
     """A connection to a Blockyard server, for asyncio. Make it where its event loop runs.
 
-    An async context manager; leaving it, or `close`, ends the connection.
+    An async context manager; leaving it, or `close`, ends the connection. After a fork it is the parent's: in the child
+    every call raises `WrongProcess`, and `close` does nothing.
 
     Args:
         target: The server's address, `HOST:PORT`. Several servers that share a database, as
@@ -100,8 +102,9 @@ class AsyncClient:
         credentials: For TLS. None: plain text.
 
     Raises:
-        InvalidTarget: The target is a list that is malformed, or none of its names has an address. They are looked up
-            when the client is made: in an event loop, better give addresses.
+        InvalidTarget: The target is empty, or a list that is malformed, or none of its names has an address. They are
+            looked up when the client is made: in an event loop, better give addresses.
+        ValueError: The caller is empty.
     """
 
     def __init__(
@@ -113,6 +116,7 @@ class AsyncClient:
         retry: RetryPolicy = DEFAULT_RETRY,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
+        self._origin = Origin(self)
         connection = _channel.connection(target)
         self._several = connection.several
         self._channel = (
@@ -124,6 +128,8 @@ class AsyncClient:
         self._timeout_s = timeout_s
         self._retry = retry
         self._closed = False
+        # In a forked child, gRPC would cancel a call that is collected together with its task.
+        self._under_way: set[object] = set()
         self._stubs: dict[str, grpc.aio.UnaryUnaryMultiCallable[Any, Any]] = {}
 
     acquire = _method(operations.acquire)
@@ -162,24 +168,30 @@ class AsyncClient:
         Raises:
             BlockyardError: As the function that made it says.
         """
-        if self._closed:
-            raise ClientClosed("the client is closed")
+        self._require_open()
         timeout_s = self._timeout_s if call.timeout_s is None else call.timeout_s
         attempts = Attempts(call, self._retry, deadline=time.monotonic() + timeout_s, several=self._several)
         stub = self._stub(call)
         while True:
+            attempt = stub(call.request, timeout=attempts.timeout_s(time.monotonic()), metadata=self._metadata)
+            self._under_way.add(attempt)
             try:
-                answer = await stub(call.request, timeout=attempts.timeout_s(time.monotonic()), metadata=self._metadata)
+                answer = await attempt
             except grpc.aio.AioRpcError as error:
                 failure = failure_of_error(error)
             else:
                 return call.decode(answer)
+            finally:
+                if self._origin.is_here:
+                    self._under_way.discard(attempt)
             await asyncio.sleep(attempts.pause_s(failure, time.monotonic(), _dice.random()))
+            self._origin.require("client")
 
     async def close(self) -> None:
-        """Ends the connection; calls that are under way fail."""
+        """Ends the connection; calls that are under way fail. In a child of the process that made it: nothing."""
         self._closed = True
-        await self._channel.close()
+        if self._origin.is_here:
+            await self._channel.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -188,11 +200,15 @@ class AsyncClient:
         await self.close()
 
     def _open_watch(self, request: WatchRequest) -> Any:
-        if self._closed:
-            raise ClientClosed("the client is closed")
+        self._require_open()
         method = _watching.WATCH
         stub: Any = self._channel.unary_stream(method.path, _channel.serialize, method.answer.FromString)
         return stub(request, metadata=self._metadata)
+
+    def _require_open(self) -> None:
+        self._origin.require("client")
+        if self._closed:
+            raise ClientClosed("the client is closed")
 
     def _stub(self, call: Call[Any]) -> "grpc.aio.UnaryUnaryMultiCallable[Any, Any]":
         stub = self._stubs.get(call.path)

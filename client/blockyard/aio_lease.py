@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
-from blockyard import operations
 from blockyard._call import Operation, T
 from blockyard._clock import lease_now
+from blockyard._fork import Origin
 from blockyard._leasing import (
     LONGEST_SLEEP_S,
     Keeper,
@@ -15,10 +15,12 @@ from blockyard._leasing import (
     Renew,
     Step,
     Wait,
-    close_door,
-    door_open,
+    cancel_acquire,
+    cancel_failed,
     may_be_held,
     release_failed,
+    release_lease,
+    renew_lease,
 )
 from blockyard.errors import AllocationNotFound, BlockyardError, LeaseLost
 from blockyard.types import Allocation, Grant
@@ -27,12 +29,29 @@ if TYPE_CHECKING:
     from blockyard.aio import AsyncClient
 
 
+class _LostEvent(asyncio.Event):
+    """An event that counts as set in a forked child."""
+
+    def __init__(self, origin: Origin) -> None:
+        super().__init__()
+        self._origin = origin
+
+    def is_set(self) -> bool:
+        return not self._origin.is_here or super().is_set()
+
+    async def wait(self) -> Literal[True]:
+        return True if not self._origin.is_here else await super().wait()
+
+
 class AsyncLease:
     """What `AsyncClient.lease` returns: enter it to acquire, leave it to release."""
 
     def __init__(self, client: "AsyncClient", acquire: Operation[Grant]) -> None:
-        self.lost: Final = asyncio.Event()
-        """Set when the lease is lost: the blocks may be somebody else's soon, so stop working with them."""
+        self._origin: Final = Origin(self)
+        self.lost: Final[asyncio.Event] = _LostEvent(self._origin)
+        """Set when the lease is lost: the blocks may be somebody else's soon, so stop working with them.
+
+        In a forked child it is set: the child does not hold the lease, and would not hear of its loss."""
         self._client = client
         self._acquire = acquire
         self._allocation: Allocation | None = None
@@ -54,6 +73,7 @@ class AsyncLease:
 
         It runs in the event loop: it must not block. The body's `asyncio.current_task().cancel` would stop the body.
         """
+        self._origin.require("lease")
         self._callbacks.append(callback)
         if self._told is not None:
             callback(self._told)
@@ -63,7 +83,9 @@ class AsyncLease:
 
         Raises:
             LeaseLost: The lease is lost, even if nothing has noticed before, or it was left.
+            WrongProcess: A parent of this process holds it, and this one does not.
         """
+        self._origin.require("lease")
         name = self.allocation.name
         if self._left:
             raise LeaseLost(f"{name} was released at the end of its async with block")
@@ -79,7 +101,7 @@ class AsyncLease:
             grant = await self._client.call(self._acquire)
         except BaseException as error:
             if may_be_held(error):
-                await self._close_door(error)
+                await self._cancel(error)
             raise
         self._allocation = grant.allocation
         self._keeper = Keeper(grant, sent_at=sent_at)
@@ -90,11 +112,13 @@ class AsyncLease:
     async def __aexit__(
         self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
     ) -> None:
+        if not self._origin.is_here:
+            return  # a forked child: the parent holds the blocks, and works with them
         self._left = True
         if self._task is not None:
             self._task.cancel()
         try:
-            await self._finish(operations.release(self.allocation))
+            await self._finish(release_lease(self.allocation))
         except AllocationNotFound:
             pass  # it ended so long ago that the server has forgotten it
         except BlockyardError as failure:
@@ -102,11 +126,13 @@ class AsyncLease:
                 raise
             error.add_note(release_failed(self.allocation, failure))
 
-    async def _close_door(self, error: BaseException) -> None:
+    async def _cancel(self, error: BaseException) -> None:
+        if not self._origin.is_here:
+            return  # a forked child, and the parent waits still
         try:
-            await self._finish(close_door(self._acquire))
+            await self._finish(cancel_acquire(self._acquire))
         except BlockyardError as failure:
-            error.add_note(door_open(failure))
+            error.add_note(cancel_failed(failure))
 
     async def _finish(self, operation: Operation[T]) -> T:
         """Carries out an operation to its end, even if the task that waits for it is cancelled (again)."""
@@ -117,7 +143,7 @@ class AsyncLease:
 
     async def _keep(self) -> None:
         try:
-            while True:
+            while self._origin.is_here:
                 match self._next_step():
                     case Wait(seconds):
                         await asyncio.sleep(min(seconds, LONGEST_SLEEP_S))
@@ -126,14 +152,15 @@ class AsyncLease:
                     case Lost():
                         return
         finally:
-            # Whatever ends this task, nobody renews any more.
-            self._keeper.give_up("is no longer renewed")
-            self._next_step()
+            # Whatever ends this task, nobody renews any more; in a forked child, the parent does.
+            if self._origin.is_here:
+                self._keeper.give_up("is no longer renewed")
+                self._next_step()
 
     async def _renew(self, timeout_s: float) -> None:
         sent_at = lease_now()
         try:
-            renewal = await self._client.call(operations.renew(self.allocation, timeout_s=timeout_s))
+            renewal = await self._client.call(renew_lease(self.allocation, timeout_s=timeout_s))
         except BlockyardError as failure:
             self._keeper.failed(failure, now=lease_now())
         else:

@@ -9,6 +9,7 @@ from typing import Any, Self
 import grpc.aio
 
 from blockyard._failures import failure_of_error
+from blockyard._fork import Origin
 from blockyard._retry import RetryPolicy
 from blockyard._watching import Follower, Subscription
 from blockyard.types import Event, WatchUpdate
@@ -21,7 +22,7 @@ class AsyncWatch(AsyncIterator[Event]):
     """What `AsyncClient.watch` returns: an iterator over the events, without an end of its own.
 
     An async context manager; leaving it, or `close`, ends the stream. A step that is cancelled loses nothing: the next
-    one goes on where it was.
+    one goes on where it was. It belongs to the process that made it: in a forked child a step raises `WrongProcess`.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class AsyncWatch(AsyncIterator[Event]):
         *,
         several: bool,
     ) -> None:
+        self._origin = Origin(self)
         self._follower = Follower(subscription, policy, several=several)
         self._open_stream = open_stream
         self._stream: Any = None
@@ -52,6 +54,7 @@ class AsyncWatch(AsyncIterator[Event]):
 
     async def __anext__(self) -> Event:
         """Waits for the next event; StopAsyncIteration once the watch is closed. Raises as `AsyncClient.watch` says."""
+        self._origin.require("watch")
         while not self._waiting:
             update = await self._receive()
             if update is None:
@@ -76,7 +79,9 @@ class AsyncWatch(AsyncIterator[Event]):
             yield update
 
     async def close(self) -> None:
-        """Ends the stream, and the waiting of who iterates. Also twice."""
+        """Ends the stream, and the waiting of who iterates. Also twice. In a forked child: nothing."""
+        if not self._origin.is_here:
+            return
         self._closed.set()
         if self._stream is not None:
             self._stream.cancel()
@@ -89,6 +94,7 @@ class AsyncWatch(AsyncIterator[Event]):
 
     async def _receive(self) -> WatchUpdate | None:
         """The next answer, of the next stream if need be; None once the watch is closed."""
+        self._origin.require("watch")
         while not self._closed.is_set():
             if self._stream is None:
                 self._stream = self._open_stream(self._follower.request())
@@ -101,6 +107,8 @@ class AsyncWatch(AsyncIterator[Event]):
                 failure = failure_of_error(error)
             except asyncio.CancelledError:
                 # Somebody cancelled this step, or (by `close`, or the client's) the stream. gRPC ends it in both cases.
+                if not self._origin.is_here:
+                    raise
                 if _is_being_cancelled():
                     self._stream = None
                     raise

@@ -12,6 +12,7 @@ from blockyard import _allocator, _channel, _fleet_admin, _ledger, _watching, op
 from blockyard._binding import dressed
 from blockyard._call import Call, Listing, Operation, Plan
 from blockyard._failures import failure_of_error
+from blockyard._fork import Origin
 from blockyard._leasing import acquire_for_lease
 from blockyard._retry import DEFAULT_RETRY, Attempts, RetryPolicy
 from blockyard._watching import Subscription
@@ -85,7 +86,8 @@ def _watch_method(
 class Client:
     """A connection to a Blockyard server, for threads. Safe to share among them.
 
-    A context manager; leaving it, or `close`, ends the connection.
+    A context manager; leaving it, or `close`, ends the connection. After a fork it is the parent's: in the child every
+    call raises `WrongProcess`, and `close` does nothing.
 
     Args:
         target: The server's address, `HOST:PORT`. Several servers that share a database, as
@@ -98,8 +100,9 @@ class Client:
         credentials: For TLS. None: plain text.
 
     Raises:
-        InvalidTarget: The target is a list that is malformed, or none of its names has an address. They are looked up
-            when the client is made.
+        InvalidTarget: The target is empty, or a list that is malformed, or none of its names has an address. They are
+            looked up when the client is made.
+        ValueError: The caller is empty.
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class Client:
         retry: RetryPolicy = DEFAULT_RETRY,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
+        self._origin = Origin(self)
         connection = _channel.connection(target)
         self._several = connection.several
         self._channel = (
@@ -160,8 +164,7 @@ class Client:
         Raises:
             BlockyardError: As the function that made it says.
         """
-        if self._closed:
-            raise ClientClosed("the client is closed")
+        self._require_open()
         timeout_s = self._timeout_s if call.timeout_s is None else call.timeout_s
         attempts = Attempts(call, self._retry, deadline=time.monotonic() + timeout_s, several=self._several)
         stub = self._stub(call)
@@ -173,11 +176,13 @@ class Client:
             else:
                 return call.decode(answer)
             time.sleep(attempts.pause_s(failure, time.monotonic(), _dice.random()))
+            self._origin.require("client")
 
     def close(self) -> None:
-        """Ends the connection; calls that are under way fail."""
+        """Ends the connection; calls that are under way fail. In a child of the process that made it: nothing."""
         self._closed = True
-        self._channel.close()
+        if self._origin.is_here:
+            self._channel.close()
 
     def __enter__(self) -> Self:
         return self
@@ -186,11 +191,15 @@ class Client:
         self.close()
 
     def _open_watch(self, request: WatchRequest) -> Any:
-        if self._closed:
-            raise ClientClosed("the client is closed")
+        self._require_open()
         method = _watching.WATCH
         stub: Any = self._channel.unary_stream(method.path, _channel.serialize, method.answer.FromString)
         return stub(request, metadata=self._metadata)
+
+    def _require_open(self) -> None:
+        self._origin.require("client")
+        if self._closed:
+            raise ClientClosed("the client is closed")
 
     def _stub(self, call: Call[Any]) -> "grpc.UnaryUnaryMultiCallable[Any, Any]":
         stub = self._stubs.get(call.path)

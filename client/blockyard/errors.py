@@ -41,7 +41,8 @@
     ├── LeaseLost                   the blocks may be somebody else's by now
     ├── UnexpectedAnswer            the server is newer than this SDK
     ├── InvalidTarget               a client was asked to connect to a list that names no server
-    └── ClientClosed                nothing was sent
+    ├── ClientClosed                nothing was sent
+    └── WrongProcess                a client, lease or watch of the parent was used after a fork; nothing was sent
 
 An error that carries no reason, from a proxy say, is an `Unavailable` or a `DeadlineExceeded` if its status says
 so, else a plain `CallFailed`.
@@ -269,6 +270,10 @@ class InvalidTarget(BlockyardError, ValueError):
 
 class ClientClosed(BlockyardError):
     """The client was closed before the call, and nothing was sent."""
+
+
+class WrongProcess(BlockyardError):
+    """A client, lease or watch of the parent process was used in a child, after a fork. Nothing was sent."""
 
 
 BY_REASON: Final[Mapping[str, type[CallFailed]]] = MappingProxyType(

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from blockyard import operations
 from blockyard._call import Operation
 from blockyard._clock import lease_now
+from blockyard._fork import Origin
 from blockyard._leasing import (
     LONGEST_SLEEP_S,
     Keeper,
@@ -15,10 +15,12 @@ from blockyard._leasing import (
     Renew,
     Step,
     Wait,
-    close_door,
-    door_open,
+    cancel_acquire,
+    cancel_failed,
     may_be_held,
     release_failed,
+    release_lease,
+    renew_lease,
 )
 from blockyard.errors import AllocationNotFound, BlockyardError, LeaseLost
 from blockyard.types import Allocation, Grant
@@ -30,12 +32,29 @@ JOIN_S: Final = 1.0
 """How long leaving waits for a renewal that is under way; it does no harm afterwards."""
 
 
+class _LostEvent(threading.Event):
+    """An event that counts as set in a forked child."""
+
+    def __init__(self, origin: Origin) -> None:
+        super().__init__()
+        self._origin = origin
+
+    def is_set(self) -> bool:
+        return not self._origin.is_here or super().is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return not self._origin.is_here or super().wait(timeout)
+
+
 class Lease:
     """What `Client.lease` returns: enter it to acquire, leave it to release."""
 
     def __init__(self, client: "Client", acquire: Operation[Grant]) -> None:
-        self.lost: Final = threading.Event()
-        """Set when the lease is lost: the blocks may be somebody else's soon, so stop working with them."""
+        self._origin: Final = Origin(self)
+        self.lost: Final[threading.Event] = _LostEvent(self._origin)
+        """Set when the lease is lost: the blocks may be somebody else's soon, so stop working with them.
+
+        In a forked child it is set: the child does not hold the lease, and would not hear of its loss."""
         self._client = client
         self._acquire = acquire
         self._allocation: Allocation | None = None
@@ -56,8 +75,10 @@ class Lease:
     def on_lost(self, callback: Callable[[LeaseLost], object]) -> None:
         """Calls this once when the lease is lost, with the reason; at once if it is lost already.
 
-        It runs in the thread that notices, usually the renewing one: it must not block for long.
+        It runs in the thread that notices, usually the renewing one: it must not block for long. In a forked child this
+        raises `WrongProcess`.
         """
+        self._origin.require("lease")
         with self._lock:
             self._callbacks.append(callback)
             error = self._told
@@ -69,7 +90,9 @@ class Lease:
 
         Raises:
             LeaseLost: The lease is lost, even if nothing has noticed before, or it was left.
+            WrongProcess: A parent of this process holds it, and this one does not.
         """
+        self._origin.require("lease")
         name = self.allocation.name
         if self._left.is_set():
             raise LeaseLost(f"{name} was released at the end of its with block")
@@ -89,14 +112,16 @@ class Lease:
                 self._thread.start()
         except BaseException as error:
             if may_be_held(error):
-                self._close_door(error)
+                self._cancel(error)
             raise
         return self
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        if not self._origin.is_here:
+            return  # a forked child: the parent holds the blocks, and works with them
         self._left.set()
         try:
-            self._client.call(operations.release(self.allocation))
+            self._client.call(release_lease(self.allocation))
         except AllocationNotFound:
             pass  # it ended so long ago that the server has forgotten it
         except BlockyardError as failure:
@@ -106,16 +131,18 @@ class Lease:
         if self._thread.is_alive():
             self._thread.join(JOIN_S)
 
-    def _close_door(self, error: BaseException) -> None:
+    def _cancel(self, error: BaseException) -> None:
+        if not self._origin.is_here:
+            return  # a forked child, and the parent waits still
         self._left.set()
         try:
-            self._client.call(close_door(self._acquire))
+            self._client.call(cancel_acquire(self._acquire))
         except BlockyardError as failure:
-            error.add_note(door_open(failure))
+            error.add_note(cancel_failed(failure))
 
     def _keep(self) -> None:
         try:
-            while not self._left.is_set():
+            while self._origin.is_here and not self._left.is_set():
                 match self._next_step():
                     case Wait(seconds):
                         self._left.wait(min(seconds, LONGEST_SLEEP_S))
@@ -124,14 +151,15 @@ class Lease:
                     case Lost():
                         return
         finally:
-            # Whatever ends this thread, nobody renews any more.
-            self._keeper.give_up("is no longer renewed")
-            self._next_step()
+            # Whatever ends this thread, nobody renews any more; in a child that it forked, the parent does.
+            if self._origin.is_here:
+                self._keeper.give_up("is no longer renewed")
+                self._next_step()
 
     def _renew(self, timeout_s: float) -> None:
         sent_at = lease_now()
         try:
-            renewal = self._client.call(operations.renew(self.allocation, timeout_s=timeout_s))
+            renewal = self._client.call(renew_lease(self.allocation, timeout_s=timeout_s))
         except BlockyardError as failure:
             with self._lock:
                 self._keeper.failed(failure, now=lease_now())

@@ -8,6 +8,7 @@ A function here makes an operation and sends nothing, so that `batch` can send m
 from collections.abc import Iterable, Mapping
 from uuid import uuid4
 
+from blockyard._arguments import mapped, not_empty, several, some
 from blockyard._call import AGAIN, Method, Operation
 from blockyard._codec import (
     decode_grant,
@@ -38,7 +39,7 @@ def acquire(
     requirements: Mapping[str, int] | None = None,
     exclusive: bool = False,
     selector: Selector | Mapping[str, str] | None = None,
-    instance_names: Iterable[str] = (),
+    instance_names: Iterable[str] | None = None,
     demands: Iterable[Demand] | None = None,
     token: str | None = None,
     ttl: Seconds | None = None,
@@ -56,8 +57,8 @@ def acquire(
         instances: How many distinct instances.
         requirements: Instead of `blocks`: what is needed on each instance, such as `{"gpu": 2}`.
         exclusive: A wholly idle instance, all of it.
-        selector: Only instances whose labels match.
-        instance_names: Only these instances.
+        selector: Only instances whose labels match. None: any.
+        instance_names: Only these instances. None: any.
         demands: The long form, in place of the six arguments above: several shapes, granted together.
         token: Your name for this one intent, 1..64 printable ASCII characters. The same token with the same request
             gives the same grant, however often it is sent. None: a random one, which is the same for every retry.
@@ -72,33 +73,38 @@ def acquire(
         Unsatisfiable: It would not fit even if the whole fleet were idle.
         TokenMismatch: The token was used for another request.
         Ended: The token was cancelled, or what it was granted has ended since.
-        OutcomeUnknown: No answer came. Ask again with the same token, or close the door with `release_by_token`.
+        OutcomeUnknown: No answer came. Ask again with the same token, or cancel it with `release_by_token`. Never with
+            `validate_only`, which changes nothing: then it is `Unavailable` or `DeadlineExceeded`.
         CallFailed: Any other refusal, see `blockyard.errors`.
-        ValueError: `demands` together with one of the arguments that it replaces.
+        ValueError: `demands` together with one of the arguments that it replaces, an empty `instance_names`, or a
+            name of something else.
+        TypeError: One string where several are asked for.
     """
     short_form = Demand(
         instances=instances,
         blocks=blocks,
-        requirements=requirements or {},
+        requirements=mapped(requirements, "requirements"),
         exclusive=exclusive,
         selector=selector,
-        instance_names=tuple(instance_names),
+        instance_names=None if instance_names is None else several(instance_names, "instance_names"),
     )
     if demands is not None and short_form != Demand():
         raise ValueError("demands replaces blocks, instances, requirements, exclusive, selector and instance_names")
+    chosen = (short_form,) if demands is None else several(demands, "demands")
     token = str(uuid4()) if token is None else token
     request = pb.AcquireRequest(
         fleet=fleet_name(fleet),
         idempotency_token=token,
         holder=holder,
-        demands=[encode_demand(fleet, demand) for demand in ([short_form] if demands is None else demands)],
+        demands=[encode_demand(fleet, demand) for demand in chosen],
         placement_strategy=encode_strategy(strategy),
         ttl=encode_duration(ttl),
-        annotations=annotations or {},
+        annotations=mapped(annotations, "annotations"),
         validate_only=validate_only,
     )
     advice = f"acquire again with token {token!r}, or release_by_token({short(fleet)!r}, {token!r})"
-    return ACQUIRE.operation(request, decode_grant, timeout_s, if_unknown=advice, token=token)
+    if_unknown = None if validate_only else advice  # a release by a token that was only tried would cancel it
+    return ACQUIRE.operation(request, decode_grant, timeout_s, if_unknown=if_unknown, token=token)
 
 
 def release(
@@ -114,8 +120,8 @@ def release(
     Args:
         allocation: What to release, or its full name.
         placements: Only these blocks; what is left stays held. None: all.
-        holder: A guard: refused unless this is the holder.
-        fencing_token: A guard: refused unless this is the allocation's fencing token.
+        holder: A guard: refused unless this is the holder. None: no guard.
+        fencing_token: A guard: refused unless this is the allocation's fencing token. None: no guard.
         timeout_s: How long it may take in all, retries included. None: as the client says.
 
     Raises:
@@ -123,18 +129,16 @@ def release(
         GuardFailed: A guard does not hold, or `placements` names a block that was never granted.
         OutcomeUnknown: No answer came; it may be called again.
         CallFailed: Any other refusal.
-        ValueError: `placements` is empty, which would not mean "none".
+        ValueError: A guard or `placements` is given, but empty; or a name is of something else.
     """
     name = allocation if isinstance(allocation, str) else allocation.name
     fleet = fleet_of(name)
     request = pb.ReleaseRequest(
         name=name,
-        placements=[encode_placement(fleet, placement) for placement in placements or ()],
-        holder=holder or "",
-        fencing_token=fencing_token or 0,
+        placements=[encode_placement(fleet, placement) for placement in some(placements, "placements")],
+        holder=not_empty(holder, "holder"),
+        fencing_token=not_empty(fencing_token, "fencing_token"),
     )
-    if placements is not None and not request.placements:
-        raise ValueError("placements is empty; leave it out to release everything")
     return RELEASE.operation(request, decode_release, timeout_s, if_unknown=AGAIN)
 
 
@@ -153,17 +157,21 @@ def release_by_token(
     Args:
         fleet: Which fleet.
         token: The idempotency token of the acquire, known to the server or not.
-        holder: A guard: refused unless this is the holder.
-        fencing_token: A guard: refused unless this is the allocation's fencing token.
+        holder: A guard: refused unless this is the holder. None: no guard.
+        fencing_token: A guard: refused unless this is the allocation's fencing token. None: no guard.
         timeout_s: How long it may take in all, retries included. None: as the client says.
 
     Raises:
         GuardFailed: A guard does not hold.
         OutcomeUnknown: No answer came; it may be called again.
         CallFailed: Any other refusal.
+        ValueError: A guard is given, but empty; or a name is of something else.
     """
     request = pb.ReleaseRequest(
-        fleet=fleet_name(fleet), idempotency_token=token, holder=holder or "", fencing_token=fencing_token or 0
+        fleet=fleet_name(fleet),
+        idempotency_token=token,
+        holder=not_empty(holder, "holder"),
+        fencing_token=not_empty(fencing_token, "fencing_token"),
     )
     return RELEASE.operation(request, decode_release, timeout_s, if_unknown=AGAIN)
 
@@ -181,8 +189,8 @@ def renew(
     Args:
         allocation: Whose lease, or its full name.
         ttl: How long from now. None: the allocation's own.
-        holder: A guard: refused unless this is the holder.
-        fencing_token: A guard: refused unless this is the allocation's fencing token.
+        holder: A guard: refused unless this is the holder. None: no guard.
+        fencing_token: A guard: refused unless this is the allocation's fencing token. None: no guard.
         timeout_s: How long it may take in all, retries included. None: as the client says.
 
     Raises:
@@ -191,9 +199,13 @@ def renew(
         GuardFailed: A guard does not hold.
         OutcomeUnknown: No answer came; it may be called again.
         CallFailed: Any other refusal.
+        ValueError: A guard is given, but empty.
     """
     name = allocation if isinstance(allocation, str) else allocation.name
     request = pb.RenewRequest(
-        name=name, ttl=encode_duration(ttl), holder=holder or "", fencing_token=fencing_token or 0
+        name=name,
+        ttl=encode_duration(ttl),
+        holder=not_empty(holder, "holder"),
+        fencing_token=not_empty(fencing_token, "fencing_token"),
     )
     return RENEW.operation(request, decode_renewal, timeout_s, if_unknown=AGAIN)

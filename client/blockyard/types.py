@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
+from blockyard._arguments import mapped, several, some
 from blockyard.enums import (
     AllocationState,
     Check,
@@ -34,7 +35,10 @@ class Expression:
     operator: Operator
     """How its value is compared."""
     values: tuple[str, ...] = ()
-    """1..256 values for IN and NOT_IN, none for the others."""
+    """1..256 values for IN and NOT_IN, none for the others. One string is a TypeError."""
+
+    def __post_init__(self) -> None:
+        several(self.values, "values")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,10 @@ class Selector:
     """Each key must be there with this value. Up to 64."""
     match_expressions: tuple[Expression, ...] = ()
     """Further terms. Up to 32."""
+
+    def __post_init__(self) -> None:
+        mapped(self.match_labels, "match_labels")
+        several(self.match_expressions, "match_expressions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +72,11 @@ class Demand:
     """A wholly idle instance, all of it."""
     selector: Selector | Mapping[str, str] | None = field(default=None, hash=False)
     """Only instances whose labels match; a plain mapping stands for `match_labels`. None: any."""
-    instance_names: tuple[str, ...] = ()
-    """Only these instances. Empty: any."""
+    instance_names: tuple[str, ...] | None = None
+    """Only these instances. None: any. Empty is a ValueError, one string a TypeError."""
+
+    def __post_init__(self) -> None:
+        some(self.instance_names, "instance_names")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any, Self
 import grpc
 
 from blockyard._failures import failure_of_error
+from blockyard._fork import Origin
 from blockyard._retry import RetryPolicy
 from blockyard._watching import Follower, Subscription
 from blockyard.types import Event, WatchUpdate
@@ -20,7 +21,8 @@ _dice = random.SystemRandom()
 class Watch(Iterator[Event]):
     """What `Client.watch` returns: an iterator over the events, without an end of its own.
 
-    A context manager; leaving it, or `close`, ends the stream. For one thread, but for `close`.
+    A context manager; leaving it, or `close`, ends the stream. For one thread, but for `close`. It belongs to
+    the process that made it: in a forked child a step raises `WrongProcess`.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class Watch(Iterator[Event]):
         *,
         several: bool,
     ) -> None:
+        self._origin = Origin(self)
         self._follower = Follower(subscription, policy, several=several)
         self._open_stream = open_stream
         self._stream: Any = None
@@ -51,6 +54,7 @@ class Watch(Iterator[Event]):
 
     def __next__(self) -> Event:
         """Waits for the next event; StopIteration once the watch is closed. Raises as `Client.watch` says."""
+        self._origin.require("watch")
         while not self._waiting:
             update = self._receive()
             if update is None:
@@ -75,7 +79,9 @@ class Watch(Iterator[Event]):
             yield update
 
     def close(self) -> None:
-        """Ends the stream, and the waiting of who iterates. From any thread, also twice."""
+        """Ends the stream, and the waiting of who iterates. From any thread, also twice. In a forked child: nothing."""
+        if not self._origin.is_here:
+            return
         self._closed.set()
         stream = self._stream
         if stream is not None:
@@ -88,12 +94,15 @@ class Watch(Iterator[Event]):
         self.close()
 
     def _drop_stream(self) -> None:
+        if not self._origin.is_here:
+            return
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.cancel()
 
     def _receive(self) -> WatchUpdate | None:
         """The next answer, of the next stream if need be; None once the watch is closed."""
+        self._origin.require("watch")
         while not self._closed.is_set():
             try:
                 if self._stream is None:

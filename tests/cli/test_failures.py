@@ -7,15 +7,7 @@ from typer import BadParameter
 
 from blockyard._call import AGAIN, LOOK
 from blockyard.cli.entry import render_failure
-from blockyard.cli.failures import (
-    NEXT_STEPS,
-    CommandFailed,
-    ExitCode,
-    Recoded,
-    explain,
-    unanswered_acquire,
-    unanswered_dry_run,
-)
+from blockyard.cli.failures import NEXT_STEPS, CommandFailed, ExitCode, Recoded, explain, unanswered_acquire
 from blockyard.cli.option_values import MalformedValue
 from blockyard.cli.replay_log import MalformedLog
 from blockyard.errors import (
@@ -110,16 +102,6 @@ def test_an_acquire_without_an_answer_says_the_command_that_closes_the_door() ->
     assert (plain.message, plain.exit_code) == ("the outcome of Acquire is unknown (x).", ExitCode.NO_ANSWER)
     assert plain.next_step.startswith("`blockyard release --fleet gpu --token 'out 1'` gives up ")
     assert scoped.next_step.startswith("`blockyard release --fleet gpu --token 'out 1' --caller mine` gives up ")
-
-
-def test_a_dry_run_without_an_answer_is_not_told_to_release() -> None:
-    advice = "acquire again with token 'out 1', or release_by_token('gpu', 'out 1')"
-    unknown = OutcomeUnknown(f"the outcome of Acquire is unknown (x); {advice}", advice=advice, token="out 1")
-
-    told = explain(unanswered_dry_run(unknown))
-
-    assert (told.message, told.exit_code) == ("the outcome of Acquire is unknown (x).", ExitCode.NO_ANSWER)
-    assert told.next_step == "Nothing was changed, since it was a dry run; give the same command again."
 
 
 def test_malformed_fields_are_named() -> None:

@@ -56,7 +56,7 @@ def encode_call(fleet: str, holder: str, asked: Asked) -> Call[Any]:
                     instances=shape.instances,
                     blocks=shape.blocks,
                     exclusive=shape.exclusive,
-                    instance_names=() if shape.on is None else (instance_id(shape.on),),
+                    instance_names=None if shape.on is None else (instance_id(shape.on),),
                 )
                 for shape in asked.shapes
             ]

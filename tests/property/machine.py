@@ -282,7 +282,7 @@ class ModelCheck(RuleBasedStateMachine):
         name, guard = self._instance(r)
         self.check("UncordonInstance", admin_pb.UncordonInstanceRequest(name=name, etag=guard))
 
-    def _instance(self, r: Random) -> tuple[str, str]:
+    def _instance(self, r: Random) -> tuple[str, str | None]:
         """Its name, and a guard for a change of it."""
         name = self._some_instance(r, self._some_fleet(r))
         fleet = self._fleet(name)
@@ -322,9 +322,9 @@ class ModelCheck(RuleBasedStateMachine):
         request = pb.ListAllocationsRequest(
             parent=name,
             page_size=r.choice([0, 1, 2, 5]),
-            holder=r.choice(["", *requests.HOLDERS]),
-            state=r.choice([0, 0, 1, 2, 3]),  # type: ignore[arg-type]  # an enum's number
-            instance=r.choice(["", self._some_instance(r, name)]),
+            holder=r.choice([None, *requests.HOLDERS]),
+            state=r.choice([None, None, 1, 2, 3]),  # type: ignore[arg-type]  # an enum's number
+            instance=r.choice([None, self._some_instance(r, name)]),
         )
         self.check("ListAllocations", request)
 
@@ -337,9 +337,9 @@ class ModelCheck(RuleBasedStateMachine):
             parent=name,
             page_size=r.choice([0, 7]),
             from_revision=r.choice([0, 1, max(revision - 8, 0), revision, revision + 1]),
-            kinds=r.sample(list(range(13)), k=r.choice([0, 0, 1, 3])),  # type: ignore[arg-type]  # enums' numbers
-            holder=r.choice(["", "", *requests.HOLDERS]),
-            instance=r.choice(["", self._some_instance(r, name)]),
+            kinds=r.sample(list(range(1, 14)), k=r.choice([0, 0, 1, 3])),  # type: ignore[arg-type]  # enums' numbers
+            holder=r.choice([None, None, *requests.HOLDERS]),
+            instance=r.choice([None, self._some_instance(r, name)]),
         )
         self.check("ListEvents", request)
 

@@ -42,6 +42,7 @@ MALFORMED: Final[list[tuple[str, Message, list[str]]]] = [
     ("Release", pb.ReleaseRequest(name=_HELD, fleet="fleets/cpu"), ["fleet"]),
     ("Release", pb.ReleaseRequest(name=f"{_FLEET}/allocations/01"), ["name"]),
     ("Release", pb.ReleaseRequest(name=_HELD, fencing_token=-1), ["fencing_token"]),
+    ("Release", pb.ReleaseRequest(name=_HELD, holder="", fencing_token=0), ["fencing_token", "holder"]),
     (
         "Release",
         pb.ReleaseRequest(name=_HELD, placements=[resources_pb2.Placement(instance=_NODE)]),
@@ -80,6 +81,7 @@ MALFORMED: Final[list[tuple[str, Message, list[str]]]] = [
     ("ListFleets", admin_pb.ListFleetsRequest(page_token="?"), ["page_token"]),
     ("CreateInstance", admin_pb.CreateInstanceRequest(parent=_FLEET, instance_id="n1"), ["instance.total_blocks"]),
     ("DeleteInstance", admin_pb.DeleteInstanceRequest(name=_NODE, etag="é"), ["etag"]),
+    ("DeleteInstance", admin_pb.DeleteInstanceRequest(name=_NODE, etag=""), ["etag"]),
     ("ListEvents", ledger_pb2.ListEventsRequest(parent=_FLEET, from_revision=-1), ["from_revision"]),
     ("Verify", ledger_pb2.VerifyRequest(fleet="fleets/"), ["fleet"]),
 ]

@@ -85,15 +85,16 @@ def instance_fields(r: Random, **fields: Any) -> resources_pb2.Instance:
     return resources_pb2.Instance(**fields)
 
 
-def mask(r: Random, names: list[str]) -> FieldMask:
+def mask(r: Random, names: list[str]) -> FieldMask | None:
     """No mask, all of it, or some fields."""
     some = [name for name in names if r.randrange(2)]
-    return FieldMask(paths=r.choice([[], [], some, ["*"]]))
+    paths = r.choice([[], [], some, ["*"]])
+    return FieldMask(paths=paths) if paths else None
 
 
-def etag(r: Random, changed: int) -> str:
+def etag(r: Random, changed: int) -> str | None:
     """No guard, the right one, or one of an earlier time."""
-    return r.choice(["", "", "", f"r{changed}", f"r{max(changed - 1, 1)}"])
+    return r.choice([None, None, None, f"r{changed}", f"r{max(changed - 1, 1)}"])
 
 
 def demand(r: Random, fleet: str) -> pb.Demand:

@@ -44,7 +44,8 @@ def cases_of(request: Message) -> Iterator[Case]:
 def _cases_in(root: Message, message: Message, steps: tuple[Step, ...]) -> Iterator[Case]:
     fields: Sequence[Any] = message.DESCRIPTOR.fields  # the types of the two implementations differ
     for field in fields:
-        if field.containing_oneof and not message.HasField(field.name):
+        oneof = field.containing_oneof
+        if oneof and message.WhichOneof(oneof.name) not in (None, field.name):
             continue  # the other one is the request's
         value = getattr(message, field.name)
         path = ".".join([name for name, _ in steps] + [field.name])
@@ -94,6 +95,8 @@ def _ways(field: FieldDescriptor, value: Any) -> Iterator[tuple[str, Spoil]]:
     elif field.message_type is not None:
         yield "empty", lambda message: _replace_message(message, name)
     else:
+        if field.containing_oneof and field.containing_oneof.name == f"_{name}":  # it is `optional`
+            yield "absent", lambda message: message.ClearField(name)
         for kind, bad in _values(field, value):
             yield kind, partial(_set, name=name, value=bad)
 

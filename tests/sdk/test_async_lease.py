@@ -205,3 +205,32 @@ async def test_a_lease_that_was_left_is_not_held_and_not_entered_again(client: A
         lease.check()
     with pytest.raises(RuntimeError, match="once"):
         await lease.__aenter__()
+
+
+async def test_renewals_and_the_release_carry_the_guards_of_the_holder(fake: FakeServer, client: AsyncClient) -> None:
+    fake.ttl_s = 1.5
+    async with client.lease("gpu", blocks=2, holder="train", ttl=1.5) as lease:
+        await arrived(fake, "Renew")
+    guards = {(each.holder, each.fencing_token) for each in (*fake.requests("Renew"), *fake.requests("Release"))}
+    assert guards == {("train", lease.allocation.fencing_token)}
+
+
+async def test_an_acquire_without_an_answer_is_cancelled_for_its_holder_alone(
+    fake: FakeServer, client: AsyncClient
+) -> None:
+    fake.disturb("Acquire", *[Silent()] * 20)
+    with pytest.raises(OutcomeUnknown):
+        await acquire_and_wait(client, timeout_s=0.6)
+    assert [each.holder for each in fake.requests("Release")] == ["train"]
+
+
+@pytest.mark.parametrize("reason", [Reason.NOT_HOLDER, Reason.STALE_FENCING_TOKEN])
+async def test_a_lease_whose_name_is_somebody_elses_by_now_is_lost_at_once(
+    fake: FakeServer, client: AsyncClient, reason: Reason
+) -> None:
+    fake.ttl_s = 60
+    fake.disturb("Renew", Refused(reason))
+    async with client.lease("gpu", blocks=2, holder="train", ttl=60) as lease:
+        await lease._renew(10)  # what its task does at a third of the lease
+        with pytest.raises(LeaseLost, match=f"has ended: refused: {reason}"):
+            lease.check()

@@ -235,3 +235,30 @@ def test_a_lease_is_entered_once(client: Client) -> None:
         pass
     with pytest.raises(RuntimeError, match="once"), lease:
         pass
+
+
+def test_renewals_and_the_release_carry_the_guards_of_the_holder(fake: FakeServer, client: Client) -> None:
+    fake.ttl_s = 1.5
+    with client.lease("gpu", blocks=2, holder="train", ttl=1.5) as lease:
+        fake.wait_for("Renew")
+    guards = {(each.holder, each.fencing_token) for each in (*fake.requests("Renew"), *fake.requests("Release"))}
+    assert guards == {("train", lease.allocation.fencing_token)}
+
+
+def test_an_acquire_without_an_answer_is_cancelled_for_its_holder_alone(fake: FakeServer, client: Client) -> None:
+    fake.disturb("Acquire", *[Silent()] * 20)
+    with pytest.raises(OutcomeUnknown), client.lease("gpu", blocks=2, holder="train", timeout_s=0.6):
+        pass
+    assert [each.holder for each in fake.requests("Release")] == ["train"]
+
+
+@pytest.mark.parametrize("reason", [Reason.NOT_HOLDER, Reason.STALE_FENCING_TOKEN])
+def test_a_lease_whose_name_is_somebody_elses_by_now_is_lost_at_once(
+    fake: FakeServer, client: Client, reason: Reason
+) -> None:
+    fake.ttl_s = 60
+    fake.disturb("Renew", Refused(reason))
+    with client.lease("gpu", blocks=2, holder="train", ttl=60) as lease:
+        lease._renew(10)  # what its thread does at a third of the lease
+        with pytest.raises(LeaseLost, match=f"has ended: refused: {reason}"):
+            lease.check()

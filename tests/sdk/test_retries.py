@@ -72,6 +72,17 @@ def test_a_read_that_is_never_answered_is_no_mystery(fake: FakeServer, carry_out
     assert len(fake.requests("GetAllocation")) == 1
 
 
+def test_a_dry_run_without_an_answer_advises_nothing_that_would_cancel_its_token(
+    fake: FakeServer, carry_out: Carrier
+) -> None:
+    fake.disturb("Acquire", *[Silent()] * 20)
+    dry_run = operations.acquire("gpu", blocks=2, holder="train", token="t-1", validate_only=True, timeout_s=0.6)
+    with pytest.raises(DeadlineExceeded) as e:
+        carry_out(dry_run)
+    assert "release" not in str(e.value)
+    assert "t-1" not in str(e.value)
+
+
 def test_a_server_that_stays_unavailable_is_given_up_in_the_total_time(fake: FakeServer, carry_out: Carrier) -> None:
     fake.disturb("GetAllocation", *[Refused(Reason.OVERLOADED)] * 1000)
     # On a busy machine the last attempt may have too little time left to be refused in.

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from blockyard.cli.connection import connect
-from blockyard.cli.failures import unanswered_acquire, unanswered_dry_run
+from blockyard.cli.failures import unanswered_acquire
 from blockyard.cli.option_values import read_amounts, read_pairs
 from blockyard.cli.options import (
     Address,
@@ -86,8 +86,6 @@ def acquire(
                 validate_only=dry_run,
             )
         except OutcomeUnknown as unknown:
-            if dry_run:
-                raise unanswered_dry_run(unknown) from unknown
             raise unanswered_acquire(unknown, fleet, caller) from unknown
     if output is OutputFormat.JSON:
         print_document(grant)
@@ -121,7 +119,7 @@ def read_demand(
         requirements=requirements,
         exclusive=exclusive,
         selector=selector,
-        instance_names=tuple(on),
+        instance_names=tuple(on) or None,
     )
 
 

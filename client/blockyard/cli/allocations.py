@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from blockyard.cli.connection import connect
-from blockyard.cli.options import Address, FleetArgument, Output
+from blockyard.cli.options import Address, FleetArgument, Output, not_empty
 from blockyard.cli.output import (
     OutputFormat,
     print_document,
@@ -24,12 +24,14 @@ from blockyard.types import Allocation
 
 def list_allocations(
     fleet: FleetArgument,
-    holder: Annotated[str | None, typer.Option("--holder", help="Only this holder's.")] = None,
+    holder: Annotated[str | None, typer.Option("--holder", help="Only this holder's.", callback=not_empty)] = None,
     state: Annotated[
         AllocationState | None,
         typer.Option("--state", case_sensitive=False, help="Only those in this state.", show_default="any"),
     ] = None,
-    instance: Annotated[str | None, typer.Option("--instance", help="Only those on this instance.")] = None,
+    instance: Annotated[
+        str | None, typer.Option("--instance", help="Only those on this instance.", callback=not_empty)
+    ] = None,
     address: Address = None,
     output: Output = OutputFormat.TEXT,
 ) -> None:

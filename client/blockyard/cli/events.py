@@ -29,7 +29,7 @@ def list_events(
     """Lists a fleet's changes in their order, one for each revision; also those of a deleted fleet."""
     with connect(address) as client:
         journal = client.list_events(
-            fleet, from_revision=from_revision or 0, kinds=kind or (), holder=holder, instance=instance
+            fleet, from_revision=from_revision or 0, kinds=kind, holder=holder, instance=instance
         )
         events = list(islice(journal, limit))
         if from_revision is None:

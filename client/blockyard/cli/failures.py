@@ -233,7 +233,7 @@ def _next_step(error: CallFailed) -> str:
 
 
 def unanswered_acquire(error: OutcomeUnknown, fleet: str, caller: str | None) -> CommandFailed:
-    """The failure of a command whose acquire got no answer: with the command that closes the door behind it."""
+    """The failure of a command whose acquire got no answer: with the command that cancels it."""
     scope = ["--caller", caller] if caller else []
     token = error.token or ""
     release = shlex.join(["blockyard", "release", "--fleet", fleet, "--token", token, *scope])
@@ -242,12 +242,6 @@ def unanswered_acquire(error: OutcomeUnknown, fleet: str, caller: str | None) ->
         next_step=f"`{release}` gives up what it may have got; an acquire with the same --token asks for it again.",
         exit_code=ExitCode.NO_ANSWER,
     )
-
-
-def unanswered_dry_run(error: OutcomeUnknown) -> CommandFailed:
-    """The failure of a dry run that got no answer: there is no door to close, and a release would cancel the token."""
-    next_step = "Nothing was changed, since it was a dry run; give the same command again."
-    return CommandFailed(_without_advice(error), next_step=next_step, exit_code=ExitCode.NO_ANSWER)
 
 
 def _explain_unknown(error: OutcomeUnknown) -> tuple[str, str]:

@@ -30,6 +30,13 @@ def parse_timeout(text: str) -> timedelta:
     return timeout
 
 
+def not_empty(text: str | None) -> str | None:
+    """The callback of every option that is a name, a guard or a filter: one that is empty must not come to mean any."""
+    if text == "":
+        raise typer.BadParameter("it is empty, which does not mean any; leave the option out for that.")
+    return text
+
+
 def own_holder() -> str:
     """Who asks, if no holder is named: the user and the machine."""
     try:
@@ -68,6 +75,7 @@ Caller: TypeAlias = Annotated[
         metavar="ID",
         help="The namespace of idempotency tokens.",
         show_default="default",
+        callback=not_empty,
     ),
 ]
 FleetArgument: TypeAlias = Annotated[str, typer.Argument(metavar="FLEET", help="The fleet's id, such as gpu.")]
@@ -77,7 +85,8 @@ Labels: TypeAlias = Annotated[
     list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="A label; repeat it for more.")
 ]
 Etag: TypeAlias = Annotated[
-    str | None, typer.Option("--etag", help="Refuse unless this is the current etag: nobody was faster.")
+    str | None,
+    typer.Option("--etag", help="Refuse unless this is the current etag: nobody was faster.", callback=not_empty),
 ]
 Strategy: TypeAlias = Annotated[
     PlacementStrategy | None,
@@ -106,7 +115,7 @@ Holder: TypeAlias = Annotated[
     typer.Option("--holder", envvar="BLOCKYARD_HOLDER", help="Who will have the blocks.", show_default="user@machine"),
 ]
 GuardHolder: TypeAlias = Annotated[
-    str | None, typer.Option("--holder", help="A guard: refuse unless this is the holder.")
+    str | None, typer.Option("--holder", help="A guard: refuse unless this is the holder.", callback=not_empty)
 ]
 GuardFence: TypeAlias = Annotated[
     int | None,
@@ -149,8 +158,12 @@ OfKind: TypeAlias = Annotated[
         help="Only this kind, such as granted; repeat it for more. The kinds are those of the column EVENT.",
     ),
 ]
-OfHolder: TypeAlias = Annotated[str | None, typer.Option("--holder", help="Only events of this holder's allocations.")]
-OfInstance: TypeAlias = Annotated[str | None, typer.Option("--instance", help="Only events of this instance.")]
+OfHolder: TypeAlias = Annotated[
+    str | None, typer.Option("--holder", help="Only events of this holder's allocations.", callback=not_empty)
+]
+OfInstance: TypeAlias = Annotated[
+    str | None, typer.Option("--instance", help="Only events of this instance.", callback=not_empty)
+]
 Blocks: TypeAlias = Annotated[
     int | None,
     typer.Option(

@@ -7,7 +7,7 @@ import typer
 from blockyard.cli.connection import connect
 from blockyard.cli.failures import CommandFailed, ExitCode
 from blockyard.cli.option_values import read_placements
-from blockyard.cli.options import Address, Caller, GuardFence, GuardHolder, Output, Ttl
+from blockyard.cli.options import Address, Caller, GuardFence, GuardHolder, Output, Ttl, not_empty
 from blockyard.cli.output import OutputFormat, print_document, print_line, write_duration, write_placements, write_time
 from blockyard.enums import AllocationState, ReleaseOutcome
 from blockyard.types import Placement, ReleaseResult, Renewal
@@ -23,10 +23,16 @@ def release(
         str | None,
         typer.Argument(metavar="ALLOCATION", help="Its name, such as fleets/gpu/allocations/17 or gpu/17."),
     ] = None,
-    fleet: Annotated[str | None, typer.Option("--fleet", metavar="FLEET", help="With --token: the fleet.")] = None,
+    fleet: Annotated[
+        str | None, typer.Option("--fleet", metavar="FLEET", help="With --token: the fleet.", callback=not_empty)
+    ] = None,
     token: Annotated[
         str | None,
-        typer.Option("--token", help="Instead of a name: the token of the acquire, whether it was answered or not."),
+        typer.Option(
+            "--token",
+            help="Instead of a name: the token of the acquire, whether it was answered or not.",
+            callback=not_empty,
+        ),
     ] = None,
     block: Annotated[
         list[str] | None,

@@ -64,7 +64,7 @@ def watch_events(
         client.watch(
             fleet,
             from_revision=from_revision or 0,
-            kinds=kind or (),
+            kinds=kind,
             holder=holder,
             instance=instance,
             progress_interval=PROGRESS_S,

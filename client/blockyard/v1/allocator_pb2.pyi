@@ -373,9 +373,11 @@ class ReleaseRequest(_message.Message):
     fleet: _builtins.str
     """`fleets/{fleet}`. Required with `idempotency_token`; with `name`, empty or the same fleet."""
     holder: _builtins.str
-    """A guard: refused with NOT_HOLDER unless this is the holder. Empty: no guard."""
+    """A guard: refused with NOT_HOLDER unless this is the holder. Absent: no guard. Set, but empty: INVALID_REQUEST."""
     fencing_token: _builtins.int
-    """A guard: refused with STALE_FENCING_TOKEN unless this is the allocation's fencing token. 0: no guard."""
+    """A guard: refused with STALE_FENCING_TOKEN unless this is the allocation's fencing token. Absent: no guard. Set, but 0:
+    INVALID_REQUEST.
+    """
     @_builtins.property
     def placements(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.Placement]:
         """Only these blocks; what is left stays held. Empty: all. At most 1000 instances, each named once. Not possible with
@@ -389,15 +391,24 @@ class ReleaseRequest(_message.Message):
         idempotency_token: _builtins.str = ...,
         fleet: _builtins.str = ...,
         placements: _abc.Iterable[_resources_pb2.Placement] | None = ...,
-        holder: _builtins.str = ...,
-        fencing_token: _builtins.int = ...,
+        holder: _builtins.str | None = ...,
+        fencing_token: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["idempotency_token", b"idempotency_token", "name", b"name", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fencing_token", b"_fencing_token", "_holder", b"_holder", "fencing_token", b"fencing_token", "holder", b"holder", "idempotency_token", b"idempotency_token", "name", b"name", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fencing_token", b"fencing_token", "fleet", b"fleet", "holder", b"holder", "idempotency_token", b"idempotency_token", "name", b"name", "placements", b"placements", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fencing_token", b"_fencing_token", "_holder", b"_holder", "fencing_token", b"fencing_token", "fleet", b"fleet", "holder", b"holder", "idempotency_token", b"idempotency_token", "name", b"name", "placements", b"placements", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fencing_token: _TypeAlias = _typing.Literal["fencing_token"]  # noqa: Y015
+    _WhichOneofArgType__fencing_token: _TypeAlias = _typing.Literal["_fencing_token", b"_fencing_token"]  # noqa: Y015
+    _WhichOneofReturnType__holder: _TypeAlias = _typing.Literal["holder"]  # noqa: Y015
+    _WhichOneofArgType__holder: _TypeAlias = _typing.Literal["_holder", b"_holder"]  # noqa: Y015
     _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["name", "idempotency_token"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fencing_token) -> _WhichOneofReturnType__fencing_token | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__holder) -> _WhichOneofReturnType__holder | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
 
 Global___ReleaseRequest: _TypeAlias = ReleaseRequest  # noqa: Y015
@@ -484,9 +495,11 @@ class RenewRequest(_message.Message):
     name: _builtins.str
     """Required. `fleets/{fleet}/allocations/{allocation}`."""
     holder: _builtins.str
-    """A guard: refused with NOT_HOLDER unless this is the holder. Empty: no guard."""
+    """A guard: refused with NOT_HOLDER unless this is the holder. Absent: no guard. Set, but empty: INVALID_REQUEST."""
     fencing_token: _builtins.int
-    """A guard: refused with STALE_FENCING_TOKEN unless this is the allocation's fencing token. 0: no guard."""
+    """A guard: refused with STALE_FENCING_TOKEN unless this is the allocation's fencing token. Absent: no guard. Set, but 0:
+    INVALID_REQUEST.
+    """
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
         """From now on, 100 ms to 366 days; at most the fleet's `max_ttl` is granted. Absent: the allocation's own `ttl`."""
@@ -496,14 +509,21 @@ class RenewRequest(_message.Message):
         *,
         name: _builtins.str = ...,
         ttl: _duration_pb2.Duration | None = ...,
-        holder: _builtins.str = ...,
-        fencing_token: _builtins.int = ...,
+        holder: _builtins.str | None = ...,
+        fencing_token: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fencing_token", b"_fencing_token", "_holder", b"_holder", "fencing_token", b"fencing_token", "holder", b"holder", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fencing_token", b"fencing_token", "holder", b"holder", "name", b"name", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fencing_token", b"_fencing_token", "_holder", b"_holder", "fencing_token", b"fencing_token", "holder", b"holder", "name", b"name", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__fencing_token: _TypeAlias = _typing.Literal["fencing_token"]  # noqa: Y015
+    _WhichOneofArgType__fencing_token: _TypeAlias = _typing.Literal["_fencing_token", b"_fencing_token"]  # noqa: Y015
+    _WhichOneofReturnType__holder: _TypeAlias = _typing.Literal["holder"]  # noqa: Y015
+    _WhichOneofArgType__holder: _TypeAlias = _typing.Literal["_holder", b"_holder"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fencing_token) -> _WhichOneofReturnType__fencing_token | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__holder) -> _WhichOneofReturnType__holder | None: ...
 
 Global___RenewRequest: _TypeAlias = RenewRequest  # noqa: Y015
 
@@ -743,26 +763,39 @@ class ListAllocationsRequest(_message.Message):
     page_token: _builtins.str
     """The `next_page_token` of the page before, with the same filters."""
     holder: _builtins.str
-    """Only this holder's. Empty: any."""
+    """Only this holder's. Absent: any. Set, but empty: INVALID_REQUEST."""
     state: _resources_pb2.Allocation.State.ValueType
-    """Only those in this state. UNSPECIFIED: any."""
+    """Only those in this state. Absent: any. Set, but UNSPECIFIED: INVALID_REQUEST."""
     instance: _builtins.str
-    """Only those that have, or at their end had, blocks on this instance: `fleets/{fleet}/instances/{instance}`. Empty: any."""
+    """Only those that have, or at their end had, blocks on this instance: `fleets/{fleet}/instances/{instance}`. Absent: any.
+    Set, but empty: INVALID_REQUEST.
+    """
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
-        holder: _builtins.str = ...,
-        state: _resources_pb2.Allocation.State.ValueType = ...,
-        instance: _builtins.str = ...,
+        holder: _builtins.str | None = ...,
+        state: _resources_pb2.Allocation.State.ValueType | None = ...,
+        instance: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_holder", b"_holder", "_instance", b"_instance", "_state", b"_state", "holder", b"holder", "instance", b"instance", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["holder", b"holder", "instance", b"instance", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_holder", b"_holder", "_instance", b"_instance", "_state", b"_state", "holder", b"holder", "instance", b"instance", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__holder: _TypeAlias = _typing.Literal["holder"]  # noqa: Y015
+    _WhichOneofArgType__holder: _TypeAlias = _typing.Literal["_holder", b"_holder"]  # noqa: Y015
+    _WhichOneofReturnType__instance: _TypeAlias = _typing.Literal["instance"]  # noqa: Y015
+    _WhichOneofArgType__instance: _TypeAlias = _typing.Literal["_instance", b"_instance"]  # noqa: Y015
+    _WhichOneofReturnType__state: _TypeAlias = _typing.Literal["state"]  # noqa: Y015
+    _WhichOneofArgType__state: _TypeAlias = _typing.Literal["_state", b"_state"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__holder) -> _WhichOneofReturnType__holder | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance) -> _WhichOneofReturnType__instance | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__state) -> _WhichOneofReturnType__state | None: ...
 
 Global___ListAllocationsRequest: _TypeAlias = ListAllocationsRequest  # noqa: Y015
 
@@ -947,12 +980,14 @@ class WatchRequest(_message.Message):
     from_revision: _builtins.int
     """The first revision of interest, 0..; it may be one that is not reached yet. 0: the one after the fleet's present one."""
     holder: _builtins.str
-    """Only events of this holder's allocations. Empty: any."""
+    """Only events of this holder's allocations. Absent: any. Set, but empty: INVALID_REQUEST."""
     instance: _builtins.str
-    """Only events that have this instance in `instance` or `placements`: `fleets/{fleet}/instances/{instance}`. Empty: any."""
+    """Only events that have this instance in `instance` or `placements`: `fleets/{fleet}/instances/{instance}`. Absent: any.
+    Set, but empty: INVALID_REQUEST.
+    """
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[_ledger_pb2.Event.Kind.ValueType]:
-        """Only these kinds, at most 32. Empty: all."""
+        """Only these kinds, at most 32, none of them UNSPECIFIED. Without any: all."""
 
     @_builtins.property
     def progress_interval(self) -> _duration_pb2.Duration:
@@ -964,15 +999,22 @@ class WatchRequest(_message.Message):
         fleet: _builtins.str = ...,
         from_revision: _builtins.int = ...,
         kinds: _abc.Iterable[_ledger_pb2.Event.Kind.ValueType] | None = ...,
-        holder: _builtins.str = ...,
-        instance: _builtins.str = ...,
+        holder: _builtins.str | None = ...,
+        instance: _builtins.str | None = ...,
         progress_interval: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["progress_interval", b"progress_interval"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_holder", b"_holder", "_instance", b"_instance", "holder", b"holder", "instance", b"instance", "progress_interval", b"progress_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fleet", b"fleet", "from_revision", b"from_revision", "holder", b"holder", "instance", b"instance", "kinds", b"kinds", "progress_interval", b"progress_interval"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_holder", b"_holder", "_instance", b"_instance", "fleet", b"fleet", "from_revision", b"from_revision", "holder", b"holder", "instance", b"instance", "kinds", b"kinds", "progress_interval", b"progress_interval"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__holder: _TypeAlias = _typing.Literal["holder"]  # noqa: Y015
+    _WhichOneofArgType__holder: _TypeAlias = _typing.Literal["_holder", b"_holder"]  # noqa: Y015
+    _WhichOneofReturnType__instance: _TypeAlias = _typing.Literal["instance"]  # noqa: Y015
+    _WhichOneofArgType__instance: _TypeAlias = _typing.Literal["_instance", b"_instance"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__holder) -> _WhichOneofReturnType__holder | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance) -> _WhichOneofReturnType__instance | None: ...
 
 Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
 

@@ -27,7 +27,7 @@ from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x62lockyard/v1/fleet_admin.proto\x12\x0c\x62lockyard.v1\x1a\x1c\x62lockyard/v1/resources.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\"J\n\x12\x43reateFleetRequest\x12\x10\n\x08\x66leet_id\x18\x01 \x01(\t\x12\"\n\x05\x66leet\x18\x02 \x01(\x0b\x32\x13.blockyard.v1.Fleet\"\x1f\n\x0fGetFleetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x11ListFleetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x12ListFleetsResponse\x12#\n\x06\x66leets\x18\x01 \x03(\x0b\x32\x13.blockyard.v1.Fleet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"i\n\x12UpdateFleetRequest\x12\"\n\x05\x66leet\x18\x01 \x01(\x0b\x32\x13.blockyard.v1.Fleet\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"?\n\x12\x44\x65leteFleetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"f\n\x15\x43reateInstanceRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12(\n\x08instance\x18\x03 \x01(\x0b\x32\x16.blockyard.v1.Instance\"\"\n\x12GetInstanceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"M\n\x14ListInstancesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"[\n\x15ListInstancesResponse\x12)\n\tinstances\x18\x01 \x03(\x0b\x32\x16.blockyard.v1.Instance\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"r\n\x15UpdateInstanceRequest\x12(\n\x08instance\x18\x01 \x01(\x0b\x32\x16.blockyard.v1.Instance\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"3\n\x15\x44\x65leteInstanceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"3\n\x15\x43ordonInstanceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"5\n\x17UncordonInstanceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t2\xa4\x07\n\nFleetAdmin\x12\x44\n\x0b\x43reateFleet\x12 .blockyard.v1.CreateFleetRequest\x1a\x13.blockyard.v1.Fleet\x12>\n\x08GetFleet\x12\x1d.blockyard.v1.GetFleetRequest\x1a\x13.blockyard.v1.Fleet\x12O\n\nListFleets\x12\x1f.blockyard.v1.ListFleetsRequest\x1a .blockyard.v1.ListFleetsResponse\x12\x44\n\x0bUpdateFleet\x12 .blockyard.v1.UpdateFleetRequest\x1a\x13.blockyard.v1.Fleet\x12G\n\x0b\x44\x65leteFleet\x12 .blockyard.v1.DeleteFleetRequest\x1a\x16.google.protobuf.Empty\x12M\n\x0e\x43reateInstance\x12#.blockyard.v1.CreateInstanceRequest\x1a\x16.blockyard.v1.Instance\x12G\n\x0bGetInstance\x12 .blockyard.v1.GetInstanceRequest\x1a\x16.blockyard.v1.Instance\x12X\n\rListInstances\x12\".blockyard.v1.ListInstancesRequest\x1a#.blockyard.v1.ListInstancesResponse\x12M\n\x0eUpdateInstance\x12#.blockyard.v1.UpdateInstanceRequest\x1a\x16.blockyard.v1.Instance\x12M\n\x0e\x44\x65leteInstance\x12#.blockyard.v1.DeleteInstanceRequest\x1a\x16.google.protobuf.Empty\x12M\n\x0e\x43ordonInstance\x12#.blockyard.v1.CordonInstanceRequest\x1a\x16.blockyard.v1.Instance\x12Q\n\x10UncordonInstance\x12%.blockyard.v1.UncordonInstanceRequest\x1a\x16.blockyard.v1.Instanceb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x62lockyard/v1/fleet_admin.proto\x12\x0c\x62lockyard.v1\x1a\x1c\x62lockyard/v1/resources.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\"J\n\x12\x43reateFleetRequest\x12\x10\n\x08\x66leet_id\x18\x01 \x01(\t\x12\"\n\x05\x66leet\x18\x02 \x01(\x0b\x32\x13.blockyard.v1.Fleet\"\x1f\n\x0fGetFleetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x11ListFleetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x12ListFleetsResponse\x12#\n\x06\x66leets\x18\x01 \x03(\x0b\x32\x13.blockyard.v1.Fleet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"i\n\x12UpdateFleetRequest\x12\"\n\x05\x66leet\x18\x01 \x01(\x0b\x32\x13.blockyard.v1.Fleet\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"M\n\x12\x44\x65leteFleetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\x04\x65tag\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\x42\x07\n\x05_etag\"f\n\x15\x43reateInstanceRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12(\n\x08instance\x18\x03 \x01(\x0b\x32\x16.blockyard.v1.Instance\"\"\n\x12GetInstanceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"M\n\x14ListInstancesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"[\n\x15ListInstancesResponse\x12)\n\tinstances\x18\x01 \x03(\x0b\x32\x16.blockyard.v1.Instance\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"r\n\x15UpdateInstanceRequest\x12(\n\x08instance\x18\x01 \x01(\x0b\x32\x16.blockyard.v1.Instance\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"A\n\x15\x44\x65leteInstanceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\x04\x65tag\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_etag\"A\n\x15\x43ordonInstanceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\x04\x65tag\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_etag\"C\n\x17UncordonInstanceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\x04\x65tag\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_etag2\xa4\x07\n\nFleetAdmin\x12\x44\n\x0b\x43reateFleet\x12 .blockyard.v1.CreateFleetRequest\x1a\x13.blockyard.v1.Fleet\x12>\n\x08GetFleet\x12\x1d.blockyard.v1.GetFleetRequest\x1a\x13.blockyard.v1.Fleet\x12O\n\nListFleets\x12\x1f.blockyard.v1.ListFleetsRequest\x1a .blockyard.v1.ListFleetsResponse\x12\x44\n\x0bUpdateFleet\x12 .blockyard.v1.UpdateFleetRequest\x1a\x13.blockyard.v1.Fleet\x12G\n\x0b\x44\x65leteFleet\x12 .blockyard.v1.DeleteFleetRequest\x1a\x16.google.protobuf.Empty\x12M\n\x0e\x43reateInstance\x12#.blockyard.v1.CreateInstanceRequest\x1a\x16.blockyard.v1.Instance\x12G\n\x0bGetInstance\x12 .blockyard.v1.GetInstanceRequest\x1a\x16.blockyard.v1.Instance\x12X\n\rListInstances\x12\".blockyard.v1.ListInstancesRequest\x1a#.blockyard.v1.ListInstancesResponse\x12M\n\x0eUpdateInstance\x12#.blockyard.v1.UpdateInstanceRequest\x1a\x16.blockyard.v1.Instance\x12M\n\x0e\x44\x65leteInstance\x12#.blockyard.v1.DeleteInstanceRequest\x1a\x16.google.protobuf.Empty\x12M\n\x0e\x43ordonInstance\x12#.blockyard.v1.CordonInstanceRequest\x1a\x16.blockyard.v1.Instance\x12Q\n\x10UncordonInstance\x12%.blockyard.v1.UncordonInstanceRequest\x1a\x16.blockyard.v1.Instanceb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,23 +45,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATEFLEETREQUEST']._serialized_start=394
   _globals['_UPDATEFLEETREQUEST']._serialized_end=499
   _globals['_DELETEFLEETREQUEST']._serialized_start=501
-  _globals['_DELETEFLEETREQUEST']._serialized_end=564
-  _globals['_CREATEINSTANCEREQUEST']._serialized_start=566
-  _globals['_CREATEINSTANCEREQUEST']._serialized_end=668
-  _globals['_GETINSTANCEREQUEST']._serialized_start=670
-  _globals['_GETINSTANCEREQUEST']._serialized_end=704
-  _globals['_LISTINSTANCESREQUEST']._serialized_start=706
-  _globals['_LISTINSTANCESREQUEST']._serialized_end=783
-  _globals['_LISTINSTANCESRESPONSE']._serialized_start=785
-  _globals['_LISTINSTANCESRESPONSE']._serialized_end=876
-  _globals['_UPDATEINSTANCEREQUEST']._serialized_start=878
-  _globals['_UPDATEINSTANCEREQUEST']._serialized_end=992
-  _globals['_DELETEINSTANCEREQUEST']._serialized_start=994
-  _globals['_DELETEINSTANCEREQUEST']._serialized_end=1045
-  _globals['_CORDONINSTANCEREQUEST']._serialized_start=1047
-  _globals['_CORDONINSTANCEREQUEST']._serialized_end=1098
-  _globals['_UNCORDONINSTANCEREQUEST']._serialized_start=1100
-  _globals['_UNCORDONINSTANCEREQUEST']._serialized_end=1153
-  _globals['_FLEETADMIN']._serialized_start=1156
-  _globals['_FLEETADMIN']._serialized_end=2088
+  _globals['_DELETEFLEETREQUEST']._serialized_end=578
+  _globals['_CREATEINSTANCEREQUEST']._serialized_start=580
+  _globals['_CREATEINSTANCEREQUEST']._serialized_end=682
+  _globals['_GETINSTANCEREQUEST']._serialized_start=684
+  _globals['_GETINSTANCEREQUEST']._serialized_end=718
+  _globals['_LISTINSTANCESREQUEST']._serialized_start=720
+  _globals['_LISTINSTANCESREQUEST']._serialized_end=797
+  _globals['_LISTINSTANCESRESPONSE']._serialized_start=799
+  _globals['_LISTINSTANCESRESPONSE']._serialized_end=890
+  _globals['_UPDATEINSTANCEREQUEST']._serialized_start=892
+  _globals['_UPDATEINSTANCEREQUEST']._serialized_end=1006
+  _globals['_DELETEINSTANCEREQUEST']._serialized_start=1008
+  _globals['_DELETEINSTANCEREQUEST']._serialized_end=1073
+  _globals['_CORDONINSTANCEREQUEST']._serialized_start=1075
+  _globals['_CORDONINSTANCEREQUEST']._serialized_end=1140
+  _globals['_UNCORDONINSTANCEREQUEST']._serialized_start=1142
+  _globals['_UNCORDONINSTANCEREQUEST']._serialized_end=1209
+  _globals['_FLEETADMIN']._serialized_start=1212
+  _globals['_FLEETADMIN']._serialized_end=2144
 # @@protoc_insertion_point(module_scope)

@@ -134,12 +134,12 @@ class UpdateFleetRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fleet(self) -> _resources_pb2.Fleet:
-        """Required. `name` says which; `etag`, if set, must be the current one."""
+        """Required. `name` says which; `etag`, if set, must be the current one; set, but empty: INVALID_REQUEST."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """What to change: `labels`, `default_placement_strategy`, `default_ttl`, `max_ttl`, or `*` for all of them. Absent: those
-        that are set in `fleet`.
+        that are set in `fleet`. Set, but without paths: INVALID_REQUEST.
         """
 
     def __init__(
@@ -168,21 +168,23 @@ class DeleteFleetRequest(_message.Message):
     name: _builtins.str
     """Required. `fleets/{fleet}`."""
     etag: _builtins.str
-    """If set, must be the current one."""
+    """If set, must be the current one. Set, but empty: INVALID_REQUEST."""
     force: _builtins.bool
     """Also delete its instances. Never deletes a fleet with held blocks."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
-        etag: _builtins.str = ...,
+        etag: _builtins.str | None = ...,
         force: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_etag", b"_etag", "etag", b"etag"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "force", b"force", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_etag", b"_etag", "etag", b"etag", "force", b"force", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__etag: _TypeAlias = _typing.Literal["etag"]  # noqa: Y015
+    _WhichOneofArgType__etag: _TypeAlias = _typing.Literal["_etag", b"_etag"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__etag) -> _WhichOneofReturnType__etag | None: ...
 
 Global___DeleteFleetRequest: _TypeAlias = DeleteFleetRequest  # noqa: Y015
 
@@ -308,12 +310,12 @@ class UpdateInstanceRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def instance(self) -> _resources_pb2.Instance:
-        """Required. `name` says which; `etag`, if set, must be the current one."""
+        """Required. `name` says which; `etag`, if set, must be the current one; set, but empty: INVALID_REQUEST."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """What to change: `total_blocks`, `labels`, `resources`, `state`, or `*` for all of them. Absent: those that are set
-        in `instance`.
+        in `instance`. Set, but without paths: INVALID_REQUEST.
         """
 
     def __init__(
@@ -341,18 +343,20 @@ class DeleteInstanceRequest(_message.Message):
     name: _builtins.str
     """Required. `fleets/{fleet}/instances/{instance}`."""
     etag: _builtins.str
-    """If set, must be the current one."""
+    """If set, must be the current one. Set, but empty: INVALID_REQUEST."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
-        etag: _builtins.str = ...,
+        etag: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_etag", b"_etag", "etag", b"etag"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_etag", b"_etag", "etag", b"etag", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__etag: _TypeAlias = _typing.Literal["etag"]  # noqa: Y015
+    _WhichOneofArgType__etag: _TypeAlias = _typing.Literal["_etag", b"_etag"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__etag) -> _WhichOneofReturnType__etag | None: ...
 
 Global___DeleteInstanceRequest: _TypeAlias = DeleteInstanceRequest  # noqa: Y015
 
@@ -367,18 +371,20 @@ class CordonInstanceRequest(_message.Message):
     name: _builtins.str
     """Required. `fleets/{fleet}/instances/{instance}`."""
     etag: _builtins.str
-    """If set, must be the current one."""
+    """If set, must be the current one. Set, but empty: INVALID_REQUEST."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
-        etag: _builtins.str = ...,
+        etag: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_etag", b"_etag", "etag", b"etag"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_etag", b"_etag", "etag", b"etag", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__etag: _TypeAlias = _typing.Literal["etag"]  # noqa: Y015
+    _WhichOneofArgType__etag: _TypeAlias = _typing.Literal["_etag", b"_etag"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__etag) -> _WhichOneofReturnType__etag | None: ...
 
 Global___CordonInstanceRequest: _TypeAlias = CordonInstanceRequest  # noqa: Y015
 
@@ -393,17 +399,19 @@ class UncordonInstanceRequest(_message.Message):
     name: _builtins.str
     """Required. `fleets/{fleet}/instances/{instance}`."""
     etag: _builtins.str
-    """If set, must be the current one."""
+    """If set, must be the current one. Set, but empty: INVALID_REQUEST."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
-        etag: _builtins.str = ...,
+        etag: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_etag", b"_etag", "etag", b"etag"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_etag", b"_etag", "etag", b"etag", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__etag: _TypeAlias = _typing.Literal["etag"]  # noqa: Y015
+    _WhichOneofArgType__etag: _TypeAlias = _typing.Literal["_etag", b"_etag"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__etag) -> _WhichOneofReturnType__etag | None: ...
 
 Global___UncordonInstanceRequest: _TypeAlias = UncordonInstanceRequest  # noqa: Y015

@@ -34,7 +34,7 @@ class Event(_message.Message):
     class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Event._Kind.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         KIND_UNSPECIFIED: Event._Kind.ValueType  # 0
-        """Never in an answer. In a filter: any kind."""
+        """Never in an answer, and not allowed in a filter."""
         FLEET_CREATED: Event._Kind.ValueType  # 1
         """The fleet was made. Sets `fleet`."""
         FLEET_UPDATED: Event._Kind.ValueType  # 2
@@ -68,7 +68,7 @@ class Event(_message.Message):
         """What changed."""
 
     KIND_UNSPECIFIED: Event.Kind.ValueType  # 0
-    """Never in an answer. In a filter: any kind."""
+    """Never in an answer, and not allowed in a filter."""
     FLEET_CREATED: Event.Kind.ValueType  # 1
     """The fleet was made. Sets `fleet`."""
     FLEET_UPDATED: Event.Kind.ValueType  # 2
@@ -196,12 +196,14 @@ class ListEventsRequest(_message.Message):
     from_revision: _builtins.int
     """From this revision on. 0: from the first that is kept."""
     holder: _builtins.str
-    """Only events of this holder's allocations. Empty: any."""
+    """Only events of this holder's allocations. Absent: any. Set, but empty: INVALID_REQUEST."""
     instance: _builtins.str
-    """Only events that have this instance in `instance` or `placements`: `fleets/{fleet}/instances/{instance}`. Empty: any."""
+    """Only events that have this instance in `instance` or `placements`: `fleets/{fleet}/instances/{instance}`. Absent: any.
+    Set, but empty: INVALID_REQUEST.
+    """
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___Event.Kind.ValueType]:
-        """Only these kinds, at most 32. Empty: all."""
+        """Only these kinds, at most 32, none of them UNSPECIFIED. Without any: all."""
 
     def __init__(
         self,
@@ -211,14 +213,21 @@ class ListEventsRequest(_message.Message):
         page_token: _builtins.str = ...,
         from_revision: _builtins.int = ...,
         kinds: _abc.Iterable[Global___Event.Kind.ValueType] | None = ...,
-        holder: _builtins.str = ...,
-        instance: _builtins.str = ...,
+        holder: _builtins.str | None = ...,
+        instance: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_holder", b"_holder", "_instance", b"_instance", "holder", b"holder", "instance", b"instance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_revision", b"from_revision", "holder", b"holder", "instance", b"instance", "kinds", b"kinds", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_holder", b"_holder", "_instance", b"_instance", "from_revision", b"from_revision", "holder", b"holder", "instance", b"instance", "kinds", b"kinds", "page_size", b"page_size", "page_token", b"page_token", "parent", b"parent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__holder: _TypeAlias = _typing.Literal["holder"]  # noqa: Y015
+    _WhichOneofArgType__holder: _TypeAlias = _typing.Literal["_holder", b"_holder"]  # noqa: Y015
+    _WhichOneofReturnType__instance: _TypeAlias = _typing.Literal["instance"]  # noqa: Y015
+    _WhichOneofArgType__instance: _TypeAlias = _typing.Literal["_instance", b"_instance"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__holder) -> _WhichOneofReturnType__holder | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance) -> _WhichOneofReturnType__instance | None: ...
 
 Global___ListEventsRequest: _TypeAlias = ListEventsRequest  # noqa: Y015
 

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62lockyard/v1/resources.proto\x12\x0c\x62lockyard.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa8\x03\n\x05\x46leet\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x06labels\x18\x02 \x03(\x0b\x32\x1f.blockyard.v1.Fleet.LabelsEntry\x12\x43\n\x1a\x64\x65\x66\x61ult_placement_strategy\x18\x03 \x01(\x0e\x32\x1f.blockyard.v1.PlacementStrategy\x12.\n\x0b\x64\x65\x66\x61ult_ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07max_ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06halted\x18\n \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9a\x04\n\x08Instance\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0ctotal_blocks\x18\x02 \x01(\x05\x12\x32\n\x06labels\x18\x03 \x03(\x0b\x32\".blockyard.v1.Instance.LabelsEntry\x12\x38\n\tresources\x18\x04 \x03(\x0b\x32%.blockyard.v1.Instance.ResourcesEntry\x12+\n\x05state\x18\x05 \x01(\x0e\x32\x1c.blockyard.v1.Instance.State\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\x12\x13\n\x0b\x62usy_blocks\x18\x07 \x01(\x05\x12\x13\n\x0bidle_blocks\x18\x08 \x01(\x05\x12\r\n\x05order\x18\t \x01(\x03\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x30\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"E\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06\x41\x43TIVE\x10\x01\x12\x0c\n\x08\x43ORDONED\x10\x02\x12\x0b\n\x07OFFLINE\x10\x03\"-\n\tPlacement\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\x0e\n\x06\x62locks\x18\x02 \x03(\x05\"\xd5\x04\n\nAllocation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.blockyard.v1.Allocation.State\x12+\n\nplacements\x18\x04 \x03(\x0b\x32\x17.blockyard.v1.Placement\x12\x15\n\rfencing_token\x18\x05 \x01(\x03\x12\x10\n\x08revision\x18\x06 \x01(\x03\x12&\n\x03ttl\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\ngrant_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12>\n\x0b\x61nnotations\x18\x0b \x03(\x0b\x32).blockyard.v1.Allocation.AnnotationsEntry\x12\x19\n\x11idempotency_token\x18\x0c \x01(\t\x12\x19\n\x11offline_instances\x18\r \x03(\t\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"C\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x08\n\x04HELD\x10\x01\x12\x0c\n\x08RELEASED\x10\x02\x12\x0b\n\x07\x45XPIRED\x10\x03\"{\n\x0b\x42lockCounts\x12\x11\n\tinstances\x18\x01 \x01(\x03\x12\x14\n\x0ctotal_blocks\x18\x02 \x01(\x03\x12\x13\n\x0b\x62usy_blocks\x18\x03 \x01(\x03\x12\x13\n\x0bidle_blocks\x18\x04 \x01(\x03\x12\x19\n\x11\x61\x63quirable_blocks\x18\x05 \x01(\x03*c\n\x11PlacementStrategy\x12\"\n\x1ePLACEMENT_STRATEGY_UNSPECIFIED\x10\x00\x12\r\n\tFIRST_FIT\x10\x01\x12\x0c\n\x08\x42\x45ST_FIT\x10\x02\x12\r\n\tWORST_FIT\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62lockyard/v1/resources.proto\x12\x0c\x62lockyard.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb6\x03\n\x05\x46leet\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x06labels\x18\x02 \x03(\x0b\x32\x1f.blockyard.v1.Fleet.LabelsEntry\x12\x43\n\x1a\x64\x65\x66\x61ult_placement_strategy\x18\x03 \x01(\x0e\x32\x1f.blockyard.v1.PlacementStrategy\x12.\n\x0b\x64\x65\x66\x61ult_ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07max_ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\x04\x65tag\x18\x06 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06halted\x18\n \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05_etag\"\xa8\x04\n\x08Instance\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0ctotal_blocks\x18\x02 \x01(\x05\x12\x32\n\x06labels\x18\x03 \x03(\x0b\x32\".blockyard.v1.Instance.LabelsEntry\x12\x38\n\tresources\x18\x04 \x03(\x0b\x32%.blockyard.v1.Instance.ResourcesEntry\x12+\n\x05state\x18\x05 \x01(\x0e\x32\x1c.blockyard.v1.Instance.State\x12\x11\n\x04\x65tag\x18\x06 \x01(\tH\x00\x88\x01\x01\x12\x13\n\x0b\x62usy_blocks\x18\x07 \x01(\x05\x12\x13\n\x0bidle_blocks\x18\x08 \x01(\x05\x12\r\n\x05order\x18\t \x01(\x03\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x30\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"E\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06\x41\x43TIVE\x10\x01\x12\x0c\n\x08\x43ORDONED\x10\x02\x12\x0b\n\x07OFFLINE\x10\x03\x42\x07\n\x05_etag\"-\n\tPlacement\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\x0e\n\x06\x62locks\x18\x02 \x03(\x05\"\xd5\x04\n\nAllocation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.blockyard.v1.Allocation.State\x12+\n\nplacements\x18\x04 \x03(\x0b\x32\x17.blockyard.v1.Placement\x12\x15\n\rfencing_token\x18\x05 \x01(\x03\x12\x10\n\x08revision\x18\x06 \x01(\x03\x12&\n\x03ttl\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\ngrant_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12>\n\x0b\x61nnotations\x18\x0b \x03(\x0b\x32).blockyard.v1.Allocation.AnnotationsEntry\x12\x19\n\x11idempotency_token\x18\x0c \x01(\t\x12\x19\n\x11offline_instances\x18\r \x03(\t\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"C\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x08\n\x04HELD\x10\x01\x12\x0c\n\x08RELEASED\x10\x02\x12\x0b\n\x07\x45XPIRED\x10\x03\"{\n\x0b\x42lockCounts\x12\x11\n\tinstances\x18\x01 \x01(\x03\x12\x14\n\x0ctotal_blocks\x18\x02 \x01(\x03\x12\x13\n\x0b\x62usy_blocks\x18\x03 \x01(\x03\x12\x13\n\x0bidle_blocks\x18\x04 \x01(\x03\x12\x19\n\x11\x61\x63quirable_blocks\x18\x05 \x01(\x03*c\n\x11PlacementStrategy\x12\"\n\x1ePLACEMENT_STRATEGY_UNSPECIFIED\x10\x00\x12\r\n\tFIRST_FIT\x10\x01\x12\x0c\n\x08\x42\x45ST_FIT\x10\x02\x12\r\n\tWORST_FIT\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,28 +41,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INSTANCE_RESOURCESENTRY']._serialized_options = b'8\001'
   _globals['_ALLOCATION_ANNOTATIONSENTRY']._loaded_options = None
   _globals['_ALLOCATION_ANNOTATIONSENTRY']._serialized_options = b'8\001'
-  _globals['_PLACEMENTSTRATEGY']._serialized_start=1851
-  _globals['_PLACEMENTSTRATEGY']._serialized_end=1950
+  _globals['_PLACEMENTSTRATEGY']._serialized_start=1879
+  _globals['_PLACEMENTSTRATEGY']._serialized_end=1978
   _globals['_FLEET']._serialized_start=112
-  _globals['_FLEET']._serialized_end=536
-  _globals['_FLEET_LABELSENTRY']._serialized_start=491
-  _globals['_FLEET_LABELSENTRY']._serialized_end=536
-  _globals['_INSTANCE']._serialized_start=539
-  _globals['_INSTANCE']._serialized_end=1077
-  _globals['_INSTANCE_LABELSENTRY']._serialized_start=491
-  _globals['_INSTANCE_LABELSENTRY']._serialized_end=536
-  _globals['_INSTANCE_RESOURCESENTRY']._serialized_start=958
-  _globals['_INSTANCE_RESOURCESENTRY']._serialized_end=1006
-  _globals['_INSTANCE_STATE']._serialized_start=1008
-  _globals['_INSTANCE_STATE']._serialized_end=1077
-  _globals['_PLACEMENT']._serialized_start=1079
-  _globals['_PLACEMENT']._serialized_end=1124
-  _globals['_ALLOCATION']._serialized_start=1127
-  _globals['_ALLOCATION']._serialized_end=1724
-  _globals['_ALLOCATION_ANNOTATIONSENTRY']._serialized_start=1605
-  _globals['_ALLOCATION_ANNOTATIONSENTRY']._serialized_end=1655
-  _globals['_ALLOCATION_STATE']._serialized_start=1657
-  _globals['_ALLOCATION_STATE']._serialized_end=1724
-  _globals['_BLOCKCOUNTS']._serialized_start=1726
-  _globals['_BLOCKCOUNTS']._serialized_end=1849
+  _globals['_FLEET']._serialized_end=550
+  _globals['_FLEET_LABELSENTRY']._serialized_start=496
+  _globals['_FLEET_LABELSENTRY']._serialized_end=541
+  _globals['_INSTANCE']._serialized_start=553
+  _globals['_INSTANCE']._serialized_end=1105
+  _globals['_INSTANCE_LABELSENTRY']._serialized_start=496
+  _globals['_INSTANCE_LABELSENTRY']._serialized_end=541
+  _globals['_INSTANCE_RESOURCESENTRY']._serialized_start=977
+  _globals['_INSTANCE_RESOURCESENTRY']._serialized_end=1025
+  _globals['_INSTANCE_STATE']._serialized_start=1027
+  _globals['_INSTANCE_STATE']._serialized_end=1096
+  _globals['_PLACEMENT']._serialized_start=1107
+  _globals['_PLACEMENT']._serialized_end=1152
+  _globals['_ALLOCATION']._serialized_start=1155
+  _globals['_ALLOCATION']._serialized_end=1752
+  _globals['_ALLOCATION_ANNOTATIONSENTRY']._serialized_start=1633
+  _globals['_ALLOCATION_ANNOTATIONSENTRY']._serialized_end=1683
+  _globals['_ALLOCATION_STATE']._serialized_start=1685
+  _globals['_ALLOCATION_STATE']._serialized_end=1752
+  _globals['_BLOCKCOUNTS']._serialized_start=1754
+  _globals['_BLOCKCOUNTS']._serialized_end=1877
 # @@protoc_insertion_point(module_scope)

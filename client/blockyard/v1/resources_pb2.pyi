@@ -102,7 +102,8 @@ class Fleet(_message.Message):
     """The strategy of an Acquire that names none. UNSPECIFIED is stored as BEST_FIT."""
     etag: _builtins.str
     """Output only. Changes whenever the fleet's own fields change (never because of allocations). Send it
-    back in an update or a delete to make sure that nobody was faster; else ABORTED, ETAG_MISMATCH.
+    back in an update or a delete to make sure that nobody was faster; else ABORTED, ETAG_MISMATCH. In an update, absent: no
+    guard; set, but empty: INVALID_REQUEST.
     """
     revision: _builtins.int
     """Output only. The fleet's revision when this answer was made. Goes up by one with each committed
@@ -142,17 +143,19 @@ class Fleet(_message.Message):
         default_placement_strategy: Global___PlacementStrategy.ValueType = ...,
         default_ttl: _duration_pb2.Duration | None = ...,
         max_ttl: _duration_pb2.Duration | None = ...,
-        etag: _builtins.str = ...,
+        etag: _builtins.str | None = ...,
         revision: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         halted: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "default_ttl", b"default_ttl", "max_ttl", b"max_ttl", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_etag", b"_etag", "create_time", b"create_time", "default_ttl", b"default_ttl", "etag", b"etag", "max_ttl", b"max_ttl", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "default_placement_strategy", b"default_placement_strategy", "default_ttl", b"default_ttl", "etag", b"etag", "halted", b"halted", "labels", b"labels", "max_ttl", b"max_ttl", "name", b"name", "revision", b"revision", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_etag", b"_etag", "create_time", b"create_time", "default_placement_strategy", b"default_placement_strategy", "default_ttl", b"default_ttl", "etag", b"etag", "halted", b"halted", "labels", b"labels", "max_ttl", b"max_ttl", "name", b"name", "revision", b"revision", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__etag: _TypeAlias = _typing.Literal["etag"]  # noqa: Y015
+    _WhichOneofArgType__etag: _TypeAlias = _typing.Literal["_etag", b"_etag"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__etag) -> _WhichOneofReturnType__etag | None: ...
 
 Global___Fleet: _TypeAlias = Fleet  # noqa: Y015
 
@@ -286,18 +289,20 @@ class Instance(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         resources: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         state: Global___Instance.State.ValueType = ...,
-        etag: _builtins.str = ...,
+        etag: _builtins.str | None = ...,
         busy_blocks: _builtins.int = ...,
         idle_blocks: _builtins.int = ...,
         order: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_etag", b"_etag", "create_time", b"create_time", "etag", b"etag", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_blocks", b"busy_blocks", "create_time", b"create_time", "etag", b"etag", "idle_blocks", b"idle_blocks", "labels", b"labels", "name", b"name", "order", b"order", "resources", b"resources", "state", b"state", "total_blocks", b"total_blocks", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_etag", b"_etag", "busy_blocks", b"busy_blocks", "create_time", b"create_time", "etag", b"etag", "idle_blocks", b"idle_blocks", "labels", b"labels", "name", b"name", "order", b"order", "resources", b"resources", "state", b"state", "total_blocks", b"total_blocks", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__etag: _TypeAlias = _typing.Literal["etag"]  # noqa: Y015
+    _WhichOneofArgType__etag: _TypeAlias = _typing.Literal["_etag", b"_etag"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__etag) -> _WhichOneofReturnType__etag | None: ...
 
 Global___Instance: _TypeAlias = Instance  # noqa: Y015
 
@@ -342,7 +347,7 @@ class Allocation(_message.Message):
     class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Allocation._State.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         STATE_UNSPECIFIED: Allocation._State.ValueType  # 0
-        """Never in an answer. In a filter: any state."""
+        """Never in an answer, and not allowed in a filter."""
         HELD: Allocation._State.ValueType  # 1
         """The holder has the blocks."""
         RELEASED: Allocation._State.ValueType  # 2
@@ -354,7 +359,7 @@ class Allocation(_message.Message):
         """Where an allocation is in its life. A state other than HELD is final."""
 
     STATE_UNSPECIFIED: Allocation.State.ValueType  # 0
-    """Never in an answer. In a filter: any state."""
+    """Never in an answer, and not allowed in a filter."""
     HELD: Allocation.State.ValueType  # 1
     """The holder has the blocks."""
     RELEASED: Allocation.State.ValueType  # 2

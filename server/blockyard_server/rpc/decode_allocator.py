@@ -33,8 +33,7 @@ STRATEGIES: Final[dict[int, PlacementStrategy | None]] = {
 }
 STRATEGY_RULE: Final = "must be FIRST_FIT, BEST_FIT or WORST_FIT, or unspecified"
 
-ALLOCATION_STATES: Final[dict[int, AllocationState | None]] = {
-    resources_pb2.Allocation.STATE_UNSPECIFIED: None,
+ALLOCATION_STATES: Final[dict[int, AllocationState]] = {
     resources_pb2.Allocation.HELD: AllocationState.HELD,
     resources_pb2.Allocation.RELEASED: AllocationState.RELEASED,
     resources_pb2.Allocation.EXPIRED: AllocationState.EXPIRED,
@@ -92,8 +91,7 @@ def decode_release(request: pb.ReleaseRequest, caller: str) -> Release:
             fleet = ""
             bad.append(("target", "one of name and idempotency_token is required"))
     placements = _decode_placements(request, fleet, bad) if request.placements else ()
-    holder = decode_guard_holder(request.holder, bad)
-    fencing_token = decode_fencing_token(request.fencing_token, bad)
+    holder, fencing_token = _decode_guards(request, bad)
     raise_if_any(bad)
     return Release(
         fleet=fleet,
@@ -103,6 +101,13 @@ def decode_release(request: pb.ReleaseRequest, caller: str) -> Release:
         placements=placements,
         holder=holder,
         fencing_token=fencing_token,
+    )
+
+
+def _decode_guards(request: pb.ReleaseRequest | pb.RenewRequest, bad: Violations) -> tuple[str | None, int | None]:
+    return (
+        decode_guard_holder(request.holder if request.HasField("holder") else None, bad),
+        decode_fencing_token(request.fencing_token if request.HasField("fencing_token") else None, bad),
     )
 
 
@@ -140,8 +145,7 @@ def decode_renew(request: pb.RenewRequest) -> Renew:
     bad: Violations = []
     fleet, allocation = decode_allocation(request.name, "name", bad)
     ttl_us = decode_ttl_us(request.ttl, "ttl", bad) if request.HasField("ttl") else None
-    holder = decode_guard_holder(request.holder, bad)
-    fencing_token = decode_fencing_token(request.fencing_token, bad)
+    holder, fencing_token = _decode_guards(request, bad)
     raise_if_any(bad)
     return Renew(fleet=fleet, allocation=allocation, ttl_us=ttl_us, holder=holder, fencing_token=fencing_token)
 

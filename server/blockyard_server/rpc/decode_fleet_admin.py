@@ -1,13 +1,11 @@
 """FleetAdmin's requests out of their messages. Every function raises InvalidRequest, naming all bad fields.
 
 An update's mask says which fields change. Without a mask those change that are set in the message, and
-what proto3 cannot tell apart from unset (0, empty) needs the mask.
+what proto3 cannot tell apart from unset (0, empty) needs the mask. A mask that names no field is refused.
 """
 
 from collections.abc import Collection
 from typing import Final
-
-from google.protobuf.field_mask_pb2 import FieldMask
 
 from blockyard.v1 import fleet_admin_pb2 as pb
 from blockyard.v1 import resources_pb2
@@ -42,6 +40,15 @@ INSTANCE_STATES: Final[dict[int, InstanceState]] = {
     resources_pb2.Instance.OFFLINE: InstanceState.OFFLINE,
 }
 
+_WithEtag = (
+    resources_pb2.Fleet
+    | resources_pb2.Instance
+    | pb.DeleteFleetRequest
+    | pb.DeleteInstanceRequest
+    | pb.CordonInstanceRequest
+    | pb.UncordonInstanceRequest
+)
+
 _FLEET_PATHS: Final = ("labels", "default_placement_strategy", "default_ttl", "max_ttl")
 _INSTANCE_PATHS: Final = ("total_blocks", "labels", "resources", "state")
 
@@ -62,11 +69,11 @@ def decode_update_fleet(request: pb.UpdateFleetRequest) -> UpdateFleet:
     bad: Violations = []
     message = request.fleet
     fleet = decode_fleet(message.name, "fleet.name", bad)
-    paths = _decode_mask(request.update_mask, _FLEET_PATHS, bad)
+    paths = _decode_mask(request, _FLEET_PATHS, bad)
     if paths is None:
         paths = [field.name for field, _ in message.ListFields() if field.name in _FLEET_PATHS]
     changes = _decode_fleet_fields(message, paths, bad)
-    etag = decode_etag(message.etag, "fleet.etag", bad)
+    etag = decode_etag(_etag_of(message), "fleet.etag", bad)
     raise_if_any(bad)
     return UpdateFleet(fleet, changes, etag)
 
@@ -75,7 +82,7 @@ def decode_delete_fleet(request: pb.DeleteFleetRequest) -> DeleteFleet:
     """A fleet's deletion."""
     bad: Violations = []
     fleet = decode_fleet(request.name, "name", bad)
-    etag = decode_etag(request.etag, "etag", bad)
+    etag = decode_etag(_etag_of(request), "etag", bad)
     raise_if_any(bad)
     return DeleteFleet(fleet, etag, request.force)
 
@@ -103,11 +110,11 @@ def decode_update_instance(request: pb.UpdateInstanceRequest) -> UpdateInstance:
     bad: Violations = []
     message = request.instance
     fleet, instance = decode_instance(message.name, "instance.name", bad)
-    paths = _decode_mask(request.update_mask, _INSTANCE_PATHS, bad)
+    paths = _decode_mask(request, _INSTANCE_PATHS, bad)
     if paths is None:
         paths = [field.name for field, _ in message.ListFields() if field.name in _INSTANCE_PATHS]
     changes = _decode_instance_fields(message, paths, bad)
-    etag = decode_etag(message.etag, "instance.etag", bad)
+    etag = decode_etag(_etag_of(message), "instance.etag", bad)
     raise_if_any(bad)
     return UpdateInstance(fleet, instance, changes, etag)
 
@@ -131,16 +138,24 @@ def _decode_instance_and_etag(
 ) -> tuple[str, str, str | None]:
     bad: Violations = []
     fleet, instance = decode_instance(request.name, "name", bad)
-    etag = decode_etag(request.etag, "etag", bad)
+    etag = decode_etag(_etag_of(request), "etag", bad)
     raise_if_any(bad)
     return fleet, instance, etag
 
 
-def _decode_mask(mask: FieldMask, known: tuple[str, ...], bad: Violations) -> Collection[str] | None:
-    """The paths that the mask names, None where it names none."""
-    paths = set(mask.paths)
-    if not paths:
+def _etag_of(message: _WithEtag) -> str | None:
+    return message.etag if message.HasField("etag") else None
+
+
+def _decode_mask(
+    request: pb.UpdateFleetRequest | pb.UpdateInstanceRequest, known: tuple[str, ...], bad: Violations
+) -> Collection[str] | None:
+    """The paths that the mask names, None where there is no mask."""
+    if not request.HasField("update_mask"):
         return None
+    paths = set(request.update_mask.paths)
+    if not paths:
+        bad.append(("update_mask", "names no field; leave it out to change those that are set"))
     unknown = sorted(paths.difference(known, "*"))
     if unknown:
         problem = f"{quoted(unknown[0])} is not a field that can be changed; those are {', '.join(known)}, or *"

@@ -25,6 +25,7 @@ from blockyard_server.rpc.page_tokens import decode_id_token, decode_number_toke
 
 Where = TypeVar("Where")
 _Filtered = ledger_pb2.ListEventsRequest | allocator_pb2.WatchRequest
+_OfAllocations = _Filtered | allocator_pb2.ListAllocationsRequest
 
 MAX_KINDS: Final = 32
 _KINDS: Final[dict[int, str]] = {ledger_pb2.Event.Kind.Value(kind): kind for kind in KINDS}
@@ -94,12 +95,12 @@ def decode_list_allocations(request: allocator_pb2.ListAllocationsRequest) -> Re
     """A list of allocations."""
     bad: Violations = []
     fleet = decode_fleet(request.parent, "parent", bad)
-    if request.state not in ALLOCATION_STATES:
-        bad.append(("state", "must be HELD, RELEASED or EXPIRED, or unspecified"))
+    if request.HasField("state") and request.state not in ALLOCATION_STATES:
+        bad.append(("state", "must be HELD, RELEASED or EXPIRED, or be absent"))
     where = AllocationFilter(
-        holder=decode_guard_holder(request.holder, bad),
+        holder=_decode_holder(request, bad),
         state=ALLOCATION_STATES.get(request.state),
-        instance=decode_instance_of(fleet, request.instance, "instance", bad) if request.instance else None,
+        instance=_decode_instance(fleet, request, bad),
     )
     limit = decode_page_size(request.page_size, bad)
     scope = ("ListAllocations", fleet, where.holder, where.state, where.instance)
@@ -161,17 +162,25 @@ def decode_watch(request: allocator_pb2.WatchRequest) -> Watch:
 def _decode_event_filter(fleet: str, request: _Filtered, bad: Violations) -> EventFilter:
     return EventFilter(
         kinds=_decode_kinds(request, bad),
-        holder=decode_guard_holder(request.holder, bad),
-        instance=decode_instance_of(fleet, request.instance, "instance", bad) if request.instance else None,
+        holder=_decode_holder(request, bad),
+        instance=_decode_instance(fleet, request, bad),
     )
+
+
+def _decode_holder(request: _OfAllocations, bad: Violations) -> str | None:
+    return decode_guard_holder(request.holder if request.HasField("holder") else None, bad)
+
+
+def _decode_instance(fleet: str, request: _OfAllocations, bad: Violations) -> str | None:
+    return decode_instance_of(fleet, request.instance, "instance", bad) if request.HasField("instance") else None
 
 
 def _decode_kinds(request: _Filtered, bad: Violations) -> tuple[str, ...]:
     if len(request.kinds) > MAX_KINDS:
         bad.append(("kinds", f"has {len(request.kinds)} entries; at most {MAX_KINDS} are allowed"))
         return ()
-    unknown = [i for i, kind in enumerate(request.kinds) if kind and kind not in _KINDS]
+    unknown = [i for i, kind in enumerate(request.kinds) if kind not in _KINDS]
     bad.extend((f"kinds[{i}]", "is not a kind of event") for i in unknown)
-    if unknown or ledger_pb2.Event.KIND_UNSPECIFIED in request.kinds:
+    if unknown:
         return ()
     return tuple(sorted({_KINDS[kind] for kind in request.kinds}))

@@ -42,7 +42,7 @@ LABEL_KEY_RULE: Final = (
     "beginning and ending with a letter or digit"
 )
 LABEL_VALUE_RULE: Final = f"must be at most {limits.MAX_LABEL_VALUE_LENGTH} printable ASCII characters"
-_ETAG_RULE: Final = f"must be at most {MAX_ETAG_LENGTH} printable ASCII characters, as an answer gave it"
+_ETAG_RULE: Final = f"must be 1..{MAX_ETAG_LENGTH} printable ASCII characters, as an answer gave it, or be absent"
 _RESOURCE_KEY_RULE: Final = "must be [a-z][a-z0-9_]{0,62}"
 _ANNOTATION_VALUE_RULE: Final = (
     f"must be at most {limits.MAX_ANNOTATION_VALUE_LENGTH} characters without control characters "
@@ -66,29 +66,23 @@ def quoted(value: str) -> str:
     return shown if len(value) <= _QUOTED_LENGTH else f"{shown}…"
 
 
-def decode_guard_holder(value: str, bad: Violations) -> str | None:
-    """The field `holder` as a guard or a filter: None where it is empty."""
-    if not value:
-        return None
-    if not is_holder(value):
-        bad.append(("holder", HOLDER_RULE))
+def decode_guard_holder(value: str | None, bad: Violations) -> str | None:
+    """The field `holder` as a guard or a filter; None where it is absent. An empty one is refused: it is nobody's."""
+    if value is not None and not is_holder(value):
+        bad.append(("holder", f"{HOLDER_RULE}, or be absent"))
     return value
 
 
-def decode_fencing_token(value: int, bad: Violations) -> int | None:
-    """The field `fencing_token` as a guard: None where it is 0."""
-    if not value:
-        return None
-    if value < 0:
-        bad.append(("fencing_token", "must not be negative; 0 is no guard"))
+def decode_fencing_token(value: int | None, bad: Violations) -> int | None:
+    """The field `fencing_token` as a guard; None where it is absent. 0 is refused: it is no allocation's."""
+    if value is not None and value < 1:
+        bad.append(("fencing_token", "must be positive, or be absent"))
     return value
 
 
-def decode_etag(value: str, path: str, bad: Violations) -> str | None:
-    """An etag as a guard: None where it is empty."""
-    if not value:
-        return None
-    if not is_etag(value):
+def decode_etag(value: str | None, path: str, bad: Violations) -> str | None:
+    """An etag as a guard; None where it is absent. An empty one is refused: it is no resource's."""
+    if value is not None and not is_etag(value):
         bad.append((path, _ETAG_RULE))
     return value
 
