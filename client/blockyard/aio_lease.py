@@ -59,7 +59,7 @@ class AsyncLease:
         self._told: LeaseLost | None = None
         self._callbacks: list[Callable[[LeaseLost], object]] = []
         self._left = False
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
 
     @property
     def allocation(self) -> Allocation:
@@ -106,7 +106,10 @@ class AsyncLease:
         self._allocation = grant.allocation
         self._keeper = Keeper(grant, sent_at=sent_at)
         if grant.allocation.expire_time is not None:
-            self._task = asyncio.create_task(self._keep(), name="blockyard-lease")
+            self._tasks = (
+                asyncio.create_task(self._keep(), name="blockyard-lease"),
+                asyncio.create_task(self._watch_the_end(), name="blockyard-lease-end"),
+            )
         return self
 
     async def __aexit__(
@@ -115,8 +118,8 @@ class AsyncLease:
         if not self._origin.is_here:
             return  # a forked child: the parent holds the blocks, and works with them
         self._left = True
-        if self._task is not None:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
         try:
             await self._finish(release_lease(self.allocation))
         except AllocationNotFound:
@@ -156,6 +159,16 @@ class AsyncLease:
             if self._origin.is_here:
                 self._keeper.give_up("is no longer renewed")
                 self._next_step()
+
+    async def _watch_the_end(self) -> None:
+        """Tells about the loss while a renewal is under way.
+
+        Its deadline does not count the time that the machine is suspended: it may end long after the lease.
+        """
+        while True:
+            await asyncio.sleep(LONGEST_SLEEP_S)
+            if not self._origin.is_here or isinstance(self._next_step(), Lost):
+                return
 
     async def _renew(self, timeout_s: float) -> None:
         sent_at = lease_now()

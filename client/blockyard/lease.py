@@ -64,6 +64,7 @@ class Lease:
         self._lock = threading.Lock()
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="blockyard-lease", daemon=True)
+        self._watcher = threading.Thread(target=self._watch_the_end, name="blockyard-lease-end", daemon=True)
 
     @property
     def allocation(self) -> Allocation:
@@ -110,6 +111,7 @@ class Lease:
             self._keeper = Keeper(grant, sent_at=sent_at)
             if grant.allocation.expire_time is not None:
                 self._thread.start()
+                self._watcher.start()
         except BaseException as error:
             if may_be_held(error):
                 self._cancel(error)
@@ -155,6 +157,15 @@ class Lease:
             if self._origin.is_here:
                 self._keeper.give_up("is no longer renewed")
                 self._next_step()
+
+    def _watch_the_end(self) -> None:
+        """Tells about the loss while a renewal is under way.
+
+        Its deadline does not count the time that the machine is suspended: it may end long after the lease.
+        """
+        while self._origin.is_here and not self._left.wait(LONGEST_SLEEP_S):
+            if isinstance(self._next_step(), Lost):
+                return
 
     def _renew(self, timeout_s: float) -> None:
         sent_at = lease_now()
