@@ -58,7 +58,7 @@ from blockyard.reasons import Reason
 
 
 class BlockyardError(Exception):
-    """Everything that this package raises, apart from ValueError for arguments that contradict each other."""
+    """Everything that this package raises, apart from ValueError and TypeError for arguments that cannot be sent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ def release(
 ) -> None:
     """Releases an allocation, or some of its blocks. Repeating it is fine, and changes nothing.
 
-    With --fleet and --token it also closes the door behind an acquire whose answer never came.
+    With --fleet and --token it also cancels an acquire whose answer never came.
     """
     placements = [Placement(instance, blocks) for instance, blocks in read_placements(block or ()).items()]
     by_name = allocation is not None and token is None and fleet is None

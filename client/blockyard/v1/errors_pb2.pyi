@@ -25,7 +25,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Never in an answer."""
     INVALID_REQUEST: _ErrorReason.ValueType  # 1
-    """INVALID_ARGUMENT. A field is missing or malformed; a BadRequest detail names each one."""
+    """INVALID_ARGUMENT. A field is missing or malformed, or a guard or a filter is set, but empty; a BadRequest detail names
+    each one.
+    """
     UNSATISFIABLE: _ErrorReason.ValueType  # 2
     """FAILED_PRECONDITION. A demand fits no instances of this fleet, even if all of it were idle. Metadata: `demand`
     (index), `instances_needed`, `instances_fitting`.
@@ -111,7 +113,9 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never in an answer."""
 INVALID_REQUEST: ErrorReason.ValueType  # 1
-"""INVALID_ARGUMENT. A field is missing or malformed; a BadRequest detail names each one."""
+"""INVALID_ARGUMENT. A field is missing or malformed, or a guard or a filter is set, but empty; a BadRequest detail names
+each one.
+"""
 UNSATISFIABLE: ErrorReason.ValueType  # 2
 """FAILED_PRECONDITION. A demand fits no instances of this fleet, even if all of it were idle. Metadata: `demand`
 (index), `instances_needed`, `instances_fitting`.
