@@ -99,7 +99,10 @@ SINGLE_STRINGS: dict[str, Callable[[Any], Any]] = {
     "requirements": lambda client: client.acquire("gpu", holder="a", requirements="gpu=2"),
     "annotations": lambda client: client.acquire("gpu", blocks=1, holder="a", annotations="a=b"),
     "placements": lambda client: client.release(HELD, placements="node-1"),
-    "blocks": lambda client: client.release(HELD, placements=[Placement("node-1", b"01")]),  # type: ignore[arg-type]
+    "blocks": lambda client: client.release(
+        HELD,
+        placements=[Placement("node-1", b"01")],  # type: ignore[arg-type]  # what this is about
+    ),
     "events": lambda client: client.list_events("gpu", kinds="GRANTED"),
     "watch": lambda client: client.watch("gpu", kinds="GRANTED"),
     "batch": lambda client: client.batch("release"),
