@@ -49,6 +49,11 @@ async def running_server(
     `clock` and `store` stand in for the real ones where a test says so. Raises StartRefused.
     """
     store = store or _store(settings)
+    if settings.restart_grace_s is not None:
+        _log.warning(
+            "restart_grace_s is %g: a start with a clock that is ahead may end leases with a longer TTL early",
+            settings.restart_grace_s,
+        )
     engine = Engine(
         store,
         clock or SystemClock(),

@@ -14,6 +14,9 @@ from platformdirs import user_data_path
 DEFAULT_PORT: Final = 7350
 DEFAULT_METRICS_PORT: Final = 9350
 """For examples: metrics are off unless asked for."""
+MIN_RETENTION_S: Final = 600.0
+"""Longer than any call that the SDK and the command line make by themselves, retries included (the longest of their
+timeouts is five minutes): no retry of theirs may meet a token that was forgotten. A test compares the two."""
 MIN_JOURNAL_RETENTION_S: Final = 60.0
 """Servers that share a database, and watches that begin again, follow the journal: they are given at least this."""
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -70,16 +73,23 @@ class Settings:
         1.0, "Between two sweeps of ended leases, in seconds; with --database below 60.", least=0.01, most=3600
     )
     retention_s: float = _setting(
-        604_800.0, "How long ended allocations and their tokens are remembered, in seconds.", least=0, most=320_000_000
+        604_800.0,
+        "How long ended allocations and their tokens are remembered at least, in seconds that servers watched pass.",
+        least=MIN_RETENTION_S,
+        most=320_000_000,
     )
     journal_retention_s: float = _setting(
         2_592_000.0,
-        "How long each change of a fleet is kept in its journal, for events, watch and verify, in seconds.",
+        "How long each change of a fleet is kept in its journal at least, for events, watch and verify, in seconds.",
         least=MIN_JOURNAL_RETENTION_S,
         most=320_000_000,
     )
-    restart_grace_s: float = _setting(
-        3600.0, "A start renews every live lease, but for no longer than this, in seconds.", least=0, most=320_000_000
+    restart_grace_s: float | None = _setting(
+        None,
+        "A start renews every live lease by its whole TTL. With this setting, for no longer than so many seconds: then"
+        " a start with a clock that is ahead may end longer leases while their holders work.",
+        least=0,
+        most=320_000_000,
     )
     drain_grace_s: float = _setting(
         10.0, "How long calls under way may take to end when the server is stopped, in seconds.", least=0, most=3600
@@ -99,7 +109,7 @@ class Settings:
         """Checks every setting against its limits."""
         for setting in fields(self):
             value, least, most = getattr(self, setting.name), setting.metadata["least"], setting.metadata["most"]
-            if least is not None and not least <= value <= most:
+            if least is not None and value is not None and not least <= value <= most:
                 message = f"{setting.name} is {value}, and must be between {least} and {most}"
                 raise SettingsRefused(message)
         if self.log_level not in LOG_LEVELS:

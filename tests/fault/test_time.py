@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from blockyard import AsyncClient, LeaseExpired, NoCapacity
+from blockyard import AllocationEnded, AllocationState, AsyncClient, LeaseExpired, NoCapacity, TokenCancelled
 from tests.harness.deployments import Deployment, deployed
 from tests.harness.in_process import client_of, serving
 from tests.harness.journal import check_fleet
@@ -18,6 +18,7 @@ from tests.harness.process import ServerProcess
 
 FLEET = "gpu"
 HOUR_S = 3600
+DAY_S = 24 * HOUR_S
 
 Step = Callable[[int], None]
 
@@ -115,3 +116,75 @@ async def test_a_databases_clock_that_is_set_ends_no_lease_early_and_keeps_none_
             await eventually(short_is_over, "a lease of half a second ended")
             await client.renew(lease.allocation)
             await check_fleet(client, FLEET)
+
+
+async def _use_up_two_tokens(client: AsyncClient) -> str:
+    """One token is granted and released, the other is cancelled. Answers the name of the first one's allocation."""
+    await client.create_fleet(FLEET)
+    await client.create_instance(FLEET, "node-1", total_blocks=2)
+    released = await client.acquire(FLEET, blocks=1, holder="job", token="released")
+    await client.release(released.allocation)
+    await client.release_by_token(FLEET, "cancelled")
+    return released.allocation.name
+
+
+async def _expect_all_remembered(client: AsyncClient, name: str) -> None:
+    with pytest.raises(AllocationEnded):
+        await client.acquire(FLEET, blocks=1, holder="job", token="released")
+    with pytest.raises(TokenCancelled):
+        await client.acquire(FLEET, blocks=1, holder="job", token="cancelled")
+    assert (await client.get_allocation(name)).state is AllocationState.RELEASED
+    await check_fleet(client, FLEET)  # from revision 1 on
+
+
+@pytest.mark.parametrize("by_s", [10 * DAY_S, 40 * DAY_S, -10 * DAY_S])
+async def test_starts_with_a_clock_that_is_days_off_forget_no_token_no_allocation_and_no_event(
+    tmp_path: Path, by_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path) as running, client_of(running) as client:
+        name = await _use_up_two_tokens(client)
+    now_ns = time.time_ns
+    for start_by_s in (by_s, by_s, 2 * by_s, 0):
+        monkeypatch.setattr(time, "time_ns", lambda by_s=start_by_s: now_ns() + by_s * 1_000_000_000)
+        async with serving(tmp_path) as running, client_of(running) as client:
+            for _ in range(3):
+                await running.engine._sweeper.round()
+            await _expect_all_remembered(client, name)
+            # Events in the future, which later starts go on from.
+            await client.release((await client.acquire(FLEET, blocks=1, holder="later")).allocation)
+
+
+async def test_a_databases_clock_that_is_days_ahead_makes_no_server_forget_a_token(
+    tmp_path: Path, database: str, stepped: Step
+) -> None:
+    with deployed(Deployment(3, lambda: database)):
+        async with serving(tmp_path) as running, client_of(running) as client:
+            name = await _use_up_two_tokens(client)
+            await asyncio.to_thread(stepped, 10 * DAY_S)
+            for _ in range(3):
+                await running.engine._sweeper.round()
+                await _expect_all_remembered(client, name)
+        # And as after a fail-over with every server away: nobody can tell how much of it was a step.
+        await asyncio.to_thread(stepped, 80 * DAY_S)
+        async with serving(tmp_path) as running, client_of(running) as client:
+            for _ in range(3):
+                await running.engine._sweeper.round()
+                await _expect_all_remembered(client, name)
+
+
+@pytest.mark.parametrize("by_s", [DAY_S, 400 * DAY_S])
+async def test_by_default_no_start_ends_a_lease_early_however_long_it_is(
+    tmp_path: Path, by_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path, restart_grace_s=None) as running, client_of(running) as client:
+        await client.create_fleet(FLEET)
+        await client.create_instance(FLEET, "node-1", total_blocks=1)
+        lease = await client.acquire(FLEET, blocks=1, holder="job", ttl=timedelta(hours=24))
+    now_ns = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns() + by_s * 1_000_000_000)
+    async with serving(tmp_path, restart_grace_s=None) as running, client_of(running) as client:
+        found = await client.get_allocation(lease.allocation.name)
+        assert found.expire_time is not None
+        left = found.expire_time - (await client.describe(FLEET)).server_time
+        assert timedelta(hours=23, minutes=50) < left <= timedelta(hours=24)
+        await check_fleet(client, FLEET)

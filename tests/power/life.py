@@ -24,6 +24,7 @@ from blockyard_server.domain.requests import (
     Request,
     UpdateInstance,
 )
+from blockyard_server.domain.retention import Retention
 from blockyard_server.engine.clock import ManualClock
 from blockyard_server.engine.failures import StoreUnavailable
 from blockyard_server.engine.store_protocol import StoreFailed, StoreRefused
@@ -195,7 +196,9 @@ class _Server:
                 self._promise([], [])
             case 1:
                 cutoff_us = self._clock.now_us() - RETENTION_US
-                self._until_done(lambda: self._transactor.prune(FLEET, RETENTION_US))
+                old = self._until_done(lambda: self._transactor.age(FLEET, Retention(RETENTION_US, RETENTION_US)))
+                self._promise([], [])
+                self._until_done(lambda: self._transactor.prune(FLEET, old.ended))
                 self._promise([], [], forgotten_before_us=cutoff_us)
             case _:
                 self._carry_out([self._request() for _ in range(self._random.randint(1, MAX_BATCH))])

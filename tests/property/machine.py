@@ -374,13 +374,11 @@ class ModelCheck(RuleBasedStateMachine):
         ahead = [0, 1, 50_000, 1_000_000, 5_000_000, 30_000_000, 650_000_000]
         model = self.sides.model
         for fleet in model.fleets.values():
-            moments = [event["time"] + model.journal_retention for event in fleet.events[:1]]
-            for allocation in fleet.allocations.values():
-                at = allocation.expire_time
-                if allocation.end_time is not None:
-                    at = allocation.end_time + model.retention
-                if at is not None:
-                    moments.append(at)
+            ends = [a.expire_time for a in fleet.allocations.values() if a.state == "HELD"]
+            moments = [at for at in ends if at is not None]
+            for retention in (model.retention, model.journal_retention):
+                left = [age + retention - fleet.age for age, _ in fleet.marks]
+                moments += [(fleet.looked or model.now) + -(-still * 1000 // 999) for still in left]
             ahead += [at - model.now + by for at in moments if at > model.now for by in (-1, 0, 1)]
         by = r.choice(ahead if r.randrange(4) else ahead[:5])
         note(f"{by} us pass")

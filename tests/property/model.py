@@ -269,6 +269,7 @@ class Model(AdminModel):
         """The server stops and starts: it renews every lease that is not known to have ended, up to its grace."""
         until = self.now + self.grace
         for fleet in self.fleets.values():
+            fleet.looked = None
             short = [a for a in fleet.live() if a.expire_time is not None and a.expire_time < until]
             if short:
                 fleet.record(self.now, "LEASES_EXTENDED", expire_time=until)
@@ -278,18 +279,15 @@ class Model(AdminModel):
                 allocation.expire_time = max(allocation.expire_time, min(self.now + allocation.ttl, until))
 
     def sweep_round(self) -> None:
-        """A round of the sweeper: ends what has run out, forgets what is older than its retention."""
-        for fleet in self.fleets.values():
-            fleet.sweep(self.now)
-            before = self.now - self.retention
-            old = [a for a in fleet.allocations.values() if a.end_time is not None and a.end_time < before]
-            for allocation in old:
-                del fleet.allocations[allocation.allocation]
-                del fleet.tokens[allocation.caller, allocation.token]
-            cancelled = [key for key, known in fleet.tokens.items() if known.allocation is None and known.time < before]
-            for key in cancelled:
-                del fleet.tokens[key]
-            fleet.forget_events(self.now - self.journal_retention)
+        """Two rounds of the sweeper: it ends what has run out, and forgets what it has watched for its retention."""
+        retentions = (self.retention, self.journal_retention)
+        for _ in range(2):
+            with_past = [fleet for fleet in self.fleets.values() if fleet.has_past]
+            for fleet in self.fleets.values():
+                fleet.sweep(self.now)
+            for fleet in with_past:
+                fleet.grow_older(self.now, retentions)
+                fleet.forget(fleet.old(self.retention), fleet.old(self.journal_retention))
 
 
 def _check_guards(request: Plain, allocation: Allocation) -> None:

@@ -157,15 +157,53 @@ class Fleet:
     """By (caller, token)."""
     events: list[Plain] = field(default_factory=list)
     """Those that are kept."""
+    age: int = 0
+    """How long the sweeper has watched it, in all its lives."""
+    marks: list[tuple[int, int]] = field(default_factory=list)
+    """(age, revision): what is at this revision or below is at least as old as since that age."""
+    looked: int | None = None
+    """When the sweeper of this life last looked."""
 
     @property
     def name(self) -> str:
         """Its full name."""
         return f"fleets/{self.fleet}"
 
-    def forget_events(self, before: int) -> None:
-        """Those that are older go, but never the last one."""
-        while len(self.events) > 1 and self.events[0]["time"] < before:
+    @property
+    def has_past(self) -> bool:
+        """Whether there is anything that may be forgotten some day."""
+        ended = any(allocation.state != "HELD" for allocation in self.allocations.values())
+        return ended or len(self.events) > 1 or any(token.allocation is None for token in self.tokens.values())
+
+    def grow_older(self, now: int, retentions: tuple[int, int]) -> None:
+        """The sweeper looks: what it has watched counts, but for a thousandth, which its clock may be wrong by."""
+        step = max(1_000_000, min(600_000_000, min(retentions) // 1000))
+        if self.looked is None:
+            self.looked = now
+            return
+        watched = (now - self.looked) - (now - self.looked) // 1000
+        if watched < step:
+            return
+        self.looked = now
+        self.age += watched
+        last_age, last_revision = self.marks[-1] if self.marks else (-min(retentions), -1)
+        if last_revision < self.revision and self.age - last_age >= min(retentions) // 8:
+            self.marks.append((self.age, self.revision))
+
+    def old(self, retention: int) -> int:
+        """The highest revision that is older than this."""
+        return max((revision for age, revision in self.marks if self.age - age >= retention), default=0)
+
+    def forget(self, ended: int, events: int) -> None:
+        """What ended up to one revision, and the events up to another, but never the last one."""
+        gone = [a for a in self.allocations.values() if a.state != "HELD" and a.revision <= ended]
+        for allocation in gone:
+            del self.allocations[allocation.allocation]
+            del self.tokens[allocation.caller, allocation.token]
+        cancelled = [key for key, known in self.tokens.items() if known.allocation is None and known.revision <= ended]
+        for key in cancelled:
+            del self.tokens[key]
+        while len(self.events) > 1 and self.events[0]["revision"] <= events:
             del self.events[0]
 
     def own_fields(self) -> Plain:

@@ -257,8 +257,12 @@ async def test_what_is_older_than_the_retention_can_be_neither_watched_nor_liste
     async with serving(tmp_path, **settings) as server, client_of(server) as client:  # type: ignore[arg-type]  # mixed
         await make_fleet(client)
         held = await client.acquire(FLEET, blocks=1, holder="train")
-        clock.advance(61_000_000)
+        for _ in range(70):
+            clock.advance(1_000_000)
+            await server.engine._sweeper.round()
         await client.release((await client.acquire(FLEET, blocks=1, holder="other")).allocation)
+        clock.advance(2_000_000)
+        await server.engine._sweeper.round()
         refusals: list[Compacted] = []
 
         async def compacted() -> bool:

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import takewhile
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self
 
 from blockyard_server.domain.allocation import Allocation, TokenRecord
 from blockyard_server.domain.events import Event
 from blockyard_server.domain.requests import TokenKey
+from blockyard_server.domain.retention import FleetAge
 from blockyard_server.engine.store_protocol import (
     CommitUnknown,
     FleetHead,
@@ -150,7 +150,7 @@ class SimulatedTransaction:
             self._rows.roll_back()
             self._call.failed()
             raise
-        self._rows.commit()
+        self._rows.commit(self._kernel.now_us)
         self._call.committed(self._events)
         if self._kernel.trace is not None:
             self._kernel.note(f"{self._call}: commit of {self._rows.fleet} at {self._rows.revision}")
@@ -272,28 +272,38 @@ class SimulatedTransaction:
         self._touched.update(allocations)
         self._pass(Point.WRITTEN)
 
-    def prune(self, ended_before_us: int, limit: int) -> int:
+    def age(self) -> FleetAge:
         """As in the protocol."""
+        return self._read().age
+
+    def set_age(self, age: FleetAge) -> None:
+        """As in the protocol."""
+        self._expect_connection()
+        self._rows.grow(age, self._database.weather.retention, self._kernel.now_us)
+        self._kernel.tally["age written"] += 1
+
+    def prune(self, upto_revision: int, limit: int) -> int:
+        """As in the protocol. A token whose messages may still be on their way stays: retention is longer in life."""
         rows = self._read()
         kept = self._database.open_tokens()
         ended = [a for a in rows.allocations.values() if a.end_time_us is not None and a.token not in kept]
-        old = [a for a in ended if (a.end_time_us or 0) < ended_before_us]
+        old = [a for a in ended if a.revision <= upto_revision]
         for allocation in old[:limit]:
             rows.take(rows.allocations, allocation.allocation)
             rows.take(rows.tokens, (allocation.caller, allocation.token))
-        cancelled = [key for key, time_us in rows.cancelled_us.items() if time_us < ended_before_us]
+        records = rows.tokens.items()
+        cancelled = [key for key, known in records if known.allocation is None and known.revision <= upto_revision]
         cancelled = [key for key in cancelled if key[1] not in kept][:limit]
         for key in cancelled:
-            rows.take(rows.cancelled_us, key)
             rows.take(rows.tokens, key)
         self._forgot = True
         self._kernel.tally["forgotten rows"] += len(old[:limit]) + len(cancelled)
         return 2 * len(old[:limit]) + len(cancelled)
 
-    def compact(self, before_us: int, limit: int) -> int:
+    def compact(self, upto_revision: int, limit: int) -> int:
         """As in the protocol."""
         rows = self._read()
-        old = list(takewhile(lambda event: event.time_us < before_us, rows.kept()[:-1]))[:limit]
+        old = [event for event in rows.kept()[:-1] if event.revision <= upto_revision][:limit]
         rows.compacted_revision += len(old)
         self._kernel.tally["compacted events"] += len(old)
         return len(old)

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import pytest
 
 from blockyard_server.domain import acquire, allocation, release, renew
 from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.fleet import FleetState
+from blockyard_server.domain.retention import Forgettable, Retention, forgettable
 from blockyard_server.engine import fleet_time, memory, transactor
+from blockyard_server.engine.fleet_age import FleetAges, Look
 from blockyard_server.engine.fleet_time import Reading
 from blockyard_server.engine.memory import FleetMemory
 from blockyard_server.engine.store_protocol import StoreFailed
@@ -164,6 +167,38 @@ def _time_goes_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(fleet_time.FleetTimes, "read", forget_latest)
 
 
+def _time_is_counted_twice(patch: pytest.MonkeyPatch) -> None:
+    since = FleetAges.since
+
+    def count_again(self: FleetAges, fleet: str, look: Look) -> int | None:
+        before = self._looks.get(fleet)
+        return None if before is None else since(self, fleet, look._replace(age_us=before.age_us))
+
+    patch.setattr(FleetAges, "since", count_again)
+
+
+def _what_nobody_watched_counts(patch: pytest.MonkeyPatch) -> None:
+    """As if a server that starts knew when another one looked last, by the time that the fleet's clock shows."""
+    worlds: WeakKeyDictionary[Any, dict[str, tuple[int, int]]] = WeakKeyDictionary()
+
+    def age(self: Transactor, fleet: str, retention: Retention) -> Forgettable:
+        looked = worlds.setdefault(self._store.database, {})  # type: ignore[attr-defined]  # the simulated store's
+
+        def grow(attempt: Attempt) -> Forgettable:
+            age, clock_us = attempt.tx.age(), attempt.tx.database_time_us or self.times.own_us()
+            last_age_us, last_us = looked.get(fleet, (age.age_us, clock_us))
+            if age.age_us == last_age_us and clock_us - last_us >= retention.step_us and attempt.tx.head is not None:
+                age = age.after(clock_us - last_us, attempt.tx.head.revision, retention)
+                attempt.tx.set_age(age)
+            if age.age_us != last_age_us or fleet not in looked:
+                looked[fleet] = (age.age_us, clock_us)
+            return forgettable(age, retention)
+
+        return self.in_transaction(fleet, grow)
+
+    patch.setattr(Transactor, "age", age)
+
+
 def _halt_is_ignored(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Transactor, "_expect_served", lambda *_, **__: None)
 
@@ -215,6 +250,8 @@ INJECTIONS: Final[dict[str, Injection]] = {
     "leases count as extended before the commit": _greeted_before_the_commit,
     "a server goes on by the time that it had when another has changed it": _nobody_takes_the_time_over,
     "a fleet's time goes back behind its latest event": _time_goes_back,
+    "two servers count the same time into a fleet's age": _time_is_counted_twice,
+    "what nobody watched counts into a fleet's age": _what_nobody_watched_counts,
     "a halt is ignored": _halt_is_ignored,
     "the first end of a lease is not noted": _first_end_is_not_noted,
     "a refusal does not wait for the sweep": _refused_before_the_sweep_is_done,

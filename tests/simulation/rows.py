@@ -21,6 +21,7 @@ from blockyard_server.domain.events import (
     TokenWasCancelled,
 )
 from blockyard_server.domain.requests import TokenKey
+from blockyard_server.domain.retention import FleetAge, Retention, forgettable
 from tests.simulation.kernel import Violation
 
 Block = tuple[str, int]
@@ -49,10 +50,11 @@ class Rows:
         self.held: dict[Block, int] = {}
         self.allocations: dict[int, Allocation] = {}
         self.tokens: dict[TokenKey, TokenRecord] = {}
-        self.cancelled_us: dict[TokenKey, int] = {}
-        """When each cancelled token was."""
         self.journal: list[Event] = []
         """All of it: what is at `compacted_revision` or below is shown to nobody."""
+        self.age = FleetAge()
+        self.committed_us: list[int] = []
+        """The true time at which each revision was."""
         self.locked = False
         self._undo: list[tuple[dict[Any, Any], Any, Any]] = []
         self._before: tuple[Any, ...] = ()
@@ -68,18 +70,21 @@ class Rows:
         self.locked = True
         self._undo.clear()
         self._before = (
-            self.revision, self.next_order, self.record, self.compacted_revision, self.halted, self.clock_offset_us
+            self.revision, self.next_order, self.record, self.compacted_revision, self.halted, self.clock_offset_us,
+            self.age,
         )  # fmt: skip
 
-    def commit(self) -> None:
+    def commit(self, true_us: int) -> None:
         """Makes what was changed stay."""
+        self.committed_us += [true_us] * (len(self.journal) - len(self.committed_us))
         self.locked = False
 
     def roll_back(self) -> None:
         """Takes back what was changed since `begin`."""
-        (self.revision, self.next_order, self.record, self.compacted_revision, self.halted, self.clock_offset_us) = (
-            self._before
-        )
+        (
+            self.revision, self.next_order, self.record, self.compacted_revision, self.halted, self.clock_offset_us,
+            self.age,
+        ) = self._before  # fmt: skip
         del self.journal[self.revision :]
         for table, key, was in reversed(self._undo):
             if was is _ABSENT:
@@ -114,6 +119,17 @@ class Rows:
         due = [a for a in self.live() if a.expire_time_us is not None and a.expire_time_us <= now_us]
         return sorted(due, key=lambda a: (a.expire_time_us or 0, a.allocation))
 
+    def grow(self, age: FleetAge, retention: Retention, true_us: int) -> None:
+        """The fleet's age is written down. What it makes old enough to go must truly be so old."""
+        if age.age_us <= self.age.age_us:
+            raise Violation(f"an age of {age.age_us} follows {self.age.age_us}")
+        self.age = age
+        old = forgettable(age, retention)
+        for upto, kept_us in ((old.ended, retention.ended_us), (old.events, retention.journal_us)):
+            if upto and true_us - self.committed_us[upto - 1] < kept_us:
+                past_us = true_us - self.committed_us[upto - 1]
+                raise Violation(f"revision {upto} may be forgotten after {past_us} us, and is kept for {kept_us} us")
+
     def kept(self) -> list[Event]:
         """The journal as others see it."""
         return self.journal[self.compacted_revision :]
@@ -134,7 +150,6 @@ class Rows:
                 self._free(event.freed, event.allocation)
             case TokenWasCancelled():
                 self._remember(event.caller, event.token, event)
-                self.put(self.cancelled_us, (event.caller, event.token), event.time_us)
             case LeasesExtended():
                 self._extend(event)
             case Renewed():

@@ -190,13 +190,21 @@ class Server:
 
         return self._aside(fleet, call, lambda: self._transactor.in_transaction(fleet, decide))
 
-    def prune(self, fleet: str, retention_us: int) -> None:
+    def forget(self, fleet: str) -> None:
         """As the sweeper does."""
-        self._aside(fleet, "prune", lambda: self._transactor.prune(fleet, retention_us))
+        retention = self._database.weather.retention
+        old = self._aside(fleet, "age", lambda: self._transactor.age(fleet, retention))
+        if old is not None:
+            self.prune(fleet, old.ended)
+            self.compact(fleet, old.events)
 
-    def compact(self, fleet: str, retention_us: int) -> None:
-        """As the sweeper does."""
-        self._aside(fleet, "compact", lambda: self._transactor.compact(fleet, retention_us))
+    def prune(self, fleet: str, upto_revision: int) -> None:
+        """As the sweeper does with what is old."""
+        self._aside(fleet, "prune", lambda: self._transactor.prune(fleet, upto_revision))
+
+    def compact(self, fleet: str, upto_revision: int) -> None:
+        """As the sweeper does with what is old."""
+        self._aside(fleet, "compact", lambda: self._transactor.compact(fleet, upto_revision))
 
     def halt(self, fleet: str) -> None:
         """As the auditor does when it has found something."""

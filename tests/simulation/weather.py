@@ -9,6 +9,7 @@ from enum import StrEnum
 from random import Random
 from typing import Final
 
+from blockyard_server.domain.retention import Retention
 from tests.simulation.kernel import HOUR, MS, SECOND
 
 
@@ -78,10 +79,13 @@ class Weather:
     ttls_us: tuple[int | None, ...]
     drift_ppm: int
     """Clocks drift by at most so much."""
+    retention: Retention
+    """How long servers remember what has ended, and events: shorter than in life, as the day is."""
 
 
 _DEEDS: Final = (
     "sweep",
+    "forget",
     "prune",
     "compact",
     "verify",
@@ -123,4 +127,5 @@ def draw_weather(chance: Random) -> Weather:
             ((None,), (None, 2 * SECOND), (300 * MS, SECOND), (SECOND, 5 * SECOND, 30 * SECOND), (5 * SECOND,))
         ),
         drift_ppm=chance.choice((0, 0, 50, 400)),
+        retention=Retention(chance.choice((1200 * MS, 3 * SECOND)), chance.choice((1200 * MS, 3 * SECOND))),
     )

@@ -32,6 +32,8 @@ from tests.simulation.weather import draw_weather
 DAY_US: Final = 3 * SECOND
 """For so long things go wrong; more often longer than shorter, by the seed."""
 DEED_INTERVAL_US: Final = 1500 * MS
+LOOK_INTERVAL_US: Final = 2500 * MS
+"""How long a server's sweeper leaves the age of a fleet alone at most."""
 MAX_STEPS: Final = 20_000
 """No simulation needs nearly so many."""
 CALM_ROUNDS: Final = 16
@@ -120,6 +122,9 @@ class World:
         for client in self.clients:
             self.kernel.after(self.kernel.chance.randint(0, 100 * MS), client.begin)
         self.kernel.after(self.kernel.between(MS, DEED_INTERVAL_US), self._deed)
+        if "forget" in self.weather.deeds:
+            for server in self.servers:
+                self.kernel.after(self.kernel.between(MS, LOOK_INTERVAL_US), partial(self._keep_forgetting, server))
         until_us = self.kernel.now_us + self._day_us
         while self.kernel.now_us < until_us and self.kernel.step():
             if self.kernel.steps > MAX_STEPS:
@@ -134,11 +139,22 @@ class World:
         _DEEDS[deed](self, self.kernel.chance.choice(self.servers), self.kernel.chance.choice(self.fleets))
         self.kernel.after(self.kernel.between(MS, DEED_INTERVAL_US), self._deed)
 
+    def _keep_forgetting(self, server: Server) -> None:
+        if self.kernel.calm:
+            return
+        for fleet in self.fleets:
+            server.forget(fleet)
+        self.kernel.after(self.kernel.between(MS, LOOK_INTERVAL_US), partial(self._keep_forgetting, server))
+
     def _sweep(self, server: Server, fleet: str) -> None:
         server.sweep(fleet)
 
+    def _forget(self, server: Server, fleet: str) -> None:
+        server.forget(fleet)
+
     def _prune(self, server: Server, fleet: str) -> None:
-        server.prune(fleet, 0)
+        """Whatever has ended, however young: so that what is gone matters more often."""
+        server.prune(fleet, self.database.rows(fleet).revision)
 
     def _open_tokens(self) -> set[str]:
         """Those whose messages may still be on their way: the retention is longer than any message lives."""
@@ -147,9 +163,7 @@ class World:
         }
 
     def _compact(self, server: Server, fleet: str) -> None:
-        journal = self.database.rows(fleet).journal
-        age_us = self.database.fleet_time_us(fleet) - self.kernel.chance.choice(journal).time_us
-        server.compact(fleet, age_us)
+        server.compact(fleet, self.kernel.chance.choice(self.database.rows(fleet).journal).revision)
 
     def _verify(self, server: Server, fleet: str) -> None:
         server.verify(fleet)
@@ -264,6 +278,7 @@ class World:
 
 _DEEDS: Final = {
     "sweep": World._sweep,
+    "forget": World._forget,
     "prune": World._prune,
     "compact": World._compact,
     "verify": World._verify,

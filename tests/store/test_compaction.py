@@ -10,14 +10,14 @@ from tests.store.story import Story
 MANY = 1000
 
 
-async def to_compact(story: Story, before_us: int) -> list[str]:
+async def with_past(story: Story) -> list[str]:
     async with story.store.reader() as reader:
-        return await reader.fleets_to_compact(before_us, 10)
+        return await reader.fleets_with_past("", 10)
 
 
-def compact(story: Story, before_us: int, limit: int = MANY) -> int:
+def compact(story: Story, upto_revision: int, limit: int = MANY) -> int:
     with story.store.transaction(story.fleet) as transaction:
-        return transaction.compact(before_us, limit)
+        return transaction.compact(upto_revision, limit)
 
 
 def kept(story: Story) -> list[Event]:
@@ -32,25 +32,21 @@ async def bounds(story: Story) -> JournalBounds | None:
 
 async def test_only_what_happened_before_goes(story: Story) -> None:
     held = story.grant(("node-1", (0,)))
-    then_us = story.now_us
     story.release(story.grant(("node-1", (1,))))
     story.commit()
 
-    assert await to_compact(story, then_us) == ["gpu"]
-    assert compact(story, then_us) == held
+    assert compact(story, held) == held
     assert kept(story) == story.events[held:]
     assert await bounds(story) == JournalBounds(story.revision, held)
-    assert await to_compact(story, then_us) == []
-    assert compact(story, then_us) == 0
+    assert compact(story, held) == 0
 
 
 async def test_the_last_event_is_never_forgotten(story: Story) -> None:
-    after_us = story.now_us + 1
-
-    assert compact(story, after_us) == story.revision - 1
+    assert await with_past(story) == ["gpu"]
+    assert compact(story, story.revision + 1) == story.revision - 1
     assert kept(story) == story.events[-1:]
-    assert await to_compact(story, after_us) == []
-    assert compact(story, after_us) == 0
+    assert await with_past(story) == []
+    assert compact(story, story.revision + 1) == 0
 
 
 async def test_one_step_takes_at_most_so_many_the_oldest_first(story: Story) -> None:
@@ -58,26 +54,26 @@ async def test_one_step_takes_at_most_so_many_the_oldest_first(story: Story) -> 
         story.release(story.grant(("node-1", (0,))))
     story.commit()
 
-    assert [compact(story, story.now_us, limit=4) for _ in range(4)] == [4, 4, 2, 0]
+    assert [compact(story, story.revision, limit=4) for _ in range(4)] == [4, 4, 2, 0]
     assert kept(story) == story.events[-1:]
 
 
-async def test_a_young_event_protects_what_comes_after_it_however_old_that_says_it_is(story: Story) -> None:
+async def test_what_goes_is_told_by_revisions_whatever_times_the_events_say(story: Story) -> None:
     story.now_us += 1_000_000
-    young = story.grant(("node-1", (0,)))
+    old = story.grant(("node-1", (0,)))
     story.now_us -= 1_000_000
     story.grant(("node-1", (1,)))
     story.grant(("node-1", (2,)))
     story.commit()
 
-    assert compact(story, story.now_us) == young - 1
+    assert compact(story, old) == old
 
 
 async def test_what_is_held_and_its_tokens_stay(story: Story) -> None:
     numbers = [story.grant(("node-1", (block,))) for block in range(3)]
     story.release(numbers[1])
     story.commit()
-    compact(story, story.now_us)
+    compact(story, story.revision)
 
     with story.store.transaction("gpu") as transaction:
         assert set(transaction.allocations(numbers)) == set(numbers)
@@ -94,7 +90,7 @@ async def test_what_is_held_and_its_tokens_stay(story: Story) -> None:
 async def test_pages_begin_with_what_is_kept_and_say_so(story: Story) -> None:
     numbers = [story.grant(("node-1", (block,)), holder=f"job-{block}") for block in range(4)]
     story.commit()
-    compact(story, story.now_us, limit=numbers[1])
+    compact(story, story.revision, limit=numbers[1])
 
     async with story.store.reader() as reader:
         everything = await reader.events("gpu", EventFilter(), after=-1, limit=MANY)
@@ -109,7 +105,7 @@ async def test_pages_begin_with_what_is_kept_and_say_so(story: Story) -> None:
 async def test_the_evidence_begins_where_the_journal_does(story: Story) -> None:
     story.grant(("node-1", (0,)))
     story.commit()
-    compact(story, story.now_us, limit=2)
+    compact(story, story.revision, limit=2)
     evidence = story.store.pin_evidence("gpu")
 
     assert (evidence.compacted_revision, evidence.revision) == (2, story.revision)
@@ -121,8 +117,8 @@ async def test_a_deleted_fleet_is_compacted_too_and_its_revision_goes_on(story: 
     story.delete_fleet()
     story.commit()
 
-    assert await to_compact(story, story.now_us) == ["gpu"]
-    assert compact(story, story.now_us) == story.revision - 1
+    assert await with_past(story) == ["gpu"]
+    assert compact(story, story.revision) == story.revision - 1
     story.create_fleet()
     story.commit()
     assert await bounds(story) == JournalBounds(story.revision, story.revision - 2)
@@ -130,13 +126,13 @@ async def test_a_deleted_fleet_is_compacted_too_and_its_revision_goes_on(story: 
 
 async def test_a_fleet_that_never_was_has_nothing_to_forget(story: Story) -> None:
     with story.store.transaction("nope") as transaction:
-        assert transaction.compact(story.now_us, MANY) == 0
+        assert transaction.compact(story.revision, MANY) == 0
 
 
 async def test_a_compaction_that_is_not_committed_leaves_everything(story: Story) -> None:
     def compact_and_fail() -> None:
         with story.store.transaction("gpu") as transaction:
-            assert transaction.compact(story.now_us, MANY)
+            assert transaction.compact(story.revision, MANY)
             raise ConnectionError
 
     with pytest.raises(ConnectionError):

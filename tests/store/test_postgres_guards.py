@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from blockyard_server.domain.requests import FleetFields
+from blockyard_server.domain.retention import FleetAge
 from blockyard_server.store.postgres import PostgresStore
 from blockyard_server.store.postgres_triggers import POSTGRES_FUNCTIONS, POSTGRES_ROW_BY_ROW, POSTGRES_TRIGGERS
 from tests.harness.postgres import Postgres
@@ -49,6 +51,7 @@ FOREIGN_KEYS = (
     ("held_blocks", "fk_held_blocks_instance"),
     ("held_blocks", "fk_held_blocks_live_allocation"),
     ("instances", "fk_instances_fleet"),
+    ("fleet_ages", "fk_fleet_ages_fleet"),
 )
 
 
@@ -63,6 +66,11 @@ def written(postgres: Postgres) -> Iterator[str]:
     assert story.grant(("node-1", (2,))) == ENDED
     story.release(ENDED)
     story.commit()
+    other = Story(store, "other").begin()
+    other.update_fleet(FleetFields((("a", "label"),)))
+    other.commit()
+    with store.transaction("gpu") as transaction:
+        transaction.set_age(FleetAge(5))
     asyncio.run(store.close())
     yield url
     postgres.drop(url)
@@ -109,7 +117,7 @@ def test_without_its_guard_the_database_lets_through(db: Connection, name: str) 
     assert run(db, breaking.statement) > 0
 
 
-TABLES = ("fleets", "instances", "allocations", "held_blocks", "tokens", "journal")
+TABLES = ("fleets", "instances", "allocations", "held_blocks", "tokens", "journal", "fleet_ages")
 
 
 def test_every_trigger_that_refuses_is_broken_here() -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from blockyard_server.domain.requests import FleetFields
+from blockyard_server.domain.retention import FleetAge
 from blockyard_server.store.schema import SQLITE_TRIGGERS
 from blockyard_server.store.sqlite import SqliteStore
 from tests.store.story import Story
@@ -34,6 +36,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert story.grant(("node-1", (2,))) == ENDED
     story.release(ENDED)
     story.commit()
+    other = Story(store, "other").begin()
+    other.update_fleet(FleetFields((("a", "label"),)))
+    other.commit()
+    with store.transaction("gpu") as transaction:
+        transaction.set_age(FleetAge(5))
     asyncio.run(store.close())
     return store.path
 
@@ -174,6 +181,10 @@ BREAKS = {
     ),
     "an order that goes down": Break("UPDATE fleets SET next_order = 1", "never goes down", "fleets_go_forward"),
     "a fleet's row that goes": Break("DELETE FROM fleets", "never deleted", "fleets_stay"),
+    "an age that goes down": Break("UPDATE fleet_ages SET age_us = 4", "only ever grows", "fleet_ages_grow"),
+    "an age that stands still": Break("UPDATE fleet_ages SET marks = '[]'", "only ever grows", "fleet_ages_grow"),
+    "an age of nothing": Break("INSERT INTO fleet_ages VALUES ('other', 0, '[]')", "ck_fleet_ages_age", CHECKS),
+    "the age of an unknown fleet": Break("INSERT INTO fleet_ages VALUES ('cpu', 5, '[]')", "FOREIGN KEY", KEYS),
     "an event that changes": Break("UPDATE journal SET body = '{}'", "never changed", "journal_unchanging"),
     "an event that goes": Break("DELETE FROM journal WHERE revision = 1", "only below", "journal_stays"),
 }
@@ -241,7 +252,9 @@ def test_every_table_is_strict_and_begins_with_the_fleet(db: sqlite3.Connection)
         for name, strict, clustered in tables
         if name not in {"alembic_version", "sqlite_schema"}
     }
-    assert ours == dict.fromkeys(["fleets", "instances", "allocations", "held_blocks", "tokens", "journal"], (1, 1))
+    assert ours == dict.fromkeys(
+        ["fleets", "instances", "allocations", "held_blocks", "tokens", "journal", "fleet_ages"], (1, 1)
+    )
     for table in ours:
         first = db.execute(f"SELECT name FROM pragma_table_info('{table}') WHERE pk = 1").fetchone()
         assert first == ("fleet",)

@@ -44,25 +44,10 @@ class MemoryReader:
         """As in the protocol."""
         return [fleet for fleet, rows in self._fleets.items() if rows.due(now_us + rows.clock_offset_us)][:limit]
 
-    async def fleets_to_prune(self, ended_before_us: int, limit: int) -> list[str]:
+    async def fleets_with_past(self, after: str, limit: int) -> list[str]:
         """As in the protocol."""
-        return [
-            fleet
-            for fleet, rows in self._fleets.items()
-            if any(
-                a.end_time_us is not None and a.end_time_us < ended_before_us + rows.clock_offset_us
-                for a in rows.allocations.values()
-            )
-        ][:limit]
-
-    async def fleets_to_compact(self, before_us: int, limit: int) -> list[str]:
-        """As in the protocol."""
-        old = [
-            fleet
-            for fleet, rows in self._fleets.items()
-            if rows.kept()[1:] and rows.kept()[0].time_us < before_us + rows.clock_offset_us
-        ]
-        return old[:limit]
+        with_past = (fleet for fleet, rows in self._fleets.items() if _has_past(rows))
+        return sorted(fleet for fleet in with_past if fleet > after)[:limit]
 
     async def fleets_to_audit(self, after: str, limit: int) -> list[str]:
         """As in the protocol."""
@@ -194,3 +179,8 @@ class MemoryEvidence:
     def close(self) -> None:
         """As in the protocol."""
         self.closed = True
+
+
+def _has_past(rows: Rows) -> bool:
+    ended = any(a.end_time_us is not None for a in rows.allocations.values())
+    return ended or len(rows.kept()) > 1 or any(known.allocation is None for known in rows.tokens.values())

@@ -8,7 +8,6 @@ import threading
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 
 from blockyard_server.domain.allocation import Allocation, AllocationState, TokenRecord, extended_us, lease_ended
 from blockyard_server.domain.answers import FleetRecord, InstanceRecord
@@ -25,6 +24,7 @@ from blockyard_server.domain.events import (
 )
 from blockyard_server.domain.fleet import FleetState
 from blockyard_server.domain.requests import TokenKey
+from blockyard_server.domain.retention import FleetAge
 from blockyard_server.engine.store_protocol import FleetHead, InstanceRow, InvariantBroken
 from tests.unit.memory_reader import MemoryEvidence, MemoryReader
 
@@ -44,6 +44,7 @@ class Rows:
     compacted_revision: int = 0
     halted: bool = False
     clock_offset_us: int = 0
+    age: FleetAge = field(default_factory=FleetAge)
 
     def kept(self) -> list[Event]:
         """The journal as others see it: `journal` itself is never cut short, because instances are read off it."""
@@ -173,25 +174,39 @@ class MemoryTransaction:
         fingerprint = event.fingerprint if isinstance(event, Granted) else b""
         self.rows.tokens[caller, token] = TokenRecord(caller, token, allocation, fingerprint, event.revision)
 
-    def prune(self, ended_before_us: int, limit: int) -> int:
+    def age(self) -> FleetAge:
         """As in the protocol."""
-        old = [
-            a for a in self.rows.allocations.values() if a.end_time_us is not None and a.end_time_us < ended_before_us
-        ][:limit]
-        for allocation in old:
+        return self.rows.age
+
+    def set_age(self, age: FleetAge) -> None:
+        """As in the protocol."""
+        if age.age_us <= self.rows.age.age_us:
+            message = f"the age {age.age_us} does not grow"
+            raise InvariantBroken(message)
+        self.rows.age = age
+        self.wrote = True
+
+    def prune(self, upto_revision: int, limit: int) -> int:
+        """As in the protocol."""
+        ended = [a for a in self.rows.allocations.values() if a.end_time_us is not None and a.revision <= upto_revision]
+        for allocation in ended[:limit]:
             del self.rows.allocations[allocation.allocation]
             del self.rows.tokens[(allocation.caller, allocation.token)]
-        self.wrote = self.wrote or bool(old)
-        return len(old)
+        records = self.rows.tokens.items()
+        cancelled = [key for key, known in records if known.allocation is None and known.revision <= upto_revision]
+        for key in cancelled[:limit]:
+            del self.rows.tokens[key]
+        self.wrote = self.wrote or bool(ended or cancelled)
+        return 2 * len(ended[:limit]) + len(cancelled[:limit])
 
     def set_clock_offset(self, offset_us: int) -> None:
         """As in the protocol."""
         self.rows.clock_offset_us = offset_us
         self.wrote = True
 
-    def compact(self, before_us: int, limit: int) -> int:
+    def compact(self, upto_revision: int, limit: int) -> int:
         """As in the protocol."""
-        old = list(takewhile(lambda event: event.time_us < before_us, self.rows.kept()[:-1]))[:limit]
+        old = [event for event in self.rows.kept()[:-1] if event.revision <= upto_revision][:limit]
         self.rows.compacted_revision += len(old)
         self.wrote = self.wrote or bool(old)
         return len(old)

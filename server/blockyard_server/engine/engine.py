@@ -59,9 +59,9 @@ class EngineSettings:
     writer: WriterLimits = field(default_factory=WriterLimits)
     sweeper: SweeperSettings = field(default_factory=SweeperSettings)
     auditor: AuditorSettings = field(default_factory=AuditorSettings)
-    restart_grace_s: float = 3600.0
-    """A start renews every live lease, but for no longer than this: its holder could not renew it meanwhile, and
-    the wall clock may have been set forward."""
+    restart_grace_s: float | None = None
+    """A start renews every live lease: its holder could not renew it meanwhile, and the wall clock may have been set
+    forward. None: by its whole TTL. Otherwise for no longer than this."""
 
 
 class Engine:

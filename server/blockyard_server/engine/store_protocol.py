@@ -25,6 +25,7 @@ from blockyard_server.domain.answers import (
 from blockyard_server.domain.events import Event, Repaired
 from blockyard_server.domain.journal import JournalBounds
 from blockyard_server.domain.requests import TokenKey
+from blockyard_server.domain.retention import FleetAge
 
 
 class StoreRefused(Exception):
@@ -129,17 +130,25 @@ class Transaction(Protocol):
         """
         ...
 
-    def prune(self, ended_before_us: int, limit: int) -> int:
-        """Forgets ended allocations with their tokens, and cancelled tokens, older than this; `limit` of each at most.
+    def age(self) -> FleetAge:
+        """The fleet's age and its marks, as they were last written down."""
+        ...
 
-        Answers how many rows went.
+    def set_age(self, age: FleetAge) -> None:
+        """Writes the fleet's age, which only ever grows. The fleet exists or existed. No event, no revision."""
+        ...
+
+    def prune(self, upto_revision: int, limit: int) -> int:
+        """Forgets what ended up to this revision: allocations with their tokens, and cancelled tokens.
+
+        `limit` of each at most, the oldest first. Answers how many rows went.
         """
         ...
 
-    def compact(self, before_us: int, limit: int) -> int:
-        """Forgets the journal up to its first event that is not older than this; never the last event.
+    def compact(self, upto_revision: int, limit: int) -> int:
+        """Forgets the journal up to this revision; never the last event. `limit` events at most.
 
-        `limit` events at most. Answers how many went.
+        Answers how many went.
         """
         ...
 
@@ -225,12 +234,8 @@ class Reader(Protocol):
         """Fleets that have such an allocation, each by its own time; `now_us` is the store's clock."""
         ...
 
-    async def fleets_to_prune(self, ended_before_us: int, limit: int) -> list[str]:
-        """Fleets for which `Transaction.prune` has something to do; the bound is by the store's clock."""
-        ...
-
-    async def fleets_to_compact(self, before_us: int, limit: int) -> list[str]:
-        """Fleets for which `Transaction.compact` has something to do; the bound is by the store's clock."""
+    async def fleets_with_past(self, after: str, limit: int) -> list[str]:
+        """Fleets that have something to forget, however young, and whose names sort after this, by name."""
         ...
 
     async def fleets_to_audit(self, after: str, limit: int) -> list[str]:

@@ -8,6 +8,7 @@ import logging
 from dataclasses import dataclass
 from typing import Final
 
+from blockyard_server.domain.retention import Forgettable, Retention
 from blockyard_server.engine.apart import apart
 from blockyard_server.engine.failures import EngineFailure
 from blockyard_server.engine.store_protocol import Store, StoreFailed
@@ -29,9 +30,14 @@ class SweeperSettings:
     interval_s: float = 1.0
     """Between two rounds."""
     retention_s: float = 7 * 24 * 3600.0
-    """How long an ended allocation and its token, or a cancelled token, are remembered."""
+    """How long an ended allocation and its token, or a cancelled token, are remembered at least."""
     journal_retention_s: float = 30 * 24 * 3600.0
-    """How long an event is kept in its fleet's journal."""
+    """How long an event is kept in its fleet's journal at least."""
+
+    @property
+    def retention(self) -> Retention:
+        """Both, by the age of a fleet."""
+        return Retention(int(self.retention_s * 1_000_000), int(self.journal_retention_s * 1_000_000))
 
 
 class Sweeper:
@@ -43,6 +49,10 @@ class Sweeper:
         self._transactor = transactor
         self._settings = settings
         self._task: asyncio.Task[None] | None = None
+        self._looked_upto = ""
+        """The last fleet whose past this round or the one before looked at: the next one goes on behind it."""
+        self._unfinished: dict[str, Forgettable] = {}
+        """Fleets with more events to forget than one round does."""
 
     def start(self) -> None:
         """Begins to work in the background."""
@@ -62,32 +72,33 @@ class Sweeper:
     async def round(self) -> None:
         """Looks after every fleet that needs it. Raises ShuttingDown, StoreFailed."""
         now_us = self._transactor.times.store_us()
-        retention_us = int(self._settings.retention_s * 1_000_000)
-        journal_retention_us = int(self._settings.journal_retention_s * 1_000_000)
         async with self._store.reader() as reader:
             due = await reader.fleets_with_due_leases(now_us, MAX_FLEETS_AT_ONCE)
-            old = await reader.fleets_to_prune(now_us - retention_us, MAX_FLEETS_AT_ONCE)
-            long = await reader.fleets_to_compact(now_us - journal_retention_us, MAX_FLEETS_AT_ONCE)
+            past = await reader.fleets_with_past(self._looked_upto, MAX_FLEETS_AT_ONCE)
+        self._looked_upto = past[-1] if len(past) == MAX_FLEETS_AT_ONCE else ""
         for fleet in self._transactor.fleets_to_look_at()[:MAX_FLEETS_AT_ONCE]:
             await apart("looked at", fleet, self._look_at(fleet))
         for fleet in due:
             await apart("swept", fleet, self.sweep_fleet(fleet))
-        for fleet in old:
-            await apart("pruned", fleet, self._prune_fleet(fleet, retention_us))
-        for fleet in long:
-            await apart("compacted", fleet, self._compact_fleet(fleet, journal_retention_us))
+        for fleet in past:
+            await apart("relieved of what is old", fleet, self._forget_old(fleet))
 
     async def _look_at(self, fleet: str) -> None:
         await self._writers.of(fleet).run_aside(lambda: self._transactor.look_at(fleet))
 
-    async def _prune_fleet(self, fleet: str, retention_us: int) -> None:
-        while await self._writers.of(fleet).run_aside(lambda: self._transactor.prune(fleet, retention_us)):
+    async def _forget_old(self, fleet: str) -> None:
+        """Lets the fleet grow older, and forgets what has reached its retention."""
+        writer, retention = self._writers.of(fleet), self._settings.retention
+        old = self._unfinished.pop(fleet, Forgettable())
+        if self._transactor.ages.due(fleet, retention.step_us):
+            old = await writer.run_aside(lambda: self._transactor.age(fleet, retention))
+        while old.ended and await writer.run_aside(lambda: self._transactor.prune(fleet, old.ended)):
             pass
-
-    async def _compact_fleet(self, fleet: str, retention_us: int) -> None:
-        for _ in range(MAX_COMPACTIONS):
-            if not await self._writers.of(fleet).run_aside(lambda: self._transactor.compact(fleet, retention_us)):
+        for _ in range(MAX_COMPACTIONS * bool(old.events)):
+            if not await writer.run_aside(lambda: self._transactor.compact(fleet, old.events)):
                 return
+        if old.events:
+            self._unfinished[fleet] = old
 
     async def _run(self) -> None:
         while True:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from blockyard_server.domain import limits
 from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.answers import Answer
 from blockyard_server.domain.audit import Memory
@@ -21,9 +22,11 @@ from blockyard_server.domain.fleet import FleetState, Inconsistent
 from blockyard_server.domain.records import Records
 from blockyard_server.domain.release import expire
 from blockyard_server.domain.requests import CreateFleet, Request
+from blockyard_server.domain.retention import Forgettable, Retention, forgettable
 from blockyard_server.engine.clock import Clock
 from blockyard_server.engine.counts import Counts
 from blockyard_server.engine.failures import EngineFailure, InvariantViolated, StoreUnavailable, failure_of_store
+from blockyard_server.engine.fleet_age import FleetAges, Look
 from blockyard_server.engine.fleet_time import FleetTimes, Reading
 from blockyard_server.engine.memory import FleetMemory
 from blockyard_server.engine.pinned import PinnedFleet
@@ -100,16 +103,17 @@ class Transactor:
         store: Store,
         clock: Clock,
         *,
-        grace_s: float = 0.0,
+        grace_s: float | None = 0.0,
         clock_decides: bool = False,
         committed: Callable[[str], None] = lambda _fleet: None,
         counts: Counts | None = None,
     ) -> None:
         self._store = store
-        self._grace_us = int(grace_s * 1_000_000)
+        self._grace_us = limits.MAX_TTL_US if grace_s is None else int(grace_s * 1_000_000)
         self._committed = committed
         self._counts = Counts() if counts is None else counts
         self.times = FleetTimes(clock, clock_decides=clock_decides)
+        self.ages = FleetAges(clock)
         self._memory = FleetMemory()
         self._ungreeted: set[str] = set()
         """Fleets still to be greeted: one that is halted at the start is greeted after its repair."""
@@ -134,7 +138,7 @@ class Transactor:
         self.in_transaction(fleet, lambda _attempt: None, greet=False)
 
     def greet(self, fleet: str) -> None:
-        """Extends every lease as if it were renewed now, but by no more than the grace, with one event.
+        """Extends every lease as if it were renewed now, but by no more than the grace (None: any), with one event.
 
         For start-up, when all fleets are loaded. Nothing is written if no lease would end within the grace. A server
         that meets a fleet later, because another one made it, does this before anything else.
@@ -142,24 +146,35 @@ class Transactor:
         self._ungreeted.add(fleet)
         self.in_transaction(fleet, lambda _attempt: None)
 
-    def prune(self, fleet: str, retention_us: int) -> bool:
-        """Forgets what ended longer ago than that, a bounded number of allocations. Answers whether there may be more.
+    def age(self, fleet: str, retention: Retention) -> Forgettable:
+        """Lets the fleet's age grow by what this server has certainly seen pass. Answers what is old enough to go."""
 
-        By the fleet's own time, as its allocations ended: another fleet's may be days ahead (`fleet_time`).
-        """
+        def age(attempt: Attempt) -> tuple[Look | None, Forgettable]:
+            age, head = attempt.tx.age(), attempt.tx.head
+            look = self.ages.look(age.age_us)
+            passed_us = self.ages.since(fleet, look)
+            if passed_us is None or head is None:
+                return look, forgettable(age, retention)
+            if passed_us < retention.step_us:
+                return None, forgettable(age, retention)
+            age = age.after(passed_us, head.revision, retention)
+            attempt.tx.set_age(age)
+            return look._replace(age_us=age.age_us), forgettable(age, retention)
 
-        def prune(attempt: Attempt) -> bool:
-            return attempt.tx.prune(attempt.now_us - retention_us, MAX_PRUNED_AT_ONCE) >= MAX_PRUNED_AT_ONCE
+        look, old = self.in_transaction(fleet, age)
+        if look is not None:
+            self.ages.keep(fleet, look)
+        return old
 
-        return self.in_transaction(fleet, prune)
+    def prune(self, fleet: str, upto_revision: int) -> bool:
+        """Forgets what ended at this revision or before, a bounded number. Answers whether there may be more."""
+        most = MAX_PRUNED_AT_ONCE
+        return self.in_transaction(fleet, lambda attempt: attempt.tx.prune(upto_revision, most) >= most)
 
-    def compact(self, fleet: str, retention_us: int) -> bool:
-        """Forgets events that happened longer ago, a bounded number. Answers whether there may be more."""
-
-        def compact(attempt: Attempt) -> bool:
-            return attempt.tx.compact(attempt.now_us - retention_us, MAX_COMPACTED_AT_ONCE) >= MAX_COMPACTED_AT_ONCE
-
-        return self.in_transaction(fleet, compact)
+    def compact(self, fleet: str, upto_revision: int) -> bool:
+        """Forgets the events up to this revision, a bounded number. Answers whether there may be more."""
+        most = MAX_COMPACTED_AT_ONCE
+        return self.in_transaction(fleet, lambda attempt: attempt.tx.compact(upto_revision, most) >= most)
 
     def fleets_to_look_at(self) -> list[str]:
         """Fleets with leases, as far as memory knows, that this server has not looked at for a while."""

@@ -12,6 +12,7 @@ from blockyard_server.domain.answers import FleetRecord, InstanceRecord
 from blockyard_server.domain.blocks import Placements
 from blockyard_server.domain.events import Event, JournalRow, decode_event, decode_placements
 from blockyard_server.domain.requests import FleetFields, InstanceFields, InstanceState, PlacementStrategy
+from blockyard_server.domain.retention import FleetAge, Mark
 from blockyard_server.engine.store_protocol import InvariantBroken
 
 Row = Sequence[Any]
@@ -94,6 +95,20 @@ def naming(instance: str) -> str:
 def encode_keys(keys: Sequence[tuple[str, str]] | Sequence[int]) -> str:
     """What to look up, for a join with `json_each`."""
     return _encode(keys)
+
+
+def encode_age(age: FleetAge) -> Row:
+    """A fleet's age as (age_us, marks)."""
+    return age.age_us, _encode(age.marks)
+
+
+def decode_age(row: Row) -> FleetAge:
+    """A fleet's age out of (age_us, marks). Raises InvariantBroken for a row that cannot be read."""
+    age_us, marks = row
+    try:
+        return FleetAge(age_us, tuple(Mark(*mark) for mark in json.loads(marks)))
+    except _UNREADABLE as unreadable:
+        raise InvariantBroken("the row of a fleet's age cannot be read") from unreadable
 
 
 def decode_fleet(row: Row) -> FleetRecord:

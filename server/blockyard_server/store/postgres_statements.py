@@ -116,6 +116,8 @@ RECREATE_FLEET: Final = numbered(statements.RECREATE_FLEET)
 UPDATE_FLEET: Final = numbered(statements.UPDATE_FLEET)
 DELETE_FLEET: Final = numbered(statements.DELETE_FLEET)
 SET_HALTED: Final = numbered(statements.SET_HALTED)
+AGE: Final = numbered(statements.AGE)
+SET_AGE: Final = numbered(statements.SET_AGE)
 SET_CLOCK_OFFSET: Final = numbered(statements.SET_CLOCK_OFFSET)
 ADVANCE_FLEET: Final = """
 UPDATE fleets SET revision = $1, next_order = greatest(next_order, $2) WHERE fleet = $3 AND revision = $4"""
@@ -164,8 +166,8 @@ INSERT_TOKEN: Final = _insert(
 )
 INSERT_EVENT: Final = _insert("journal", ("fleet", *EVENT_COLUMNS))
 
-ENDED_BEFORE: Final = numbered(statements.ENDED_BEFORE)
-CANCELLED_BEFORE: Final = numbered(statements.CANCELLED_BEFORE)
+ENDED_UPTO: Final = numbered(statements.ENDED_UPTO)
+CANCELLED_UPTO: Final = numbered(statements.CANCELLED_UPTO)
 FORGET_TOKEN: Final = _bulk(
     """
 DELETE FROM tokens t USING {rows}
@@ -184,7 +186,6 @@ DELETE FROM allocations a USING {rows} WHERE a.fleet = k.fleet AND a.allocation 
     ("fleet", "allocation"),
 )
 COMPACTED_REVISION: Final = numbered(statements.COMPACTED_REVISION)
-FIRST_TO_KEEP: Final = numbered(statements.FIRST_TO_KEEP)
 COMPACT_FLEET: Final = numbered(statements.COMPACT_FLEET)
 COMPACT_JOURNAL: Final = numbered(statements.COMPACT_JOURNAL)
 

@@ -102,6 +102,9 @@ EXECUTE FUNCTION blockyard_refuse('a fleet''s revision never goes down')""",
         "fleets_stay": """
 CREATE TRIGGER fleets_stay BEFORE DELETE ON fleets FOR EACH ROW
 EXECUTE FUNCTION blockyard_refuse('a fleet''s row is never deleted: its revision must go on')""",
+        "fleet_ages_grow": """
+CREATE TRIGGER fleet_ages_grow BEFORE UPDATE ON fleet_ages FOR EACH ROW WHEN (NEW.age_us <= OLD.age_us)
+EXECUTE FUNCTION blockyard_refuse('a fleet''s age only ever grows')""",
         "journal_unchanging": """
 CREATE TRIGGER journal_unchanging BEFORE UPDATE ON journal FOR EACH ROW
 EXECUTE FUNCTION blockyard_refuse('the journal is never changed')""",

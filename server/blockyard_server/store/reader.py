@@ -87,27 +87,15 @@ class SqlReader:
         )
         return await self._names(select(fleets.c.fleet).where(due), limit)
 
-    async def fleets_to_prune(self, ended_before_us: int, limit: int) -> list[str]:
-        """See the protocol."""
-        ended = exists().where(
-            allocations.c.fleet == fleets.c.fleet, _ENDED, allocations.c.end_time_us < _of_the_fleet(ended_before_us)
-        )
+    async def fleets_with_past(self, after: str, limit: int) -> list[str]:
+        """See the protocol. With no range of revisions SQLite would walk the primary keys."""
+        ended = exists().where(allocations.c.fleet == fleets.c.fleet, _ENDED, allocations.c.revision > 0)
         cancelled = exists().where(
-            tokens.c.fleet == fleets.c.fleet,
-            tokens.c.allocation.is_(None),
-            tokens.c.time_us < _of_the_fleet(ended_before_us),
+            tokens.c.fleet == fleets.c.fleet, tokens.c.allocation.is_(None), tokens.c.revision > 0
         )
-        return await self._names(select(fleets.c.fleet).where(or_(ended, cancelled)), limit)
-
-    async def fleets_to_compact(self, before_us: int, limit: int) -> list[str]:
-        """See the protocol. Of each fleet one event is looked at: the oldest that is kept."""
-        oldest = fleets.c.compacted_revision + 1
-        old = exists().where(
-            journal.c.fleet == fleets.c.fleet,
-            journal.c.revision == oldest,
-            journal.c.time_us < _of_the_fleet(before_us),
-        )
-        return await self._names(select(fleets.c.fleet).where(oldest < fleets.c.revision, old), limit)
+        events = fleets.c.compacted_revision + 1 < fleets.c.revision
+        named = select(fleets.c.fleet).where(fleets.c.fleet > after, or_(events, ended, cancelled))
+        return await self._names(named, limit)
 
     async def fleets_to_audit(self, after: str, limit: int) -> list[str]:
         """See the protocol."""

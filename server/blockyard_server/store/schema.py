@@ -130,7 +130,7 @@ Index(
     "ix_allocations_ended",
     allocations.c.fleet,
     allocations.c.live,
-    allocations.c.end_time_us,
+    allocations.c.revision,
     sqlite_where=text("live = 0"),
     postgresql_where=text("live = 0"),
 )
@@ -171,7 +171,7 @@ tokens: Final = _table(
 Index(
     "ix_tokens_cancelled",
     tokens.c.fleet,
-    tokens.c.time_us,
+    tokens.c.revision,
     sqlite_where=text("allocation IS NULL"),
     postgresql_where=text("allocation IS NULL"),
 )
@@ -188,6 +188,16 @@ journal: Final = _table(
     Column("body", Text, nullable=False),
     PrimaryKeyConstraint("fleet", "revision"),
     CheckConstraint("revision >= 1", name="revision"),
+)
+
+fleet_ages: Final = _table(
+    "fleet_ages",
+    Column("fleet", _Name, nullable=False),
+    Column("age_us", _Big, nullable=False),
+    Column("marks", Text, nullable=False),
+    PrimaryKeyConstraint("fleet"),
+    ForeignKeyConstraint(["fleet"], ["fleets.fleet"], name="fk_fleet_ages_fleet"),
+    CheckConstraint("age_us > 0", name="age"),
 )
 
 SQLITE_TRIGGERS: Final[Mapping[str, str]] = MappingProxyType(
@@ -234,6 +244,10 @@ END""",
         "fleets_stay": """
 CREATE TRIGGER fleets_stay BEFORE DELETE ON fleets BEGIN
   SELECT RAISE(ABORT, 'a fleet''s row is never deleted: its revision must go on');
+END""",
+        "fleet_ages_grow": """
+CREATE TRIGGER fleet_ages_grow BEFORE UPDATE ON fleet_ages WHEN NEW.age_us <= OLD.age_us BEGIN
+  SELECT RAISE(ABORT, 'a fleet''s age only ever grows');
 END""",
         "journal_unchanging": """
 CREATE TRIGGER journal_unchanging BEFORE UPDATE ON journal BEGIN

@@ -74,11 +74,12 @@ DELETE_FLEET: Final = """
 UPDATE fleets SET deleted = 1, config_revision = ?, update_time_us = ? WHERE fleet = ? AND deleted = 0"""
 SET_HALTED: Final = "UPDATE fleets SET halted = ? WHERE fleet = ?"
 COMPACTED_REVISION: Final = "SELECT compacted_revision FROM fleets WHERE fleet = ?"
-# Of so many events above the compacted revision, the first that is too young to go.
-FIRST_TO_KEEP: Final = """
-SELECT min(revision) FROM journal WHERE fleet = ? AND revision > ? AND revision <= ? AND time_us >= ?"""
 COMPACT_FLEET: Final = "UPDATE fleets SET compacted_revision = ? WHERE fleet = ? AND compacted_revision = ?"
 COMPACT_JOURNAL: Final = "DELETE FROM journal WHERE fleet = ? AND revision > ? AND revision <= ?"
+AGE: Final = "SELECT age_us, marks FROM fleet_ages WHERE fleet = ?"
+SET_AGE: Final = """
+INSERT INTO fleet_ages (fleet, age_us, marks) VALUES (?, ?, ?)
+ON CONFLICT (fleet) DO UPDATE SET age_us = excluded.age_us, marks = excluded.marks"""
 SET_CLOCK_OFFSET: Final = "UPDATE fleets SET clock_offset_us = ? WHERE fleet = ?"
 ADVANCE_FLEET: Final = """
 UPDATE fleets SET revision = ?, next_order = max(next_order, ?) WHERE fleet = ? AND revision = ?"""
@@ -111,12 +112,12 @@ INSERT_TOKEN: Final = _insert(
 )
 INSERT_EVENT: Final = _insert("journal", ("fleet", *EVENT_COLUMNS))
 
-ENDED_BEFORE: Final = """
+ENDED_UPTO: Final = """
 SELECT fleet, caller, token, allocation FROM allocations
-WHERE fleet = ? AND live = 0 AND end_time_us < ? ORDER BY end_time_us LIMIT ?"""
-CANCELLED_BEFORE: Final = """
+WHERE fleet = ? AND live = 0 AND revision <= ? ORDER BY revision LIMIT ?"""
+CANCELLED_UPTO: Final = """
 SELECT fleet, caller, token FROM tokens
-WHERE fleet = ? AND allocation IS NULL AND time_us < ? ORDER BY time_us LIMIT ?"""
+WHERE fleet = ? AND allocation IS NULL AND revision <= ? ORDER BY revision LIMIT ?"""
 FORGET_TOKEN: Final = "DELETE FROM tokens WHERE fleet = ? AND caller = ? AND token = ? AND allocation = ?"
 FORGET_CANCELLED: Final = "DELETE FROM tokens WHERE fleet = ? AND caller = ? AND token = ? AND allocation IS NULL"
 FORGET_ALLOCATION: Final = "DELETE FROM allocations WHERE fleet = ? AND allocation = ? AND +live = 0"

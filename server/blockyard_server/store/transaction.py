@@ -12,13 +12,16 @@ from typing import Protocol
 from blockyard_server.domain.allocation import Allocation, TokenRecord
 from blockyard_server.domain.events import Event, FleetCreated, FleetDeleted, FleetEvent, FleetUpdated, Repaired
 from blockyard_server.domain.requests import FleetFields, TokenKey
+from blockyard_server.domain.retention import FleetAge
 from blockyard_server.engine.store_protocol import FleetHead, InstanceRow, InvariantBroken
 from blockyard_server.store.codec import (
     Row,
+    decode_age,
     decode_allocation,
     decode_fleet,
     decode_instance,
     decode_journal,
+    encode_age,
     encode_map,
 )
 from blockyard_server.store.repair import mend_rows
@@ -43,6 +46,8 @@ class Statements(Protocol):
     ADVANCE_FLEET: str
     SET_HALTED: str
     SET_CLOCK_OFFSET: str
+    AGE: str
+    SET_AGE: str
     INSERT_INSTANCE: str
     UPDATE_INSTANCE: str
     DELETE_INSTANCE: str
@@ -55,13 +60,12 @@ class Statements(Protocol):
     DELETE_HELD: str
     INSERT_TOKEN: str
     INSERT_EVENT: str
-    ENDED_BEFORE: str
-    CANCELLED_BEFORE: str
+    ENDED_UPTO: str
+    CANCELLED_UPTO: str
     FORGET_TOKEN: str
     FORGET_ALLOCATION: str
     FORGET_CANCELLED: str
     COMPACTED_REVISION: str
-    FIRST_TO_KEEP: str
     COMPACT_FLEET: str
     COMPACT_JOURNAL: str
 
@@ -211,11 +215,21 @@ class SqlTransaction:
         self._session.flush()
         self._revision = changes.revision
 
-    def prune(self, ended_before_us: int, limit: int) -> int:
+    def age(self) -> FleetAge:
         """See the protocol."""
-        oldest = (self._fleet, ended_before_us, limit)
-        ended = self._session.rows(self._statements.ENDED_BEFORE, oldest)
-        cancelled = self._session.rows(self._statements.CANCELLED_BEFORE, oldest)
+        found = self._session.rows(self._statements.AGE, (self._fleet,))
+        return decode_age(found[0]) if found else FleetAge()
+
+    def set_age(self, age: FleetAge) -> None:
+        """See the protocol."""
+        self.wrote = True
+        self._session.change(self._statements.SET_AGE, (self._fleet, *encode_age(age)))
+
+    def prune(self, upto_revision: int, limit: int) -> int:
+        """See the protocol."""
+        oldest = (self._fleet, upto_revision, limit)
+        ended = self._session.rows(self._statements.ENDED_UPTO, oldest)
+        cancelled = self._session.rows(self._statements.CANCELLED_UPTO, oldest)
         self.wrote = self.wrote or bool(ended or cancelled)
         self._count(self._statements.FORGET_TOKEN, ended, "an ended allocation's token has no record")
         allocations = [(fleet, allocation) for fleet, _, _, allocation in ended]
@@ -224,15 +238,12 @@ class SqlTransaction:
         self._session.flush()
         return 2 * len(ended) + len(cancelled)
 
-    def compact(self, before_us: int, limit: int) -> int:
+    def compact(self, upto_revision: int, limit: int) -> int:
         """See the protocol. What is still held, and every token, has rows of its own: only history goes."""
         if self.head is None:
             return 0
         compacted: int = self._session.rows(self._statements.COMPACTED_REVISION, (self._fleet,))[0][0]
-        last = min(compacted + limit, self._revision - 1)
-        window = (self._fleet, compacted, last, before_us)
-        [(kept,)] = self._session.rows(self._statements.FIRST_TO_KEEP, window)
-        upto: int = last if kept is None else kept - 1
+        upto = min(compacted + limit, upto_revision, self._revision - 1)
         if upto <= compacted:
             return 0
         self.wrote = True
