@@ -154,6 +154,7 @@ def decode_allocation(message: resources_pb2.Allocation) -> Allocation:
         annotations=dict(message.annotations),
         idempotency_token=message.idempotency_token,
         offline_instances=tuple(short(name) for name in message.offline_instances),
+        exclusive_instances=tuple(short(name) for name in message.exclusive_instances),
     )
 
 

@@ -121,6 +121,8 @@ class Allocation:
     """The token of the acquire that it answers."""
     offline_instances: tuple[str, ...]
     """The ids of those of its instances that are OFFLINE now."""
+    exclusive_instances: tuple[str, ...] = ()
+    """The ids of those of its instances that it has exclusively: nobody else gets a block there, while it has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ class Model(AdminModel):
         if key in fleet.tokens:
             return self._acquired_before(fleet, fleet.tokens[key], key[1], asked)
         strategy = asked["placement_strategy"] or fleet.default_placement_strategy
-        blocks = place(fleet, asked["demands"], strategy)
+        blocks, exclusive = place(fleet, asked["demands"], strategy)
         ttl = fleet.default_ttl if asked["ttl"] is None else asked["ttl"]
         if fleet.max_ttl is not None:
             ttl = fleet.max_ttl if ttl is None else min(ttl, fleet.max_ttl)
@@ -43,6 +43,7 @@ class Model(AdminModel):
             grant_time=self.now,
             expire_time=None if ttl is None else self.now + ttl,
             annotations=asked["annotations"],
+            exclusive=exclusive,
             revision=0,
         )
         if not request.get("validate_only"):
@@ -69,6 +70,7 @@ class Model(AdminModel):
             for block in blocks:
                 assert block not in fleet.instances[instance].holders, "the model itself granted a block twice"
                 fleet.instances[instance].holders[block] = number
+            fleet.instances[instance].exclusive = instance in allocation.exclusive
 
     def _acquired_before(self, fleet: Fleet, known: Token, token: str, asked: Plain) -> Plain:
         if known.allocation is None:
@@ -194,7 +196,7 @@ class Model(AdminModel):
                 total_blocks=sum(i.total_blocks for i in instances),
                 busy_blocks=sum(len(i.holders) for i in instances),
                 idle_blocks=sum(len(i.idle) for i in instances),
-                acquirable_blocks=sum(len(i.idle) for i in instances if i.state == "ACTIVE"),
+                acquirable_blocks=sum(len(i.acquirable) for i in instances),
             ),
             instances=[
                 given(

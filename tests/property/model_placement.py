@@ -30,8 +30,8 @@ def _demand(demand: Plain) -> Plain:
     }
 
 
-def place(fleet: Fleet, demands: list[Plain], strategy: str) -> dict[str, list[int]]:
-    """The blocks for all demands by instance, in the order chosen.
+def place(fleet: Fleet, demands: list[Plain], strategy: str) -> tuple[dict[str, list[int]], list[str]]:
+    """The blocks for all demands by instance, in the order chosen, and the instances that are taken exclusively.
 
     Or the refusal of the first that would not even fit an idle fleet, else of the first that cannot be met now.
     """
@@ -42,13 +42,14 @@ def place(fleet: Fleet, demands: list[Plain], strategy: str) -> dict[str, list[i
                 "UNSATISFIABLE", demand=number, instances_needed=demand["instances"], instances_fitting=fitting
             )
     taken: dict[str, list[int]] = {}
+    exclusive: list[str] = []
     for number, demand in enumerate(demands):
         chosen: dict[str, list[int]] = {}
         while len(chosen) < demand["instances"]:
             candidates = [
                 (instance, idle)
                 for instance in fleet.instances.values()
-                if instance.instance not in chosen and instance.state == "ACTIVE" and _matches(demand, instance)
+                if instance.instance not in chosen and instance.acquirable and _matches(demand, instance)
                 for idle in [_idle(instance, taken)]
                 if _has_room(demand, instance, idle)
             ]
@@ -58,17 +59,18 @@ def place(fleet: Fleet, demands: list[Plain], strategy: str) -> dict[str, list[i
                     demand=number,
                     instances_needed=demand["instances"],
                     instances_found=len(chosen),
-                    idle_blocks=sum(len(_idle(i, taken)) for i in fleet.instances.values() if i.state == "ACTIVE"),
+                    idle_blocks=sum(len(_idle(i, taken)) for i in fleet.instances.values()),
                 )
             instance, idle = min(candidates, key=lambda candidate: _rank(strategy, *candidate))
             chosen[instance.instance] = _choose_blocks(idle, _needed(demand, instance) or 0)
         for name, blocks in chosen.items():
             taken[name] = sorted(taken.get(name, []) + blocks)
-    return taken
+        exclusive += list(chosen) if demand["exclusive"] else []
+    return taken, exclusive
 
 
 def _idle(instance: Instance, taken: dict[str, list[int]]) -> list[int]:
-    return [block for block in instance.idle if block not in taken.get(instance.instance, [])]
+    return [block for block in instance.acquirable if block not in taken.get(instance.instance, [])]
 
 
 def _matches(demand: Plain, instance: Instance) -> bool:

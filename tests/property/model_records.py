@@ -68,10 +68,18 @@ class Instance:
         """Its full name."""
         return f"fleets/{self.fleet}/instances/{self.instance}"
 
+    exclusive: bool = False
+    """One allocation has it exclusively, as long as it has any of its blocks."""
+
     @property
     def idle(self) -> list[int]:
         """The blocks that nobody has."""
         return [block for block in range(self.total_blocks) if block not in self.holders]
+
+    @property
+    def acquirable(self) -> list[int]:
+        """The blocks that somebody may get."""
+        return [] if self.exclusive or self.state != "ACTIVE" else self.idle
 
     def own_fields(self) -> Plain:
         """What operators set."""
@@ -110,6 +118,7 @@ class Allocation:
     grant_time: int
     expire_time: int | None
     annotations: dict[str, str]
+    exclusive: list[str]
     revision: int
     state: str = "HELD"
     end_time: int | None = None
@@ -268,6 +277,7 @@ class Fleet:
             end_time=allocation.end_time,
             annotations=dict(allocation.annotations),
             idempotency_token=allocation.token,
+            exclusive_instances=[f"{self.name}/instances/{i}" for i in allocation.held if i in allocation.exclusive],
             offline_instances=[f"{self.name}/instances/{i}" for i in offline],
         )
 
@@ -276,6 +286,7 @@ class Fleet:
         for instance, numbers in blocks.items():
             for number in numbers:
                 del self.instances[instance].holders[number]
+            self.instances[instance].exclusive &= bool(self.instances[instance].holders)
 
     def sweep(self, now: int) -> None:
         """Ends the leases that have run out, the one that ran out first, first."""

@@ -142,7 +142,7 @@ class Replay:
             need = fields.total_blocks if demand.exclusive else demand.blocks
             if need <= fields.total_blocks:
                 fitting += 1
-                opened += fields.state is InstanceState.ACTIVE and self._books.idle(name) >= need
+                opened += fields.state is InstanceState.ACTIVE and self._books.acquirable(name) >= need
         if fitting < demand.instances:
             return Unsatisfiable
         return NoCapacity if opened < demand.instances else None
@@ -158,6 +158,8 @@ class Replay:
                 or max(blocks) >= fields.total_blocks
             ):
                 raise Violation(f"{blocks} of {name} are granted for {demand}")
+            if (name in event.exclusive) is not demand.exclusive:
+                raise Violation(f"{demand} has {event.exclusive} exclusively")
         if len(names) != demand.instances or len(set(names)) != len(names):
             raise Violation(f"{names} are granted for {demand}")
 

@@ -47,8 +47,12 @@ class Books:
         ]
         return [allocation for _, allocation in sorted(due)]
 
-    def idle(self, instance: str) -> int:
-        """How many blocks of it nobody has."""
+    def acquirable(self, instance: str) -> int:
+        """How many blocks of it somebody could get, were it ACTIVE: none while it is held exclusively."""
+        for allocation in self.allocations.values():
+            has = any(name == instance for name, _ in allocation.placements)
+            if allocation.state is AllocationState.HELD and has and instance in allocation.exclusive:
+                return 0
         return self.instances[instance].total_blocks - sum(name == instance for name, _ in self.held)
 
     def apply(self, event: Event) -> None:

@@ -333,6 +333,12 @@ class SimulatedEvidence:
         for name, record in self._rows.instances.items():
             yield name, record.fields.total_blocks, self._rows.busy_mask(name).bit_count()
 
+    def exclusive_instances(self) -> Iterator[tuple[str, int]]:
+        """As in the protocol."""
+        for name, record in self._rows.instances.items():
+            if record.exclusive_to is not None:
+                yield name, record.exclusive_to
+
     def held_blocks(self) -> Iterator[tuple[str, int, int]]:
         """As in the protocol."""
         for (instance, block), allocation in self._rows.held.items():

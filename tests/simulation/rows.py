@@ -146,6 +146,7 @@ class Rows:
             case Granted():
                 self._remember(event.caller, event.token, event)
                 self._hold(event.placements, event.revision)
+                self._hold_exclusively(event)
             case Released() | Expired():
                 self._free(event.freed, event.allocation)
             case TokenWasCancelled():
@@ -171,15 +172,25 @@ class Rows:
             for block in blocks:
                 if (instance, block) in self.held:
                     raise Violation(f"block {block} of {instance} would have two holders")
+                if instance in self.instances and self.instances[instance].exclusive_to is not None:
+                    raise Violation(f"{instance} is held exclusively, and block {block} of it is granted")
                 if instance not in self.instances or block >= self.instances[instance].fields.total_blocks:
                     raise Violation(f"there is no block {block} of {instance}")
                 self.put(self.held, (instance, block), allocation)
+
+    def _hold_exclusively(self, event: Granted) -> None:
+        for instance in event.exclusive:
+            if self.busy_mask(instance).bit_count() != self.instances[instance].fields.total_blocks:
+                raise Violation(f"{instance} is granted exclusively, and not all of it")
+            self.put(self.instances, instance, replace(self.instances[instance], exclusive_to=event.revision))
 
     def _free(self, placements: Placements, allocation: int) -> None:
         for instance, blocks in placements:
             for block in blocks:
                 if self.take(self.held, (instance, block)) != allocation:
                     raise Violation(f"block {block} of {instance} is freed, and allocation {allocation} has it not")
+            if not self.busy_mask(instance) and self.instances[instance].exclusive_to is not None:
+                self.put(self.instances, instance, replace(self.instances[instance], exclusive_to=None))
 
     def _extend(self, event: LeasesExtended) -> None:
         for allocation in self.due(event.expire_time_us):

@@ -75,6 +75,7 @@ class Story:
         token: str | None = None,
         ttl_us: int | None = None,
         annotations: tuple[tuple[str, str], ...] = (),
+        exclusive: tuple[str, ...] = (),
     ) -> int:
         revision = self._next()
         self._then(
@@ -89,6 +90,7 @@ class Story:
                 ttl_us=ttl_us,
                 expire_time_us=None if ttl_us is None else self.now_us + ttl_us,
                 annotations=annotations,
+                exclusive=exclusive,
             )
         )
         return revision

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from blockyard_server.domain.requests import FleetFields
 from blockyard_server.domain.retention import FleetAge
 from blockyard_server.store.postgres import PostgresStore
 from blockyard_server.store.postgres_triggers import POSTGRES_FUNCTIONS, POSTGRES_ROW_BY_ROW, POSTGRES_TRIGGERS
@@ -25,6 +24,7 @@ from tests.store.test_sqlite_guards import (
     ENDED,
     HELD,
     KEYS,
+    OTHER,
     Break,
     _hold,
 )
@@ -66,9 +66,12 @@ def written(postgres: Postgres) -> Iterator[str]:
     assert story.grant(("node-1", (2,))) == ENDED
     story.release(ENDED)
     story.commit()
-    other = Story(store, "other").begin()
-    other.update_fleet(FleetFields((("a", "label"),)))
+    other = Story(store, "other").begin(alone=2, shared=8)
+    owner = other.grant(("alone", (0, 1)), exclusive=("alone",))
+    assert other.grant(("shared", (0,))) == OTHER
+    other.change("alone", 8)
     other.commit()
+    assert owner < OTHER
     with store.transaction("gpu") as transaction:
         transaction.set_age(FleetAge(5))
     asyncio.run(store.close())
@@ -143,7 +146,9 @@ def test_the_counter_moves_with_the_rows_whoever_writes_them(db: Connection, cou
             run(db, text)
 
     def counters() -> list[tuple[object, ...]]:
-        return db.execute("SELECT instance, busy_blocks FROM instances ORDER BY instance").fetchall()
+        return db.execute(
+            "SELECT instance, busy_blocks FROM instances WHERE fleet = 'gpu' ORDER BY instance"
+        ).fetchall()
 
     assert counters() == [("node-1", 2), ("node-2", 0)]
     run(db, f"{_hold(7, HELD, 'node-2')}, ('gpu', 'node-1', 7, {HELD}, 1), ('gpu', 'node-2', 6, {HELD}, 1)")
@@ -157,8 +162,8 @@ def test_the_counter_moves_with_the_rows_whoever_writes_them(db: Connection, cou
 
 
 def test_the_journal_may_be_deleted_up_to_the_compacted_revision(db: Connection) -> None:
-    run(db, "UPDATE fleets SET compacted_revision = 2")
-    assert run(db, "DELETE FROM journal WHERE revision <= 2") == 2
+    run(db, "UPDATE fleets SET compacted_revision = 2 WHERE fleet = 'gpu'")
+    assert run(db, "DELETE FROM journal WHERE fleet = 'gpu' AND revision <= 2") == 2
     with pytest.raises(psycopg.IntegrityError, match="only below"):
         run(db, "DELETE FROM journal WHERE revision = 3")
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from blockyard_server.domain.requests import FleetFields
 from blockyard_server.domain.retention import FleetAge
 from blockyard_server.store.schema import SQLITE_TRIGGERS
 from blockyard_server.store.sqlite import SqliteStore
@@ -24,6 +23,8 @@ from tests.store.story import Story
 
 HELD, ENDED = 4, 5
 """The ids of the two allocations of `db`: the first has blocks 0 and 1 of node-1, the second had block 2."""
+OTHER = 5
+"""A live allocation of the fleet `other`, in which another one holds the instance `alone` exclusively."""
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +37,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert story.grant(("node-1", (2,))) == ENDED
     story.release(ENDED)
     story.commit()
-    other = Story(store, "other").begin()
-    other.update_fleet(FleetFields((("a", "label"),)))
+    other = Story(store, "other").begin(alone=2, shared=8)
+    owner = other.grant(("alone", (0, 1)), exclusive=("alone",))
+    assert other.grant(("shared", (0,))) == OTHER
+    other.change("alone", 8)
     other.commit()
+    assert owner < OTHER
     with store.transaction("gpu") as transaction:
         transaction.set_age(FleetAge(5))
     asyncio.run(store.close())
@@ -99,7 +103,9 @@ BREAKS = {
         "DELETE FROM instances WHERE instance = 'node-1'", "FOREIGN KEY", KEYS
     ),
     "an instance of an unknown fleet": Break(
-        "INSERT INTO instances VALUES ('cpu', 'node-1', 1, 8, 0, '{}', '{}', 'ACTIVE', 1, 1, 1)", "FOREIGN KEY", KEYS
+        "INSERT INTO instances VALUES ('cpu', 'node-1', 1, 8, 0, '{}', '{}', 'ACTIVE', 1, 1, 1, NULL)",
+        "FOREIGN KEY",
+        KEYS,
     ),
     "a negative block": Break(_hold(-1, HELD), "ck_held_blocks_block", CHECKS),
     "a held block that is not live": Break(_hold(5, ENDED, live=0), "ck_held_blocks_live", CHECKS),
@@ -124,7 +130,7 @@ BREAKS = {
     ),
     "an ended allocation without a time": Break(
         "INSERT INTO allocations VALUES"
-        " ('gpu', 7, 0, 'RELEASED', 'h', 'c', 't', '[]', NULL, NULL, 1, NULL, NULL, '{}', 7)",
+        " ('gpu', 7, 0, 'RELEASED', 'h', 'c', 't', '[]', NULL, NULL, 1, NULL, NULL, '{}', 7, NULL)",
         "ck_allocations_state",
         CHECKS,
     ),
@@ -135,7 +141,8 @@ BREAKS = {
         f"UPDATE allocations SET revision = 3 WHERE allocation = {HELD}", "ck_allocations_revision", CHECKS
     ),
     "an allocation without a revision": Break(
-        "INSERT INTO allocations VALUES ('gpu', 0, 1, 'HELD', 'h', 'c', 't', '[]', NULL, NULL, 1, NULL, NULL, '{}', 0)",
+        "INSERT INTO allocations VALUES"
+        " ('gpu', 0, 1, 'HELD', 'h', 'c', 't', '[]', NULL, NULL, 1, NULL, NULL, '{}', 0, NULL)",
         "ck_allocations_allocation",
         CHECKS,
     ),
@@ -155,11 +162,16 @@ BREAKS = {
         CHECKS,
     ),
     "a block that the instance does not have": Break(_hold(8, HELD), "not one of its instance", "held_blocks_counted"),
+    "a block of an instance that another allocation holds exclusively": Break(
+        f"INSERT INTO held_blocks VALUES ('other', 'alone', 5, {OTHER}, 1)",
+        "holds the instance exclusively",
+        "held_blocks_counted",
+    ),
     "a held block that changes hands": Break(
         "UPDATE held_blocks SET block = 7 WHERE block = 0", "never changed", "held_blocks_unchanging"
     ),
     "an instance that is born busy": Break(
-        "INSERT INTO instances VALUES ('gpu', 'node-3', 3, 8, 1, '{}', '{}', 'ACTIVE', 1, 1, 1)",
+        "INSERT INTO instances VALUES ('gpu', 'node-3', 3, 8, 1, '{}', '{}', 'ACTIVE', 1, 1, 1, NULL)",
         "has busy blocks",
         "instances_begin_idle",
     ),
@@ -227,7 +239,9 @@ def test_every_check_is_broken_here(db: sqlite3.Connection) -> None:
 
 def test_the_counter_moves_with_the_rows_whoever_writes_them(db: sqlite3.Connection) -> None:
     def counters() -> list[tuple[str, int]]:
-        return db.execute("SELECT instance, busy_blocks FROM instances ORDER BY instance").fetchall()
+        return db.execute(
+            "SELECT instance, busy_blocks FROM instances WHERE fleet = 'gpu' ORDER BY instance"
+        ).fetchall()
 
     assert counters() == [("node-1", 2), ("node-2", 0)]
     db.execute(_hold(7, HELD, "node-2"))
@@ -237,8 +251,8 @@ def test_the_counter_moves_with_the_rows_whoever_writes_them(db: sqlite3.Connect
 
 
 def test_the_journal_may_be_deleted_up_to_the_compacted_revision(db: sqlite3.Connection) -> None:
-    db.execute("UPDATE fleets SET compacted_revision = 2")
-    assert db.execute("DELETE FROM journal WHERE revision <= 2").rowcount == 2
+    db.execute("UPDATE fleets SET compacted_revision = 2 WHERE fleet = 'gpu'")
+    assert db.execute("DELETE FROM journal WHERE fleet = 'gpu' AND revision <= 2").rowcount == 2
     with pytest.raises(sqlite3.IntegrityError, match="only below"):
         db.execute("DELETE FROM journal WHERE revision = 3")
     with pytest.raises(sqlite3.IntegrityError, match="never goes down"):

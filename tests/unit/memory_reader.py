@@ -94,7 +94,8 @@ class MemoryReader:
         rows = self._fleets[fleet]
         page = (await self.instances(fleet, after=after, limit=limit)).instances
         assert not full
-        active = [r for r in rows.instances.values() if r.fields.state is InstanceState.ACTIVE]
+        free = [r for r in rows.instances.values() if r.exclusive_to is None]
+        active = [r for r in free if r.fields.state is InstanceState.ACTIVE]
         totals = BlockCounts(
             instances=len(rows.instances),
             total_blocks=sum(r.fields.total_blocks for r in rows.instances.values()),
@@ -136,6 +137,11 @@ class MemoryEvidence:
     def instances(self) -> Iterator[tuple[str, int, int]]:
         """As in the protocol."""
         return ((i.instance, i.fields.total_blocks, i.busy_blocks) for i in self._rows.instances.values())
+
+    def exclusive_instances(self) -> Iterator[tuple[str, int]]:
+        """As in the protocol."""
+        instances = self._rows.instances.values()
+        return ((i.instance, i.exclusive_to) for i in instances if i.exclusive_to is not None)
 
     def held_blocks(self) -> Iterator[tuple[str, int, int]]:
         """As in the protocol."""

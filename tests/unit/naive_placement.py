@@ -14,6 +14,8 @@ class NaiveInstance:
     order: int
     fields: InstanceFields
     held: dict[int, int] = field(default_factory=dict)
+    exclusive_to: int | None = None
+    """The last allocation that was granted it exclusively: it is its own as long as it has any of its blocks."""
 
 
 def holds(term: Term, labels: Mapping[str, str]) -> bool:
@@ -51,8 +53,8 @@ def runs(idle: list[int]) -> Iterator[list[int]]:
 
 def place_naively(
     fleet: Mapping[str, NaiveInstance], demands: tuple[Demand, ...], strategy: PlacementStrategy
-) -> Placements | str:
-    """The blocks, by instance in the order chosen, or the reason of the refusal."""
+) -> tuple[Placements, tuple[str, ...]] | str:
+    """The blocks, by instance in the order chosen, with what is taken exclusively; or the reason of the refusal."""
     fitting = [
         {
             name: blocks
@@ -66,6 +68,7 @@ def place_naively(
     if any(len(fits) < demand.instances for fits, demand in zip(fitting, demands, strict=True)):
         return "UNSATISFIABLE"
     taken: dict[str, list[int]] = {}
+    exclusive: list[str] = []
     for fits, demand in zip(fitting, demands, strict=True):
         chosen: set[str] = set()
         for _ in range(demand.instances):
@@ -76,6 +79,8 @@ def place_naively(
                 idle = [block for block in range(instance.fields.total_blocks) if block not in gone]
                 if name in chosen or instance.fields.state is not InstanceState.ACTIVE or len(idle) < blocks:
                     continue
+                if instance.exclusive_to in instance.held.values():
+                    continue
                 rank = {"FIRST_FIT": 0, "BEST_FIT": len(idle), "WORST_FIT": -len(idle)}[strategy]
                 ranked.append((rank, instance.order, name, blocks, idle))
             if not ranked:
@@ -85,4 +90,6 @@ def place_naively(
             best = min(long_enough, key=lambda run: (len(run), run[0]), default=idle)
             taken.setdefault(name, []).extend(best[:blocks])
             chosen.add(name)
-    return tuple((name, tuple(sorted(blocks))) for name, blocks in taken.items())
+            if demand.exclusive:
+                exclusive.append(name)
+    return tuple((name, tuple(sorted(blocks))) for name, blocks in taken.items()), tuple(exclusive)

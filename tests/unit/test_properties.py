@@ -166,12 +166,14 @@ class History(RuleBasedStateMachine):
             assert answer.reason == expected
             return
         assert isinstance(answer, Grant)
-        assert answer.view.allocation.placements == expected
+        assert (answer.view.allocation.placements, answer.view.allocation.exclusive) == expected
         if not validate_only:
             self.grants.append(answer.revision)
             for name, blocks in answer.view.allocation.placements:
                 assert not set(blocks) & self.model[name].held.keys()
                 self.model[name].held.update(dict.fromkeys(blocks, answer.revision))
+            for name in answer.view.allocation.exclusive:
+                self.model[name].exclusive_to = answer.revision
 
     @precondition(lambda self: self.grants)
     @rule(data=st.data(), partly=st.booleans())
@@ -222,7 +224,10 @@ class History(RuleBasedStateMachine):
             assert instance.busy | instance.idle == instance.full
             assert not instance.busy & instance.idle
             assert instance.busy == sum(1 << block for block in self.model[name].held)
-        assert index.acquirable_blocks == sum(i.idle_count for i in index.by_name.values() if i.active)
+            owned = self.model[name].exclusive_to in self.model[name].held.values()
+            assert (instance.exclusive_to is not None) is owned
+        free = [i for i in index.by_name.values() if i.exclusive_to is None]
+        assert index.acquirable_blocks == sum(i.idle_count for i in free if i.active)
 
     @invariant()
     def the_replay_of_the_journal_is_what_memory_and_records_say(self) -> None:

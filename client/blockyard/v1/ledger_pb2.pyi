@@ -451,7 +451,9 @@ class Correction(_message.Message):
         KIND_UNSPECIFIED: Correction._Kind.ValueType  # 0
         """Never in an answer."""
         COUNTER_SET: Correction._Kind.ValueType  # 1
-        """An instance's counter of busy blocks is set to the number of its held blocks. Sets `instance`, `before`, `after`."""
+        """An instance's counter of busy blocks is set to the number of its held blocks, and its own record says again who
+        holds it exclusively, out of the allocations. Sets `instance`, `before`, `after`: equal if only the latter differed.
+        """
         BLOCK_FREED: Correction._Kind.ValueType  # 2
         """A held block that no live allocation has is freed. Sets `instance`, `block`, `allocation` (whose it was said to be)."""
         BLOCK_HELD: Correction._Kind.ValueType  # 3
@@ -481,7 +483,9 @@ class Correction(_message.Message):
     KIND_UNSPECIFIED: Correction.Kind.ValueType  # 0
     """Never in an answer."""
     COUNTER_SET: Correction.Kind.ValueType  # 1
-    """An instance's counter of busy blocks is set to the number of its held blocks. Sets `instance`, `before`, `after`."""
+    """An instance's counter of busy blocks is set to the number of its held blocks, and its own record says again who
+    holds it exclusively, out of the allocations. Sets `instance`, `before`, `after`: equal if only the latter differed.
+    """
     BLOCK_FREED: Correction.Kind.ValueType  # 2
     """A held block that no live allocation has is freed. Sets `instance`, `block`, `allocation` (whose it was said to be)."""
     BLOCK_HELD: Correction.Kind.ValueType  # 3

@@ -400,6 +400,7 @@ class Allocation(_message.Message):
     ANNOTATIONS_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_TOKEN_FIELD_NUMBER: _builtins.int
     OFFLINE_INSTANCES_FIELD_NUMBER: _builtins.int
+    EXCLUSIVE_INSTANCES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`fleets/{fleet}/allocations/{allocation}`. The id is the fencing token in decimal. Empty only in
     the answer to a `validate_only` request.
@@ -446,6 +447,13 @@ class Allocation(_message.Message):
     def offline_instances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Those of its instances that are OFFLINE now, as full names. Empty once it has ended."""
 
+    @_builtins.property
+    def exclusive_instances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of the instances of `placements` that were granted exclusively. While the allocation has any block of such an
+        instance, nobody else gets one there: not those that it released, nor those that were added since. They are idle,
+        and not acquirable.
+        """
+
     def __init__(
         self,
         *,
@@ -462,10 +470,11 @@ class Allocation(_message.Message):
         annotations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         idempotency_token: _builtins.str = ...,
         offline_instances: _abc.Iterable[_builtins.str] | None = ...,
+        exclusive_instances: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "expire_time", b"expire_time", "grant_time", b"grant_time", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "end_time", b"end_time", "expire_time", b"expire_time", "fencing_token", b"fencing_token", "grant_time", b"grant_time", "holder", b"holder", "idempotency_token", b"idempotency_token", "name", b"name", "offline_instances", b"offline_instances", "placements", b"placements", "revision", b"revision", "state", b"state", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "end_time", b"end_time", "exclusive_instances", b"exclusive_instances", "expire_time", b"expire_time", "fencing_token", b"fencing_token", "grant_time", b"grant_time", "holder", b"holder", "idempotency_token", b"idempotency_token", "name", b"name", "offline_instances", b"offline_instances", "placements", b"placements", "revision", b"revision", "state", b"state", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -491,7 +500,7 @@ class BlockCounts(_message.Message):
     idle_blocks: _builtins.int
     """Those that are not held, on instances of any state."""
     acquirable_blocks: _builtins.int
-    """Those of `idle_blocks` that are on ACTIVE instances: what an Acquire may get."""
+    """Those of `idle_blocks` that are on ACTIVE instances which nobody holds exclusively: what an Acquire may get."""
     def __init__(
         self,
         *,

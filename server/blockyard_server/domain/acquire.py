@@ -21,7 +21,7 @@ def decide_acquire(state: FleetState, records: Records, request: Acquire, now_us
     known = records.tokens.get((request.caller, request.token))
     if known is not None:
         return _answer_again(state, records, known, print_, now_us), None
-    placements = place(state.index, request.demands, request.strategy or fields.default_placement_strategy)
+    placements, exclusive = place(state.index, request.demands, request.strategy or fields.default_placement_strategy)
     ttl_us = granted_ttl_us(fields, request.ttl_us)
     event = Granted(
         state.revision + 1,
@@ -34,6 +34,7 @@ def decide_acquire(state: FleetState, records: Records, request: Acquire, now_us
         ttl_us=ttl_us,
         expire_time_us=None if ttl_us is None else now_us + ttl_us,
         annotations=request.annotations,
+        exclusive=exclusive,
     )
     if request.validate_only:
         imagined = event.allocation()._replace(allocation=0, revision=0)

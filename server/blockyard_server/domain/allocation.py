@@ -50,6 +50,8 @@ class Allocation(NamedTuple):
     end_time_us: int | None = None
     revision: int = 0
     """The fleet's revision of the last change."""
+    exclusive: tuple[str, ...] = ()
+    """The instances that were granted exclusively: each is its own while it has a block there."""
 
     def is_held(self, now_us: int) -> bool:
         """Whether it has its blocks at `now_us`: an ended lease does not, swept or not."""

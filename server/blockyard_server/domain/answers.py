@@ -79,6 +79,8 @@ class InstanceRecord:
     config_revision: int
     create_time_us: int
     update_time_us: int
+    exclusive_to: int | None = None
+    """The allocation that holds it exclusively."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,33 @@ def check_counters(instances: dict[str, tuple[int, int]], held: HeldBlocks, find
         )
 
 
+def exclusive_of(live: Iterable[Allocation], exclusive: dict[str, int]) -> Iterator[Allocation]:
+    """The live allocations, while it is noted in `exclusive` which of them has which instance exclusively."""
+    for allocation in live:
+        for instance, _ in allocation.placements:
+            if instance in allocation.exclusive:
+                exclusive[instance] = allocation.allocation
+        yield allocation
+
+
+def differing_exclusive(granted: dict[str, int], recorded: dict[str, int]) -> Iterator[str]:
+    """The instances whose own record says otherwise than the allocations who holds them exclusively."""
+    return (name for name in sorted(granted.keys() | recorded.keys()) if granted.get(name) != recorded.get(name))
+
+
+def check_exclusive(granted: dict[str, int], recorded: dict[str, int], held: HeldBlocks, findings: Findings) -> None:
+    """Who holds instances exclusively, by the allocations and by the instances; and that nobody else is there."""
+    for instance in differing_exclusive(granted, recorded):
+        expected = f"held exclusively by {_one(granted.get(instance))}"
+        found = f"held exclusively by {_one(recorded.get(instance))}"
+        findings.add(Check.HELD_BLOCKS, expected, found, instance=instance, allocation=granted.get(instance))
+    for instance, owner in granted.items():
+        others = set(held.get(instance, {}).values()) - {owner}
+        if others:
+            found = f"blocks of it held by allocation {min(others)}"
+            findings.add(Check.HELD_BLOCKS, "held exclusively", found, instance=instance, allocation=owner)
+
+
 def check_allocations(live: Iterable[Allocation], held: HeldBlocks, findings: Findings) -> int:
     """The live allocations against the held blocks, both ways. Answers how many allocations there were."""
     matched = 0
@@ -184,6 +211,8 @@ class Replay:
         """The events tell all there is: an instance that they do not name is not there."""
         self._known: set[str] = set()
         """Otherwise, the instances that the events tell the size of, or that they are gone."""
+        self._exclusive: dict[str, int] = {}
+        """Which allocation has which instance exclusively, of those that the events granted so."""
         self._whole: set[str] = set()
         """And those that they tell all of: a block that they do not name is idle."""
         self._idle: dict[str, set[int]] = {}
@@ -215,6 +244,7 @@ class Replay:
         match event:
             case Granted():
                 self._take(event.placements, event.revision)
+                self._exclusive.update(dict.fromkeys(event.exclusive, event.revision))
             case Released() | Expired():
                 self._free(event.freed, event.allocation)
             case InstanceCreated() | InstanceDeleted():
@@ -254,6 +284,11 @@ class Replay:
         for instance, block in _each(placements):
             if block >= self.totals.get(instance, 0) and self._knows_size(instance):
                 expected, found = f"blocks 0..{self.totals.get(instance, 0) - 1}", f"block {block} granted"
+                self.findings.add(Check.JOURNAL, expected, found, instance=instance, allocation=allocation)
+            exclusive_to = self._exclusive.get(instance)
+            if exclusive_to is not None and exclusive_to in self.held.get(instance, {}).values():
+                found = f"held exclusively by allocation {exclusive_to}"
+                expected = f"an instance that nobody holds exclusively when block {block} is granted"
                 self.findings.add(Check.JOURNAL, expected, found, instance=instance, allocation=allocation)
             owner = self.held.setdefault(instance, {}).setdefault(block, allocation)
             if owner != allocation:
@@ -302,6 +337,10 @@ def _rows(held: HeldBlocks) -> Iterator[tuple[str, int, int]]:
 
 def _whose(allocation: int | None) -> str:
     return "idle" if allocation is None else f"held by allocation {allocation}"
+
+
+def _one(allocation: int | None) -> str:
+    return "nobody" if allocation is None else f"allocation {allocation}"
 
 
 def _numbers(mask: int) -> str:

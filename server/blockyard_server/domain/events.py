@@ -85,6 +85,8 @@ class Granted(_Event):
     ttl_us: int | None
     expire_time_us: int | None
     annotations: tuple[tuple[str, str], ...]
+    exclusive: tuple[str, ...] = ()
+    """The instances that were granted exclusively. Journals of before have none: nobody owned an instance then."""
 
     def allocation(self) -> Allocation:
         """The allocation as this event made it."""
@@ -100,6 +102,7 @@ class Granted(_Event):
             expire_time_us=self.expire_time_us,
             annotations=self.annotations,
             revision=self.revision,
+            exclusive=self.exclusive,
         )
 
 
@@ -218,6 +221,7 @@ _BODIES: Final[dict[type[Event], Callable[[Any], dict[str, Any]]]] = {
         "ttl_us": event.ttl_us,
         "expire_time_us": event.expire_time_us,
         "annotations": dict(event.annotations),
+        **({"exclusive": event.exclusive} if event.exclusive else {}),
     },
     Released: lambda event: {"freed": event.freed, "left": event.left},
     Expired: lambda event: {"freed": event.freed},
@@ -262,6 +266,7 @@ def _decode_granted(row: JournalRow, body: dict[str, Any]) -> Granted:
         ttl_us=body["ttl_us"],
         expire_time_us=body["expire_time_us"],
         annotations=tuple(sorted(body["annotations"].items())),
+        exclusive=tuple(body.get("exclusive", ())),
     )
 
 

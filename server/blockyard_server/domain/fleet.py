@@ -93,6 +93,7 @@ class FleetState:
             config_revision=instance.config_revision,
             create_time_us=instance.create_time_us,
             update_time_us=instance.update_time_us,
+            exclusive_to=instance.exclusive_to,
         )
 
     def held_blocks(self) -> int:
@@ -110,6 +111,7 @@ class FleetState:
             record.instance, record.order, record.fields, busy, record.config_revision, record.create_time_us
         )
         instance.update_time_us = record.update_time_us
+        instance.exclusive_to = record.exclusive_to
         self.index.add(instance)
 
     def apply(self, event: Event) -> None:
@@ -120,6 +122,8 @@ class FleetState:
         match event:
             case Granted():
                 self._take(event.placements)
+                for name in event.exclusive:
+                    self.index.set_exclusive(self._known(name), event.revision)
                 self._note_lease(event.expire_time_us)
             case Released() | Expired():
                 self._free(event.freed)
@@ -150,6 +154,7 @@ class FleetState:
             if mask & ~instance.idle:
                 message = f"fleet {self.fleet}: blocks {blocks} of instance {name} are not all idle"
                 raise Inconsistent(message)
+            self._expect(instance.exclusive_to is None, f"instance {name} is held exclusively")
             self.index.set_busy(instance, instance.busy | mask)
 
     def _free(self, placements: Placements) -> None:

@@ -28,6 +28,7 @@ class Instance:
         "busy",
         "config_revision",
         "create_time_us",
+        "exclusive_to",
         "fields",
         "full",
         "idle_count",
@@ -47,6 +48,8 @@ class Instance:
         self.create_time_us = create_time_us
         self.views: list[View] = []
         self.busy = busy
+        self.exclusive_to: int | None = None
+        """The allocation that holds it exclusively: nobody else gets a block here, not even one that is idle."""
         self.set_fields(fields, config_revision, create_time_us)
 
     def set_fields(self, fields: InstanceFields, config_revision: int, update_time_us: int) -> None:
@@ -67,7 +70,7 @@ class Instance:
     @property
     def acquirable(self) -> int:
         """How many blocks an Acquire may get here."""
-        return self.idle_count if self.active else 0
+        return self.idle_count if self.active and self.exclusive_to is None else 0
 
     @property
     def idle(self) -> int:
@@ -209,7 +212,7 @@ class InstanceIndex:
         self.by_name: dict[str, Instance] = {}
         self.by_order: dict[int, Instance] = {}
         self.acquirable_blocks = 0
-        """The idle blocks of all ACTIVE instances."""
+        """The idle blocks of all ACTIVE instances that nobody holds exclusively."""
         self._by_label: dict[str, dict[str, dict[int, Instance]]] = {}
         self._views: OrderedDict[tuple[Selector, bool], View] = OrderedDict()
 
@@ -243,7 +246,16 @@ class InstanceIndex:
         self.acquirable_blocks -= instance.acquirable
         instance.busy = busy
         instance.idle_count = instance.total_blocks - busy.bit_count()
+        if not busy:
+            instance.exclusive_to = None
         self.acquirable_blocks += instance.acquirable
+        for view in instance.views:
+            view.refresh(instance)
+
+    def set_exclusive(self, instance: Instance, allocation: int) -> None:
+        """An allocation holds an instance exclusively, for as long as it has a block there."""
+        self.acquirable_blocks -= instance.acquirable
+        instance.exclusive_to = allocation
         for view in instance.views:
             view.refresh(instance)
 

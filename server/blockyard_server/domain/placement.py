@@ -45,18 +45,23 @@ def blocks_needed(demand: Demand, fields: InstanceFields) -> int | None:
     return need
 
 
-def place(index: InstanceIndex, demands: tuple[Demand, ...], strategy: PlacementStrategy) -> Placements:
-    """The blocks for all demands, by instance in the order chosen.
+def place(
+    index: InstanceIndex, demands: tuple[Demand, ...], strategy: PlacementStrategy
+) -> tuple[Placements, tuple[str, ...]]:
+    """The blocks for all demands, by instance in the order chosen, and the instances that are taken exclusively.
 
     Raises Unsatisfiable for a demand that would not fit an idle fleet, else NoCapacity for the first that cannot be met
     now, and LimitExceeded for a grant that would be too large.
     """
     taken: dict[str, int] = {}
+    exclusive: list[str] = []
     before: list[Choice] = []
     try:
         for number, demand in enumerate(demands):
             for instance, blocks in _choose(index, number, demand, strategy):
                 taken[instance.name] = taken.get(instance.name, 0) | blocks
+                if demand.exclusive:
+                    exclusive.append(instance.name)
                 if len(demands) > 1:
                     before.append((instance, instance.busy))
                     index.set_busy(instance, instance.busy | blocks)
@@ -74,7 +79,7 @@ def place(index: InstanceIndex, demands: tuple[Demand, ...], strategy: Placement
         most = limits.MAX_BLOCKS_PER_REQUEST
         message = f"the demands come to more than {most} blocks on this fleet; ask for less at a time"
         raise LimitExceeded(message, limit="blocks_per_request", maximum=most)
-    return tuple((name, to_blocks(blocks)) for name, blocks in taken.items())
+    return tuple((name, to_blocks(blocks)) for name, blocks in taken.items()), tuple(exclusive)
 
 
 def _choose(index: InstanceIndex, number: int, demand: Demand, strategy: PlacementStrategy) -> list[Choice]:
@@ -112,7 +117,7 @@ def _choose_among(
         if need is None:
             continue
         fitting += 1
-        if instance.active and instance.idle_count >= need:
+        if instance.acquirable >= need:
             open_now.append((key(instance.idle_count, instance.order), (instance, need)))
     if len(open_now) < demand.instances:
         raise _shortfall(index, number, demand, found=len(open_now), fitting=fitting)

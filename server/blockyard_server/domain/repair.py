@@ -8,7 +8,7 @@ as it is.
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from blockyard_server.domain import limits
 from blockyard_server.domain.allocation import Allocation
@@ -20,9 +20,12 @@ from blockyard_server.domain.audit import (
     Replay,
     check_allocations,
     check_counters,
+    check_exclusive,
     check_tokens,
     compare_replay,
+    differing_exclusive,
     differing_memory,
+    exclusive_of,
 )
 from blockyard_server.domain.corrections import Correction, CorrectionKind
 
@@ -46,6 +49,8 @@ class Books:
     """The server's memory at this revision; None if it has none."""
     findings: Findings
     """What was found out when the records were gathered: those that cannot be read."""
+    exclusive: dict[str, int] = field(default_factory=dict)
+    """The instances that are held exclusively by their own records, and by which allocation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +90,10 @@ def plan_repair(books: Books) -> Plan:
 def _compare(books: Books) -> Findings:
     """What Verify says of the books as they are now."""
     findings = books.findings
+    granted: dict[str, int] = {}
     check_counters(books.instances, books.held, findings)
-    check_allocations(books.live, books.held, findings)
+    check_allocations(exclusive_of(books.live, granted), books.held, findings)
+    check_exclusive(granted, books.exclusive, books.held, findings)
     check_tokens(books.tokens.items(), findings)
     compare_replay(books.replay, books.revision, books.instances, books.held, findings)
     return findings
@@ -132,7 +139,19 @@ def _claims(live: list[Allocation]) -> tuple[HeldBlocks, set[tuple[str, int]]]:
             for block in blocks:
                 if claimed.setdefault(block, allocation.allocation) != allocation.allocation:
                     contested.add((instance, block))
+    exclusive = _exclusive(live)
+    for instance, owner in exclusive.items():
+        if set(claims[instance].values()) != {owner}:
+            contested |= {(instance, block) for block in claims[instance]}
     return claims, contested
+
+
+def _exclusive(live: list[Allocation]) -> dict[str, int]:
+    """Which live allocation has which instance exclusively."""
+    exclusive: dict[str, int] = {}
+    for _ in exclusive_of(live, exclusive):
+        pass
+    return exclusive
 
 
 def _mend_tokens(books: Books) -> Iterator[Correction]:
@@ -148,11 +167,22 @@ def _mend_tokens(books: Books) -> Iterator[Correction]:
 
 def _mend_counters(books: Books) -> Iterator[Correction]:
     """A counter is the number of the held blocks, unless the instance has fewer: then it is the rows that are wrong."""
+    claims, _ = _claims(books.live)
+    granted = {name: owner for name, owner in _exclusive(books.live).items() if set(claims[name].values()) == {owner}}
+    differing = [name for name in differing_exclusive(granted, books.exclusive) if name in books.instances]
+    wrong = set(differing)
     for instance, (total, busy) in books.instances.items():
         rows = len(books.held.get(instance, {}))
-        if busy != rows <= total:
+        if rows <= total and (busy != rows or instance in wrong):
             books.instances[instance] = (total, rows)
             yield Correction(CorrectionKind.COUNTER_SET, instance, before=busy, after=rows)
+            wrong.discard(instance)
+    # Whatever is mended of an instance, the database says again in the end who holds it exclusively.
+    for instance in differing:
+        if instance not in wrong:
+            books.exclusive.pop(instance, None)
+            if instance in granted:
+                books.exclusive[instance] = granted[instance]
 
 
 def _mend_journal(books: Books, so_far: list[Correction]) -> list[Correction]:

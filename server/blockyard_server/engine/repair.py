@@ -65,6 +65,7 @@ def gather(evidence: Evidence, memory: Memory | None) -> Gathered:
         live=live,
         unreadable=frozenset(tokens.keys() - {allocation.allocation for allocation in live}),
         tokens=tokens,
+        exclusive=dict(evidence.exclusive_instances()),
         replay=replay,
         memory=memory,
         findings=findings,

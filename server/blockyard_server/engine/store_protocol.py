@@ -182,6 +182,10 @@ class Evidence(Protocol):
         """(instance, total_blocks, busy_blocks)."""
         ...
 
+    def exclusive_instances(self) -> Iterator[tuple[str, int]]:
+        """(instance, the allocation that holds it exclusively)."""
+        ...
+
     def held_blocks(self) -> Iterator[tuple[str, int, int]]:
         """(instance, block, allocation), every row."""
         ...

@@ -8,9 +8,11 @@ from blockyard_server.domain.audit import (
     Findings,
     check_allocations,
     check_counters,
+    check_exclusive,
     check_journal,
     check_memory,
     check_tokens,
+    exclusive_of,
     gather_held,
 )
 from blockyard_server.domain.fleet import fleet_not_found
@@ -34,7 +36,9 @@ def audit(fleet: str, pinned: PinnedFleet) -> VerifyReport:
         held = gather_held(evidence.held_blocks())
         check_counters(instances, held, findings)
         live = readable(evidence.live_allocations(), Check.HELD_BLOCKS, findings)
-        allocations = check_allocations(live, held, findings)
+        exclusive: dict[str, int] = {}
+        allocations = check_allocations(exclusive_of(live, exclusive), held, findings)
+        check_exclusive(exclusive, dict(evidence.exclusive_instances()), held, findings)
         check_tokens(evidence.tokens_of_live_allocations(), findings)
         if pinned.unloadable is not None:
             findings.add(Check.MEMORY, "a fleet that can be loaded", pinned.unloadable)

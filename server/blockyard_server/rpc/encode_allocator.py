@@ -59,6 +59,9 @@ def fill_allocation(message: resources_pb2.Allocation, fleet: str, view: Allocat
     if allocation.annotations:
         message.annotations.update(allocation.annotations)
     message.idempotency_token = allocation.token
+    if allocation.exclusive:
+        own = [instance for instance, _ in allocation.placements if instance in allocation.exclusive]
+        message.exclusive_instances.extend([prefix + instance for instance in own])
     if view.offline_instances:
         message.offline_instances.extend([prefix + instance for instance in view.offline_instances])
 

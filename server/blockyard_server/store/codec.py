@@ -47,6 +47,7 @@ INSTANCE_COLUMNS: Final = (
     "config_revision",
     "create_time_us",
     "update_time_us",
+    "exclusive_to",
 )
 ALLOCATION_COLUMNS: Final = (
     "allocation",
@@ -63,6 +64,7 @@ ALLOCATION_COLUMNS: Final = (
     "end_time_us",
     "annotations",
     "revision",
+    "exclusive",
 )
 EVENT_COLUMNS: Final = ("revision", "time_us", "kind", "allocation", "instance", "holder", "body")
 
@@ -123,12 +125,13 @@ def decode_fleet(row: Row) -> FleetRecord:
 
 def decode_instance(row: Row) -> InstanceRecord:
     """An instance out of INSTANCE_COLUMNS. Raises InvariantBroken for a row that cannot be read."""
-    fleet, instance, order, total, busy, labels, resources, state, config_revision, created_us, updated_us = row
+    (fleet, instance, order, total, busy, labels, resources, state, config_revision, created_us, updated_us,
+     exclusive_to) = row  # fmt: skip
     try:
         fields = InstanceFields(total, decode_map(labels), decode_map(resources), InstanceState(state))
     except _UNREADABLE as unreadable:
         raise InvariantBroken(f"the row of instance {instance} cannot be read") from unreadable
-    return InstanceRecord(fleet, instance, order, fields, busy, config_revision, created_us, updated_us)
+    return InstanceRecord(fleet, instance, order, fields, busy, config_revision, created_us, updated_us, exclusive_to)
 
 
 def encode_allocation(allocation: Allocation) -> Row:
@@ -149,6 +152,7 @@ def encode_allocation(allocation: Allocation) -> Row:
         a.end_time_us,
         encode_map(a.annotations),
         a.revision,
+        _encode(a.exclusive) if a.exclusive else None,
     )
 
 
@@ -169,7 +173,7 @@ def decode_allocation(row: Row) -> Allocation:
 
 def _decode_allocation(row: Row) -> Allocation:
     (allocation, _, state, holder, caller, token, granted_text, remaining_text, ttl_us, granted_us, expire_us, ended_us,
-     annotations, revision) = row  # fmt: skip
+     annotations, revision, exclusive) = row  # fmt: skip
     granted = decode_placements(json.loads(granted_text))
     return Allocation(
         allocation=allocation,
@@ -185,6 +189,7 @@ def _decode_allocation(row: Row) -> Allocation:
         state=AllocationState(state),
         end_time_us=ended_us,
         revision=revision,
+        exclusive=() if exclusive is None else tuple(json.loads(exclusive)),
     )
 
 

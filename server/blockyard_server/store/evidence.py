@@ -41,6 +41,10 @@ class SqliteEvidence(Slices):
         """See the protocol."""
         return self._rows(statements.EVIDENCE_INSTANCES)
 
+    def exclusive_instances(self) -> Iterator[tuple[str, int]]:
+        """See the protocol."""
+        return self._rows(statements.EVIDENCE_EXCLUSIVE)
+
     def held_blocks(self) -> Iterator[tuple[str, int, int]]:
         """See the protocol."""
         return self._rows(statements.EVIDENCE_HELD)

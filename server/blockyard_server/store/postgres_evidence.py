@@ -48,6 +48,10 @@ class PostgresEvidence(Slices):
         """See the protocol."""
         return self._rows(statements.EVIDENCE_INSTANCES)
 
+    def exclusive_instances(self) -> Iterator[tuple[str, int]]:
+        """See the protocol."""
+        return self._rows(statements.EVIDENCE_EXCLUSIVE)
+
     def held_blocks(self) -> Iterator[tuple[str, int, int]]:
         """See the protocol."""
         return self._rows(statements.EVIDENCE_HELD)

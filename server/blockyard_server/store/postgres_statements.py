@@ -54,6 +54,8 @@ _TYPES: Final = MappingProxyType(
         "fingerprint": "bytea",
         "time_us": "bigint",
         "kind": "text",
+        "exclusive": "text",
+        "exclusive_to": "bigint",
         "body": "text",
     }
 )
@@ -160,6 +162,13 @@ DELETE_HELD: Final = _bulk(
 DELETE FROM held_blocks h USING {rows}
 WHERE h.fleet = k.fleet AND h.instance = k.instance AND h.block = k.block AND +h.allocation = k.allocation""",
     ("fleet", "instance", "block", "allocation"),
+)
+HOLD_EXCLUSIVELY: Final = _bulk(
+    """
+UPDATE instances i SET exclusive_to = k.allocation
+FROM {rows} WHERE i.fleet = k.fleet AND i.instance = k.instance AND +i.busy_blocks = k.busy_blocks
+  AND i.exclusive_to IS NULL""",
+    ("allocation", "fleet", "instance", "busy_blocks"),
 )
 INSERT_TOKEN: Final = _insert(
     "tokens", ("fleet", "caller", "token", "allocation", "fingerprint", "revision", "time_us")

@@ -24,14 +24,21 @@ DECLARE
   counted bigint;
 BEGIN
   WITH h AS (
-    SELECT fleet, instance, count(*) AS blocks, max(block) AS last FROM inserted GROUP BY fleet, instance
+    SELECT fleet, instance, count(*) AS blocks, max(block) AS last,
+      min(allocation) AS least, max(allocation) AS most FROM inserted GROUP BY fleet, instance
   ), i AS (
     UPDATE instances SET busy_blocks = busy_blocks + h.blocks FROM h
       WHERE instances.fleet = h.fleet AND instances.instance = h.instance AND h.last < instances.total_blocks
+        AND (exclusive_to IS NULL OR (exclusive_to = h.least AND exclusive_to = h.most))
       RETURNING 1
   )
   SELECT (SELECT count(*) FROM h), (SELECT count(*) FROM i) INTO expected, counted;
   IF counted <> expected THEN
+    IF EXISTS (SELECT 1 FROM inserted h JOIN instances i ON i.fleet = h.fleet AND i.instance = h.instance
+        WHERE i.exclusive_to <> h.allocation) THEN
+      RAISE EXCEPTION 'another allocation holds the instance exclusively'
+        USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
     RAISE EXCEPTION 'a held block is not one of its instance''s blocks'
       USING ERRCODE = 'integrity_constraint_violation';
   END IF;
@@ -40,7 +47,8 @@ END $$""",
         "blockyard_uncount_held_blocks": """
 CREATE FUNCTION blockyard_uncount_held_blocks() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  UPDATE instances i SET busy_blocks = i.busy_blocks - h.blocks
+  UPDATE instances i SET busy_blocks = i.busy_blocks - h.blocks,
+      exclusive_to = CASE WHEN i.busy_blocks > h.blocks THEN i.exclusive_to END
     FROM (SELECT fleet, instance, count(*) AS blocks FROM deleted GROUP BY fleet, instance) h
     WHERE i.fleet = h.fleet AND i.instance = h.instance;
   RETURN NULL;
@@ -128,13 +136,20 @@ BEGIN
     RAISE EXCEPTION 'a held block is not one of its instance''s blocks'
       USING ERRCODE = 'integrity_constraint_violation';
   END IF;
+  IF EXISTS (SELECT 1 FROM instances i
+      WHERE i.fleet = NEW.fleet AND i.instance = NEW.instance AND i.exclusive_to <> NEW.allocation) THEN
+    RAISE EXCEPTION 'another allocation holds the instance exclusively'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
   UPDATE instances SET busy_blocks = busy_blocks + 1 WHERE fleet = NEW.fleet AND instance = NEW.instance;
   RETURN NULL;
 END $$""",
         "blockyard_uncount_held_blocks": """
 CREATE FUNCTION blockyard_uncount_held_blocks() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  UPDATE instances SET busy_blocks = busy_blocks - 1 WHERE fleet = OLD.fleet AND instance = OLD.instance;
+  UPDATE instances SET busy_blocks = busy_blocks - 1,
+      exclusive_to = CASE WHEN busy_blocks > 1 THEN exclusive_to END
+    WHERE fleet = OLD.fleet AND instance = OLD.instance;
   RETURN NULL;
 END $$""",
         "held_blocks_counted": """

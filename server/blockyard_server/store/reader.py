@@ -235,12 +235,13 @@ class SqlReader:
 
     async def _totals(self, fleet: str) -> BlockCounts:
         idle = instances.c.total_blocks - instances.c.busy_blocks
+        acquirable = (instances.c.state == "ACTIVE") & instances.c.exclusive_to.is_(None)
         [row] = await self._rows(
             select(
                 func.count(),
                 func.coalesce(func.sum(instances.c.total_blocks), 0),
                 func.coalesce(func.sum(instances.c.busy_blocks), 0),
-                func.coalesce(func.sum(case((instances.c.state == "ACTIVE", idle), else_=0)), 0),
+                func.coalesce(func.sum(case((acquirable, idle), else_=0)), 0),
             ).where(instances.c.fleet == fleet)
         )
         return BlockCounts(*row)

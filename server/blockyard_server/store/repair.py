@@ -1,9 +1,9 @@
 """What a repair does to the rows: the corrections of its event, one by one, with the guards of the database in force.
 
 A counter moves with its rows, by triggers, and a damaged one would leave its range on the way. So while rows of an
-instance are mended its counter is put where the next row cannot take it out of range, and in the end it is set by
-the database out of the rows themselves: never by a number that a program has computed, and never for anybody to see
-in between.
+instance are mended its counter is put where the next row cannot take it out of range. In the end the database sets it
+out of the rows themselves, and who holds the instance exclusively out of the allocations: never by a number that a
+program has computed, and never for anybody to see in between.
 """
 
 # The texts are constants; values are always parameters. They are the same for every database, but for the placeholder.
@@ -23,7 +23,12 @@ FREE_BLOCK: Final = "DELETE FROM held_blocks WHERE fleet = ? AND instance = ? AN
 HOLD_BLOCK: Final = "INSERT INTO held_blocks (fleet, instance, block, allocation) VALUES (?, ?, ?, ?)"
 COUNT_HELD: Final = """
 UPDATE instances SET busy_blocks =
-  (SELECT count(*) FROM held_blocks h WHERE h.fleet = instances.fleet AND h.instance = instances.instance)
+  (SELECT count(*) FROM held_blocks h WHERE h.fleet = instances.fleet AND h.instance = instances.instance),
+exclusive_to =
+  (SELECT min(a.allocation) FROM held_blocks h
+    JOIN allocations a ON a.fleet = h.fleet AND a.live = h.live AND a.allocation = h.allocation
+    WHERE h.fleet = instances.fleet AND h.instance = instances.instance
+      AND replace(a.exclusive, '"' || instances.instance || '"', '') <> a.exclusive)
 WHERE fleet = ? AND instance = ?"""
 FORGET_TOKEN: Final = "DELETE FROM tokens WHERE fleet = ? AND caller = ? AND token = ?"
 RECORD_TOKEN: Final = """

@@ -102,6 +102,7 @@ class RowChanges:
                 new.config_revision,
                 new.create_time_us,
                 new.update_time_us,
+                None,
             )
             for name, new in self.instances_created.items()
         ]
@@ -218,6 +219,17 @@ def _change_fleet(changes: RowChanges, event: FleetEvent) -> None:
 def allocations_inserted(changes: RowChanges, final: Mapping[int, Allocation]) -> list[Row]:
     """New rows, (fleet, *codec.ALLOCATION_COLUMNS), in their final state."""
     return [(changes.fleet, *encode_allocation(_final(final, allocation))) for allocation in changes.granted]
+
+
+def exclusive_holds(changes: RowChanges, final: Mapping[int, Allocation]) -> list[Row]:
+    """(allocation, fleet, instance, its blocks there) of what new allocations hold exclusively after the batch."""
+    return [
+        (number, changes.fleet, instance, len(blocks))
+        for number in changes.granted
+        if (allocation := _final(final, number)).exclusive and allocation.state is AllocationState.HELD
+        for instance, blocks in allocation.placements
+        if instance in allocation.exclusive
+    ]
 
 
 def allocations_changed(changes: RowChanges, final: Mapping[int, Allocation]) -> tuple[list[Row], list[Row]]:

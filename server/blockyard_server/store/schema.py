@@ -78,6 +78,7 @@ instances: Final = _table(
     Column("config_revision", _Big, nullable=False),
     Column("create_time_us", _Big, nullable=False),
     Column("update_time_us", _Big, nullable=False),
+    Column("exclusive_to", _Big),
     PrimaryKeyConstraint("fleet", "instance"),
     UniqueConstraint("fleet", "instance_order", name="uq_instances_order"),
     ForeignKeyConstraint(["fleet"], ["fleets.fleet"], name="fk_instances_fleet"),
@@ -104,6 +105,7 @@ allocations: Final = _table(
     Column("end_time_us", _Big),
     Column("annotations", Text, nullable=False),
     Column("revision", _Big, nullable=False),
+    Column("exclusive", Text),
     PrimaryKeyConstraint("fleet", "allocation"),
     CheckConstraint("allocation >= 1", name="allocation"),
     CheckConstraint(
@@ -205,13 +207,16 @@ SQLITE_TRIGGERS: Final[Mapping[str, str]] = MappingProxyType(
         "held_blocks_counted": """
 CREATE TRIGGER held_blocks_counted AFTER INSERT ON held_blocks BEGIN
   UPDATE instances SET busy_blocks = CASE
-    WHEN NEW.block < total_blocks THEN busy_blocks + 1
-    ELSE RAISE(ABORT, 'a held block is not one of its instance''s blocks')
+    WHEN NEW.block >= total_blocks THEN RAISE(ABORT, 'a held block is not one of its instance''s blocks')
+    WHEN exclusive_to <> NEW.allocation THEN RAISE(ABORT, 'another allocation holds the instance exclusively')
+    ELSE busy_blocks + 1
   END WHERE fleet = NEW.fleet AND instance = NEW.instance;
 END""",
         "held_blocks_uncounted": """
 CREATE TRIGGER held_blocks_uncounted AFTER DELETE ON held_blocks BEGIN
-  UPDATE instances SET busy_blocks = busy_blocks - 1 WHERE fleet = OLD.fleet AND instance = OLD.instance;
+  UPDATE instances SET busy_blocks = busy_blocks - 1,
+    exclusive_to = CASE WHEN busy_blocks > 1 THEN exclusive_to END
+  WHERE fleet = OLD.fleet AND instance = OLD.instance;
 END""",
         "held_blocks_unchanging": """
 CREATE TRIGGER held_blocks_unchanging BEFORE UPDATE ON held_blocks BEGIN

@@ -107,6 +107,11 @@ WHERE fleet = ? AND live = 1 AND expire_time_us < ?"""
 INSERT_HELD: Final = "INSERT INTO held_blocks (fleet, instance, block, allocation) VALUES (?, ?, ?, ?)"
 DELETE_HELD: Final = "DELETE FROM held_blocks WHERE fleet = ? AND instance = ? AND block = ? AND allocation = ?"
 
+# Whoever holds it exclusively has all its busy blocks; a trigger ends it with the last of them.
+HOLD_EXCLUSIVELY: Final = """
+UPDATE instances SET exclusive_to = ?
+WHERE fleet = ? AND instance = ? AND busy_blocks = ? AND exclusive_to IS NULL"""
+
 INSERT_TOKEN: Final = _insert(
     "tokens", ("fleet", "caller", "token", "allocation", "fingerprint", "revision", "time_us")
 )
@@ -124,6 +129,8 @@ FORGET_ALLOCATION: Final = "DELETE FROM allocations WHERE fleet = ? AND allocati
 
 EVIDENCE_HEAD: Final = "SELECT revision, deleted, compacted_revision FROM fleets WHERE fleet = ?"
 EVIDENCE_INSTANCES: Final = "SELECT instance, total_blocks, busy_blocks FROM instances WHERE fleet = ?"
+EVIDENCE_EXCLUSIVE: Final = """
+SELECT instance, exclusive_to FROM instances WHERE fleet = ? AND exclusive_to IS NOT NULL"""
 EVIDENCE_HELD: Final = "SELECT instance, block, allocation FROM held_blocks WHERE fleet = ?"
 EVIDENCE_LIVE: Final = f"SELECT {_columns(ALLOCATION_COLUMNS)} FROM allocations WHERE fleet = ? AND live = 1"
 EVIDENCE_TOKENS: Final = """

@@ -25,7 +25,13 @@ from blockyard_server.store.codec import (
     encode_map,
 )
 from blockyard_server.store.repair import mend_rows
-from blockyard_server.store.rows import RowChanges, allocations_changed, allocations_inserted, net_changes
+from blockyard_server.store.rows import (
+    RowChanges,
+    allocations_changed,
+    allocations_inserted,
+    exclusive_holds,
+    net_changes,
+)
 
 
 class Statements(Protocol):
@@ -58,6 +64,7 @@ class Statements(Protocol):
     EXTEND_LEASES: str
     INSERT_HELD: str
     DELETE_HELD: str
+    HOLD_EXCLUSIVELY: str
     INSERT_TOKEN: str
     INSERT_EVENT: str
     ENDED_UPTO: str
@@ -205,6 +212,11 @@ class SqlTransaction:
             self._session.change(self._statements.EXTEND_LEASES, (extension.time_us, until_us, self._fleet, until_us))
         self._insert(self._statements.INSERT_ALLOCATION, allocations_inserted(changes, allocations))
         self._insert(self._statements.INSERT_HELD, changes.held_inserted())
+        self._count(
+            self._statements.HOLD_EXCLUSIVELY,
+            exclusive_holds(changes, allocations),
+            "an instance that is held exclusively has blocks of others",
+        )
         kept, ended = allocations_changed(changes, allocations)
         self._count(self._statements.KEEP_ALLOCATION, kept, "an allocation that is changed is not live")
         self._count(self._statements.END_ALLOCATION, ended, "an allocation that is ended is not live")
