@@ -1,5 +1,6 @@
 """The journal's format, and what an event does to memory and records."""
 
+import json
 from dataclasses import fields, replace
 from typing import Any
 
@@ -45,6 +46,7 @@ EVERY_KIND: list[Event] = [
     InstanceDeleted(6, START, "n1"),
     GRANTED,
     replace(GRANTED, ttl_us=None, expire_time_us=None, annotations=()),
+    replace(GRANTED, exclusive=("n1",)),
     Released(8, START, 7, "jöb", PLACES, ()),
     Released(8, START, 7, "jöb", PLACES[:1], PLACES[1:]),
     Renewed(9, START, 7, "jöb", 5, START + 5),
@@ -170,3 +172,10 @@ def test_an_event_says_nothing_that_its_row_does_not() -> None:
     for event in EVERY_KIND:
         names = {field.name for field in fields(event)} - columns - {"fields"}
         assert all(f'"{name}"' in encode_body(event) for name in names)
+
+
+def test_a_grant_of_a_journal_that_knew_no_exclusive_ones_owns_no_instance() -> None:
+    row = row_of(replace(GRANTED, exclusive=("n1",)))
+    body = {name: value for name, value in json.loads(row.body).items() if name != "exclusive"}
+
+    assert decode_event(replace(row, body=json.dumps(body))) == GRANTED

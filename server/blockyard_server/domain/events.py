@@ -221,7 +221,7 @@ _BODIES: Final[dict[type[Event], Callable[[Any], dict[str, Any]]]] = {
         "ttl_us": event.ttl_us,
         "expire_time_us": event.expire_time_us,
         "annotations": dict(event.annotations),
-        **({"exclusive": event.exclusive} if event.exclusive else {}),
+        "exclusive": event.exclusive,
     },
     Released: lambda event: {"freed": event.freed, "left": event.left},
     Expired: lambda event: {"freed": event.freed},
