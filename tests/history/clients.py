@@ -273,7 +273,8 @@ class Client:
         name, chance = intent.view.allocation, self._dice.random()
         if chance < 0.15:
             asked = Release(token=intent.asked.token)
-        elif chance < 0.35:
+        elif chance < 0.35 and not any(shape.exclusive for shape in intent.asked.shapes):
+            # What is left of an exclusive grant owns its instance, which the sequential model does not know of.
             instance, mask = self._dice.choice(intent.view.placements)
             asked = Release(name, placements=((instance, mask & -mask if self._dice.random() < 0.7 else mask),))
         else:
