@@ -167,7 +167,7 @@ class Client:
         self._intent = intent = Intent(chance.choice(self._fleets), f"{self.name}-{self._number}")
         self.intents.append(intent)
         demand = Demand(instances=chance.choice((1, 1, 1, 2)), blocks=chance.choice((1, 1, 2, 3)))
-        if chance.random() < 0.15:
+        if chance.random() < 0.1:
             demand = Demand(exclusive=True)
         ttl_us = chance.choice(self._database.weather.ttls_us)
         request = Acquire(intent.fleet, CALLER, intent.token, self.name, (demand,), ttl_us=ttl_us)

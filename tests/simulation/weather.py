@@ -4,7 +4,7 @@ A world in which everything goes wrong at once hides what one fault alone would 
 most worlds.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from random import Random
 from typing import Final
@@ -79,13 +79,14 @@ class Weather:
     ttls_us: tuple[int | None, ...]
     drift_ppm: int
     """Clocks drift by at most so much."""
-    retention: Retention
+    forgetting: bool = False
+    """Servers let the fleets grow older, and forget what has reached its retention."""
+    retention: Retention = field(default_factory=lambda: Retention(SECOND, SECOND))
     """How long servers remember what has ended, and events: shorter than in life, as the day is."""
 
 
 _DEEDS: Final = (
     "sweep",
-    "forget",
     "prune",
     "compact",
     "verify",
@@ -106,7 +107,7 @@ def draw_weather(chance: Random) -> Weather:
     kinds = [fault for fault in Fault if chance.random() < 0.5]
     steps_us = (200 * MS, -300 * MS, 2 * SECOND, -5 * SECOND, 60 * SECOND, -60 * SECOND, HOUR, -HOUR)
     deeds = [deed for deed in _DEEDS if chance.random() < 0.5]
-    return Weather(
+    weather = Weather(
         servers=1 if own_clock else chance.choice((1, 2, 2, 3)),
         fleets=chance.choice((1, 1, 1, 2)),
         clients=chance.choice((2, 3, 3, 4)),
@@ -127,5 +128,9 @@ def draw_weather(chance: Random) -> Weather:
             ((None,), (None, 2 * SECOND), (300 * MS, SECOND), (SECOND, 5 * SECOND, 30 * SECOND), (5 * SECOND,))
         ),
         drift_ppm=chance.choice((0, 0, 50, 400)),
-        retention=Retention(chance.choice((1200 * MS, 3 * SECOND)), chance.choice((1200 * MS, 3 * SECOND))),
     )
+    # Dice of their own: a world in which nobody forgets is the same as without this.
+    own = Random(repr(weather))
+    spans_us = (1200 * MS, 3 * SECOND)
+    retention = Retention(own.choice(spans_us), own.choice(spans_us))
+    return replace(weather, forgetting=own.random() < 0.3, retention=retention)

@@ -122,7 +122,7 @@ class World:
         for client in self.clients:
             self.kernel.after(self.kernel.chance.randint(0, 100 * MS), client.begin)
         self.kernel.after(self.kernel.between(MS, DEED_INTERVAL_US), self._deed)
-        if "forget" in self.weather.deeds:
+        if self.weather.forgetting:
             for server in self.servers:
                 self.kernel.after(self.kernel.between(MS, LOOK_INTERVAL_US), partial(self._keep_forgetting, server))
         until_us = self.kernel.now_us + self._day_us
@@ -148,9 +148,6 @@ class World:
 
     def _sweep(self, server: Server, fleet: str) -> None:
         server.sweep(fleet)
-
-    def _forget(self, server: Server, fleet: str) -> None:
-        server.forget(fleet)
 
     def _prune(self, server: Server, fleet: str) -> None:
         """Whatever has ended, however young: so that what is gone matters more often."""
@@ -279,7 +276,6 @@ class World:
 
 _DEEDS: Final = {
     "sweep": World._sweep,
-    "forget": World._forget,
     "prune": World._prune,
     "compact": World._compact,
     "verify": World._verify,
