@@ -3,10 +3,11 @@
 import os
 import signal
 from collections.abc import Iterator
+from typing import Final
 
 import pytest
 
-from tests.harness.deployments import SQLITE, Deployment, deployed
+from tests.harness.deployments import UNCLAIMED, Deployment, deployed
 from tests.harness.postgres import Postgres
 
 # Programs are started as other users, which forks, and gRPC's own handlers of a fork wait for all of its threads.
@@ -41,25 +42,34 @@ def database(postgres: Postgres) -> Iterator[str]:
     postgres.drop(url)
 
 
-DEPLOYMENTS = ("sqlite", "postgres", "postgres, three servers")
+DEPLOYMENTS: Final = {"sqlite": 1, "postgres": 1, "postgres, three servers": 3}
+"""How many servers each has."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that is marked `every_deployment` runs on each."""
     if metafunc.definition.get_closest_marker("every_deployment"):
-        metafunc.fixturenames.insert(0, "deployment")  # before those that serve
         metafunc.parametrize("deployment", DEPLOYMENTS, indirect=True)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
-    """What `serving` serves from while the test runs."""
-    if request.param == "sqlite":
-        yield SQLITE
+    """What `serving` serves from while the test runs. A test that is marked fails if it was not what it claims.
+
+    Every test uses it, before its other fixtures: pytest drops a fixture that `pytest_generate_tests` adds by itself.
+    """
+    claimed: str | None = getattr(request, "param", None)
+    is_marked = request.node.get_closest_marker("every_deployment") is not None
+    assert is_marked == (claimed is not None), "a marked test has no deployment, or one that has is not marked"
+    if claimed is None:
+        yield UNCLAIMED
         return
-    postgres: Postgres = request.getfixturevalue("postgres")
-    chosen = Deployment(1 if request.param == "postgres" else 3, postgres.fresh_database)
-    with deployed(chosen):
-        yield chosen
-    for url in chosen.databases():
-        postgres.drop(url)
+    postgres: Postgres | None = None if claimed == "sqlite" else request.getfixturevalue("postgres")
+    chosen = Deployment(DEPLOYMENTS[claimed], postgres.fresh_database if postgres else None)
+    try:
+        with deployed(chosen):
+            yield chosen
+    finally:
+        if postgres:
+            for url in chosen.databases():
+                postgres.drop(url)

@@ -1,5 +1,6 @@
 """Real servers inside the test's own event loop, on free ports: one with its data in the test's folder, or more."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -16,9 +17,9 @@ PATIENCE_S: Final = 60.0
 """The deadline of calls that are expected to be answered: far more than they need."""
 
 
-def settings_for(folder: Path, **changes: Any) -> Settings:
+def settings_for(folder: Path, *, server: int = 0, **changes: Any) -> Settings:
     """Settings of a server on a free port; `folder` stands for its data. A restart grants no grace unless asked to."""
-    return Settings(**{"listen": "127.0.0.1:0", "restart_grace_s": 0, **present().settings(folder), **changes})
+    return Settings(**{"listen": "127.0.0.1:0", "restart_grace_s": 0, **present().settings(folder, server), **changes})
 
 
 @asynccontextmanager
@@ -27,17 +28,25 @@ async def serving(
 ) -> AsyncIterator[RunningServer]:
     """Serves while the block runs, with as many servers as the deployment has; the address names them all.
 
-    `changes` are settings; `store` must be the data file of `folder`.
+    `changes` are settings; `store` must be the data file of `folder`. What the database has seen of the servers is
+    noted for who claims the deployment.
     """
+    deployment = present()
     async with AsyncExitStack() as stack:
         servers = [
-            await stack.enter_async_context(running_server(settings_for(folder, **changes), clock=clock, store=store))
-            for _ in range(present().servers)
+            await stack.enter_async_context(
+                running_server(settings_for(folder, server=number, **changes), clock=clock, store=store)
+            )
+            for number in range(deployment.servers)
         ]
         first = servers[0]
+        if deployment.is_claimed:
+            await asyncio.to_thread(deployment.note_servers, folder)
         yield RunningServer(
             ",".join(server.address for server in servers), first.engine, metrics_address=first.metrics_address
         )
+    if deployment.is_claimed:
+        await asyncio.to_thread(deployment.note_events, folder)
 
 
 @asynccontextmanager
