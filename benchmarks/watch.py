@@ -19,7 +19,7 @@ from typing import Final
 from benchmarks.postgres import postgres
 from blockyard import AsyncClient, Event, EventKind
 from blockyard.aio_watch import AsyncWatch
-from tests.harness.process import ServerProcess
+from tests.harness.process import ServerProcess, several_servers
 
 FLEET: Final = "bench"
 BLOCKS: Final = 4096
@@ -146,11 +146,7 @@ def main() -> None:
         asyncio.run(table([sqlite.address], "SQLite, one server", seconds))
         sqlite.terminate()
         url = stack.enter_context(postgres()).fresh_database()
-        servers = []
-        for name in ("one", "two"):
-            (folder / name).mkdir()
-            servers.append(stack.enter_context(ServerProcess(folder / name, database=url)))
-            servers[-1].start()
+        servers = stack.enter_context(several_servers(folder, url, 2))
         asyncio.run(table([server.address for server in servers], "PostgreSQL, two servers", seconds))
 
 

@@ -14,6 +14,7 @@ from benchmarks.peers.peer import BLOCKS, INSTANCES, Peer
 from benchmarks.peers.proof import fills_and_empties
 from benchmarks.postgres import pid_of, postgres
 from blockyard import AsyncClient
+from tests.harness.sessions import servers_on, url_for
 
 ALLOCATOR: Final = "blockyard.v1.Allocator"
 NAME_ON_SQLITE: Final = "Blockyard, SQLite"
@@ -50,7 +51,8 @@ async def _on_postgres(name: str, *, servers: int) -> AsyncIterator[list[Peer]]:
     with ExitStack() as stack:
         database = stack.enter_context(postgres())
         # One after the other: the first makes the tables.
-        facts = [stack.enter_context(server_process(database.url())) for _ in range(servers)]
+        facts = [stack.enter_context(server_process(url_for(database.url(), number))) for number in range(servers)]
+        assert servers_on(database.url()) == servers, "not every server uses this database"
         await _fill(facts[0])
         async with AsyncExitStack() as open_channels:
             channels = [

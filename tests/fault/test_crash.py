@@ -23,6 +23,7 @@ from tests.harness.journal import Journal, check_fleet
 from tests.harness.one_shot import OneShotClient
 from tests.harness.patience import eventually
 from tests.harness.process import ServerProcess
+from tests.harness.sessions import servers_on, url_for
 
 SCHEDULERS: Final = 8
 PERSISTENT: Final = 2
@@ -40,7 +41,8 @@ class CrashRun:
     """One data file, or one `database` on PostgreSQL, its server, its clients, and what these were told."""
 
     def __init__(self, folder: Path, seed: str, database: str | None = None) -> None:
-        place: dict[str, Any] = {} if database is None else {"database": database}
+        self._database = database
+        place: dict[str, Any] = {} if database is None else {"database": url_for(database, 0)}
         # A short grace: leases end during the run, and not only at its end.
         self.server = ServerProcess(folder, restart_grace_s=0.3, sweep_interval_s=0.05, **place)
         self.dice = Random(seed)
@@ -54,6 +56,7 @@ class CrashRun:
     async def begin(self) -> None:
         """Starts the server and makes the fleet."""
         await asyncio.to_thread(self.server.start)
+        assert self._database is None or await asyncio.to_thread(servers_on, self._database) == 1
         async with AsyncClient(self.server.address) as client:
             await client.create_fleet(FLEET)
             for node in NODES:

@@ -23,6 +23,7 @@ from tests.harness.journal import Journal, check_fleet
 from tests.harness.one_shot import OneShotClient
 from tests.harness.patience import eventually
 from tests.harness.process import ServerProcess
+from tests.harness.sessions import servers_on, url_for
 
 SERVERS: Final = 2
 SCHEDULERS: Final = 12
@@ -38,8 +39,9 @@ class FailoverRun:
         self.cluster = cluster
         self.dice = Random(seed)
         database = cluster.primary.fresh_database().rpartition("/")[2]
+        self._database = database
         self.servers = [
-            ServerProcess(folder / str(number), database=cluster.url(database), restart_grace_s=0.3)
+            ServerProcess(folder / str(number), database=url_for(cluster.url(database), number), restart_grace_s=0.3)
             for number in range(SERVERS)
         ]
         self.address = ",".join(server.address for server in self.servers)
@@ -77,6 +79,7 @@ class FailoverRun:
             await asyncio.to_thread(self.cluster.kill_primary)
             killed = time.monotonic()
             await asyncio.to_thread(self.cluster.promote_standby)
+            assert await asyncio.to_thread(self.cluster.promotions) == len(self.away_s) + 1
             await self._first_grant(patient)
             self.away_s.append(time.monotonic() - killed)
             gone.set()
@@ -85,7 +88,11 @@ class FailoverRun:
         async with self._client() as client:
             await self._compare(client)
             await self._settle(client)
+        await eventually(self._all_are_connected, "every server has found the new primary")
         await asyncio.to_thread(self.cluster.attach_standby)
+
+    async def _all_are_connected(self) -> bool:
+        return await asyncio.to_thread(servers_on, self.cluster.primary.url(self._database)) == SERVERS
 
     async def _enough_answers(self, load: list["asyncio.Task[None]"]) -> None:
         wanted = self.told.answers + self.dice.randrange(MOST_ANSWERS)

@@ -63,6 +63,11 @@ class PointRun(CrashRun):
         """The next process that looks dies at the point, in one of its next passages."""
         self._order.write_text(f"{self.dice.randint(1, passages)} {point}")
 
+    def expect_order_carried_out(self) -> None:
+        """The process has taken the order and killed itself; it has not ended for another reason."""
+        assert not self._order.exists(), "nobody has read the order"
+        self.server.expect_killed()
+
     async def die_at(self, point: str) -> None:
         """Load, a death at this point of the work, and the comparison."""
         self._point = point
@@ -79,7 +84,7 @@ class PointRun(CrashRun):
         self.server.send(signal.SIGUSR1)
         await eventually(dead, f"the server came to the point {self._point!r}")
         gone.set()
-        self.server.kill()
+        self.expect_order_carried_out()
         self.kills += 1
 
 
@@ -125,7 +130,7 @@ async def _die_while_starting(run: PointRun, point: str, passages: int) -> None:
         return not run.server.runs
 
     await eventually(dead, "the server came to the point")
-    run.server.kill()
+    run.expect_order_carried_out()
     run.kills += 1
     if "greeting" in point:
         await asyncio.to_thread(run.server.start)

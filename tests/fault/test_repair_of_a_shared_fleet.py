@@ -10,8 +10,8 @@ import pytest
 
 from blockyard import AsyncClient, EventKind, InvariantViolated
 from blockyard_server.app import RunningServer, running_server
-from blockyard_server.settings import Settings
-from tests.harness.in_process import client_of
+from tests.harness.deployments import Deployment, deployed, present
+from tests.harness.in_process import client_of, settings_for
 from tests.harness.patience import eventually
 
 FALSE_COUNTER: Final = "UPDATE instances SET busy_blocks = 5 WHERE instance = 'n1'"
@@ -33,15 +33,13 @@ DAMAGES: Final = {
 
 @asynccontextmanager
 async def two_servers(database: str, folder: Path, *, audit_interval_s: float) -> AsyncIterator[list[RunningServer]]:
-    settings = Settings(
-        listen="127.0.0.1:0",
-        data=folder / "unused",
-        database=database,
-        restart_grace_s=0,
-        audit_interval_s=audit_interval_s,
-    )
-    async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(running_server(settings)) for _ in range(2)]
+    with deployed(Deployment(2, lambda: database)):
+        async with AsyncExitStack() as stack:
+            settings = [settings_for(folder, server=number, audit_interval_s=audit_interval_s) for number in range(2)]
+            servers = [await stack.enter_async_context(running_server(chosen)) for chosen in settings]
+            present().note_servers(folder)
+            yield servers
+        present().note_events(folder)
 
 
 @asynccontextmanager

@@ -58,7 +58,13 @@ async def test_a_wall_clock_that_is_set_between_two_starts_ends_no_lease_early(
         await client.create_instance(FLEET, "node-1", total_blocks=1)
         lease = await client.acquire(FLEET, blocks=1, holder="job", ttl=timedelta(minutes=5))
     now_ns = time.time_ns
-    monkeypatch.setattr(time, "time_ns", lambda: now_ns() + by_s * 1_000_000_000)
+    readings: list[int] = []
+
+    def set_ns() -> int:
+        readings.append(now_ns() + by_s * 1_000_000_000)
+        return readings[-1]
+
+    monkeypatch.setattr(time, "time_ns", set_ns)
     async with serving(tmp_path, restart_grace_s=HOUR_S) as running, client_of(running) as client:
         with pytest.raises(NoCapacity):
             await client.acquire(FLEET, blocks=1, holder="rival")
@@ -67,6 +73,7 @@ async def test_a_wall_clock_that_is_set_between_two_starts_ends_no_lease_early(
         assert renewal.allocation.expire_time is not None
         assert renewal.allocation.expire_time - renewal.server_time <= timedelta(minutes=5)
         await check_fleet(client, FLEET)
+    assert readings, "nobody has looked at the clock that was set"
 
 
 @pytest.fixture

@@ -58,6 +58,11 @@ class Cluster:
         dead, self.primary, self.standby = self.primary, self.standby, None
         dead.remove()
 
+    def promotions(self) -> int:
+        """How many there have been, as the primary says: each begins a timeline of the log."""
+        [(segment,)] = self.primary.ask("SELECT pg_walfile_name(pg_current_wal_insert_lsn())")
+        return int(str(segment)[:8], base=16) - 1
+
     def url(self, database: str) -> str:
         """Both places, of which the one that takes writes is meant; the same after every fail-over."""
         places = ",".join(f"127.0.0.1:{port}" for port in self._ports)

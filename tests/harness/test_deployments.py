@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Final
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -70,7 +70,7 @@ def test_was_served_too_early(too_early):
 def wrong_in(report: Path) -> dict[str, dict[str, str]]:
     """By test and deployment, all that was wrong."""
     found: dict[str, dict[str, str]] = {}
-    for case in ElementTree.parse(report).getroot().iter("testcase"):  # noqa: S314 - our own pytest has just written it
+    for case in ET.parse(report).getroot().iter("testcase"):  # noqa: S314 - our own pytest has just written it
         name, _, where = case.attrib["name"].partition("[")
         wrong = [element.attrib["message"] for element in case if element.tag in {"failure", "error"}]
         whole = found.setdefault(name, {})

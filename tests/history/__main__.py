@@ -15,7 +15,8 @@ from tests.history.stage import Recorded, Setup, record
 from tests.history.verdict import check, report, say
 
 DESCRIPTION = """Records what clients ask and are answered, and checks with two checkers that share nothing whether one
-order of all calls explains it. The exit code is the number of histories that are wrong."""
+order of all calls explains it. The exit code is the number of histories that are wrong, and one more if what was asked
+for, a kill or a fault or a server, has not taken place."""
 
 
 def count_wrong(folders: Sequence[Path]) -> int:
@@ -36,7 +37,7 @@ def tell(recorded: Recorded, took_s: float) -> None:
 
 
 def main() -> int:
-    """The exit code: how many histories were wrong."""
+    """The exit code: how many histories were wrong, and whether what was asked for has not taken place."""
     parser = argparse.ArgumentParser(prog="python -m tests.history", description=DESCRIPTION)
     add = parser.add_argument
     add("--operations", type=int, default=1_000_000, help="calls to record, of all clients (default: %(default)s)")
@@ -68,7 +69,9 @@ def main() -> int:
         begun = time.monotonic()
         recorded = uvloop.run(record(folder, setup, say))
         tell(recorded, time.monotonic() - begun)
-        return count_wrong(recorded.folders)
+        lacking = recorded.lacks(setup)
+        report("".join(f"asked for, and not seen in this run: {what}\n" for what in lacking).rstrip() or "as asked for")
+        return count_wrong(recorded.folders) + bool(lacking)
 
 
 if __name__ == "__main__":

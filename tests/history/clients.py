@@ -40,6 +40,7 @@ from tests.history.wire import decode_answer, decode_refusal, encode_call
 
 MOST_HELD: Final = 4
 """Allocations that one client holds at once."""
+MOST_MORE: Final = 20
 PAUSE_S: Final = 0.03
 """After a call without an answer."""
 TRIES: Final = 400
@@ -83,6 +84,8 @@ class Course:
 
     operations: int
     """The clients stop when so many calls were made; finding out what is unknown comes on top."""
+    is_enough: Callable[[], bool]
+    """Whether all has taken place that was asked for. Until then they go on, to MOST_MORE times as many calls."""
     lines: Sequence[Line]
     timeout_s: float
     made: int = 0
@@ -91,9 +94,18 @@ class Course:
     why_unknown: Counter[str] = field(default_factory=Counter)
     """Calls on the wire without an answer, by the reason or the status; a batch counts once."""
 
+    ended: bool = False
+
     def end_early(self) -> None:
         """No more calls than there are, apart from those that find out what is unknown."""
-        self.operations = min(self.operations, self.made)
+        self.ended = True
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether clients have anything left to do but to find out what is unknown."""
+        if self.ended or self.made >= MOST_MORE * self.operations:
+            return False
+        return self.made < self.operations or not self.is_enough()
 
 
 @dataclass(slots=True)
@@ -151,7 +163,7 @@ class Client:
             (self._look, 10),
         ]
         kinds, weights = zip(*chores, strict=True)
-        while self._course.made < self._course.operations:
+        while self._course.goes_on:
             if len(self._mine) >= MOST_HELD and self._dice.random() < 0.7:
                 await self._release()
             else:

@@ -15,6 +15,7 @@ from blockyard import AsyncClient
 from tests.harness.postgres import Postgres
 from tests.harness.process import ServerProcess, StartFailed
 from tests.harness.proxy import Fault, Mischief, Proxy
+from tests.harness.sessions import servers_on, url_for
 from tests.history.clients import Client, Course, Line, Place
 from tests.history.files import HistoryWriter
 from tests.history.wire import instance_id, read_journal
@@ -67,6 +68,22 @@ class Recorded:
     kills: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     """Connections that each fault of the network has really hit."""
+    servers: int = 0
+    """As many as used the database in the end."""
+
+    def lacks(self, setup: Setup) -> list[str]:
+        """What was asked for and has not taken place."""
+        servers = [] if self.servers == setup.servers else [f"{setup.servers} servers ({self.servers} were there)"]
+        return servers + lacking_faults(setup, self.kills, self.faults)
+
+
+def lacking_faults(setup: Setup, kills: int, faults: Counter[str]) -> list[str]:
+    """Which kinds of faults were asked for and have not taken place yet."""
+    if not setup.faults:
+        return []
+    places = ("client", "database") if setup.database == "postgres" else ("client",)
+    hit = {fault.partition(":")[0] for fault, count in faults.items() if count}
+    return ([] if kills else ["a kill"]) + [f"a fault of a {place}'s network" for place in places if place not in hit]
 
 
 async def record(folder: Path, setup: Setup, say: Say) -> Recorded:
@@ -74,14 +91,20 @@ async def record(folder: Path, setup: Setup, say: Say) -> Recorded:
     async with AsyncExitStack() as stack:
         stage = await stack.enter_async_context(_standing(folder, setup))
         lines = [await stack.enter_async_context(Line(proxy.address)) for proxy in stage.before_servers]
-        course = Course(setup.operations, lines, setup.timeout_s if setup.faults else CALM_TIMEOUT_S)
+        recorded = Recorded()
+        course = Course(
+            setup.operations,
+            lambda: not lacking_faults(setup, recorded.kills, stage.faults),
+            lines,
+            setup.timeout_s if setup.faults else CALM_TIMEOUT_S,
+        )
         places = [await stage.fleet(f"fleet-{number}", folder / f"fleet-{number}") for number in range(setup.fleets)]
         dice = Random(setup.seed)
         clients = [
             Client(number, places[number % setup.fleets], course, Random(dice.random()))
             for number in range(setup.clients)
         ]
-        recorded = Recorded(folders=[folder / place.fleet for place in places])
+        recorded.folders = [folder / place.fleet for place in places]
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, course.end_early)
         saying = asyncio.create_task(_say(course, recorded, stage, say))
@@ -95,6 +118,7 @@ async def record(folder: Path, setup: Setup, say: Say) -> Recorded:
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().remove_signal_handler(number)
         await stage.write_journals(places)
+        recorded.servers = await asyncio.to_thread(stage.count_servers)
         recorded.operations, recorded.faults = course.made, stage.faults
         recorded.unknown, recorded.why_unknown = course.unknown, course.why_unknown
     return recorded
@@ -106,6 +130,14 @@ class _Stage:
     servers: list[ServerProcess]
     before_servers: list[Proxy]
     before_database: list[Proxy]
+    database: str | None
+    """Its URL, past the proxies. None: a data file."""
+
+    def count_servers(self) -> int:
+        """How many use the database, as it says itself; a data file has one, which is this one if it runs on it."""
+        if self.database is not None:
+            return servers_on(self.database)
+        return sum(server.runs and server.data.exists() for server in self.servers)
 
     @property
     def faults(self) -> Counter[str]:
@@ -139,6 +171,7 @@ class _Stage:
 async def _standing(folder: Path, setup: Setup) -> AsyncIterator[_Stage]:
     async with AsyncExitStack() as stack:
         before_database: list[Proxy] = []
+        url: str | None = None
         urls: list[str | None] = [None] * setup.servers
         if setup.database == "postgres":
             postgres = await asyncio.to_thread(Postgres)
@@ -147,7 +180,7 @@ async def _standing(folder: Path, setup: Setup) -> AsyncIterator[_Stage]:
             for number in range(setup.servers):
                 proxy = await stack.enter_async_context(Proxy(f"127.0.0.1:{postgres.port}", seed=f"{setup.seed}/{url}"))
                 before_database.append(proxy)
-                urls[number] = url.replace(f"127.0.0.1:{postgres.port}", proxy.address)
+                urls[number] = url_for(url.replace(f"127.0.0.1:{postgres.port}", proxy.address), number)
         else:
             assert setup.servers == 1, "one file has one server"
         servers = []
@@ -162,7 +195,7 @@ async def _standing(folder: Path, setup: Setup) -> AsyncIterator[_Stage]:
             for line in range(LINES)
             for number, server in enumerate(servers)
         ]
-        yield _Stage(setup, servers, before_servers, before_database)
+        yield _Stage(setup, servers, before_servers, before_database, url)
 
 
 @asynccontextmanager
@@ -191,7 +224,7 @@ async def _trouble(stage: _Stage, recorded: Recorded, dice: Random) -> AsyncIter
                 await task
         for server in stage.servers:
             if not server.runs:
-                server.kill()
+                server.remove()
                 await asyncio.to_thread(start, server)
 
 

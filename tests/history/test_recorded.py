@@ -24,6 +24,7 @@ def say(line: str) -> None:
 
 
 def recorded_in(folder: Path, **setup: object) -> Recorded:
+    """A short recording, in which all that was asked for has taken place."""
     quick = Setup(
         **{  # type: ignore[arg-type]  # the fields are checked by their use
             "operations": 3000,
@@ -34,7 +35,9 @@ def recorded_in(folder: Path, **setup: object) -> Recorded:
             **setup,
         }
     )
-    return asyncio.run(record(folder, quick, say))
+    recorded = asyncio.run(record(folder, quick, say))
+    assert recorded.lacks(quick) == []
+    return recorded
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +56,7 @@ def test_what_clients_saw_through_faults_and_kills_is_linearizable(recorded: Rec
 
     assert witness.violations == []
     assert black_box.violations == []
-    assert recorded.kills > 0
     assert recorded.unknown == witness.unknown > 0
-    assert recorded.faults.total() > 0
     assert witness.ops == black_box.ops >= 3000
     assert black_box.windows > black_box.windows_skipped
     assert black_box.unsettled == 0
@@ -82,9 +83,8 @@ def test_a_server_whose_descriptions_are_a_little_old_is_caught_by_both(tmp_path
 
 @pytest.mark.timeout(300)
 def test_what_clients_saw_of_three_servers_on_one_database_is_linearizable(tmp_path: Path) -> None:
-    recorded = recorded_in(tmp_path, operations=1000, servers=3, database="postgres", kill_every_s=(2.0, 5.0))
+    recorded = recorded_in(tmp_path, operations=1000, servers=3, database="postgres", database_calm_s=(0.1, 0.5))
     history = read_history(recorded.folders[0])
 
     assert check_with_witness(history).violations == []
     assert check_black_box(history).violations == []
-    assert recorded.faults.total() > 0

@@ -7,15 +7,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pytest
 
 from blockyard import Client
-from tests.harness.process import ServerProcess
+from tests.harness.process import ServerProcess, several_servers
 
 TRACES: Final = Path(__file__).parents[2].parent / "shared" / "traces"
 BOUND_S: Final = 300
@@ -75,20 +73,8 @@ def test_a_real_log_gets_exactly_the_instances_that_are_known_and_verify_is_clea
     [pytest.param(run, marks=() if run.strategy == "best_fit" else pytest.mark.soak, id=run.name) for run in RUNS],
 )
 def test_a_real_log_gets_them_on_postgres_too(run: Run, servers: int, database: str, tmp_path: Path) -> None:
-    with several_servers(tmp_path, servers, database) as address:
-        replay_exactly(run, address)
-
-
-@contextmanager
-def several_servers(folder: Path, count: int, database: str) -> Iterator[str]:
-    """So many servers on one database; the address that names them all."""
-    with ExitStack() as stack:
-        servers = [
-            stack.enter_context(ServerProcess(folder / str(number), database=database)) for number in range(count)
-        ]
-        for server in servers:
-            server.start()
-        yield ",".join(server.address for server in servers)
+    with several_servers(tmp_path, database, servers) as several:
+        replay_exactly(run, ",".join(server.address for server in several))
 
 
 def replay_exactly(run: Run, address: str) -> None:

@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -22,6 +23,7 @@ from blockyard_server.app import RunningServer, _new_event_loop, running_server
 from blockyard_server.engine.clock import ManualClock
 from blockyard_server.settings import Settings
 from tests.harness.postgres import Postgres
+from tests.harness.sessions import servers_on, url_for
 from tests.property.plain import Plain, plain, plain_error
 
 GRACE_S: Final = 5.0
@@ -177,7 +179,10 @@ class World:
         self._stubs: dict[str, Any] = {}
 
     async def _start_servers(self, settings: Settings) -> list[RunningServer]:
-        return [
-            await self._serving.enter_async_context(running_server(settings, clock=self.clock))
-            for _ in range(self._template.servers)
+        url, count = settings.database, self._template.servers
+        each = [
+            settings if url is None else replace(settings, database=url_for(url, number)) for number in range(count)
         ]
+        servers = [await self._serving.enter_async_context(running_server(chosen, clock=self.clock)) for chosen in each]
+        assert url is None or servers_on(url) == count, "not every server uses this database"
+        return servers

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -14,7 +14,7 @@ import pytest
 from blockyard import AsyncClient, Grant, NoCapacity, ReleaseOutcome, RetryPolicy
 from tests.harness.in_process import PATIENCE_S
 from tests.harness.journal import Block, blocks_of, check_fleet
-from tests.harness.process import ServerProcess
+from tests.harness.process import ServerProcess, several_servers
 
 _LOG: Final = logging.getLogger(__name__)
 FLEET: Final = "gpu"
@@ -104,10 +104,7 @@ class Work:
 
 @pytest.fixture
 def servers(tmp_path: Path, database: str) -> Iterator[list[ServerProcess]]:
-    with ExitStack() as stack:
-        three = [stack.enter_context(ServerProcess(tmp_path / f"{n}", database=database)) for n in range(3)]
-        for server in three:
-            server.start()
+    with several_servers(tmp_path, database, 3) as three:
         yield three
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +16,7 @@ from blockyard_server.engine.clock import ManualClock
 from tests.harness.in_process import PATIENCE_S, client_of, serving, settings_for
 from tests.harness.patience import eventually
 from tests.harness.postgres import Postgres
-from tests.harness.process import ServerProcess
+from tests.harness.process import ServerProcess, several_servers
 
 FLEET: Final = "gpu"
 QUICK: Final = RetryPolicy(initial_s=0.01, max_s=0.1)
@@ -189,10 +189,7 @@ def test_a_watch_rides_over_kills_and_restarts_of_its_server(tmp_path: Path) -> 
 @pytest.mark.timeout(300)
 async def test_a_watch_of_three_servers_rides_over_the_end_of_each_of_them(tmp_path: Path, database: str) -> None:
     dice = random.Random(11)
-    with ExitStack() as stack:
-        servers = [stack.enter_context(ServerProcess(tmp_path / f"{n}", database=database)) for n in range(3)]
-        for server in servers:
-            server.start()
+    with several_servers(tmp_path, database, 3) as servers:
         async with AsyncClient(",".join(s.address for s in servers), timeout_s=PATIENCE_S, retry=QUICK) as client:
             await make_fleet(client)
             over = asyncio.Event()

@@ -29,6 +29,7 @@ from blockyard_server.store.postgres_signals import WatchedConnection
 from blockyard_server.store.reader import SqlReader
 from blockyard_server.store.watchdog import Watchdog
 from tests.harness.patience import eventually
+from tests.harness.stopped import wait_until_stopped
 from tests.store.story import Story
 
 BOUND_S: Final = 30.0
@@ -56,6 +57,7 @@ class Frost:
         """From now on it neither answers nor ends."""
         os.kill(process, signal.SIGSTOP)
         self._frozen.append(process)
+        wait_until_stopped([process])
 
 
 @pytest.fixture
