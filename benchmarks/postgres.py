@@ -18,7 +18,7 @@ SETTINGS: Final = {
 @contextmanager
 def postgres() -> Iterator[Postgres]:
     """A new PostgreSQL while the block runs, on a free port of 127.0.0.1."""
-    server = Postgres()
+    server = Postgres(on_disk=True)
     server.configure(**SETTINGS)  # the last one of a name counts
     with server as running:
         yield running

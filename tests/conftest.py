@@ -2,16 +2,20 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from typing import Final
 
 import pytest
 
 from tests.harness.deployments import UNCLAIMED, Deployment, deployed
-from tests.harness.postgres import Postgres
+from tests.harness.postgres import Postgres, Release, usual_release
 
 # Programs are started as other users, which forks, and gRPC's own handlers of a fork wait for all of its threads.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+PostgresOf = Callable[[Release], Postgres]
 
 PASSED_ON_TO_CHILDREN = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
@@ -28,10 +32,29 @@ def signals_as_in_a_foreground() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    """One PostgreSQL for all tests of a process. Who kills or configures it makes one of its own."""
-    with Postgres() as running:
+def postgres_of() -> Iterator[PostgresOf]:
+    """One PostgreSQL of each release for all tests of a process. A test that kills or configures it makes its own.
+
+    Skips the test, with the reason in the summary, where the release is not installed.
+    """
+    with ExitStack() as stack:
+
+        @cache
+        def started(release: Release) -> Postgres:
+            return stack.enter_context(Postgres(release=release))
+
+        def running(release: Release) -> Postgres:
+            if release.programs is None:
+                pytest.skip(f"PostgreSQL {release.major} is not installed: {release.missing}")
+            return started(release)
+
         yield running
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_of: PostgresOf) -> Postgres:
+    """The newest release."""
+    return postgres_of(usual_release())
 
 
 @pytest.fixture

@@ -43,10 +43,13 @@ SETTINGS: Final = {
     "max_connections": "200",
     "max_wal_size": "256MB",
     "log_checkpoints": "off",
+    "authentication_timeout": "10s",  # so long a client that broke off while it connected keeps a database
 }
 """Small, and as durable as PostgreSQL is by default."""
 RELEASE_VARIABLE: Final = "BLOCKYARD_POSTGRES"
 """Names the release (15) that every test runs on, instead of the newest."""
+MEMORY: Final = Path("/dev/shm")  # noqa: S108 - folders of our own, with names that nobody knows
+ROOM_BYTES: Final = 4 * 2**30
 _INITDB: Final = ("--encoding=UTF8", "--locale=C", "--no-sync")
 
 
@@ -62,6 +65,11 @@ class Release:
         return f"postgres {self.major}"
 
     @property
+    def missing(self) -> str:
+        """What is said where it is not installed."""
+        return f"initdb is not in {' or '.join(map(str, self.places))}"
+
+    @property
     def programs(self) -> Path | None:
         """The folder of initdb and its like. None: it is not installed."""
         return next((place for place in self.places if (place / "initdb").exists()), None)
@@ -73,6 +81,11 @@ def _of_the_wheel() -> Path:
     assert wheel is not None
     assert wheel.origin is not None
     return Path(wheel.origin).parent / "pginstall" / "bin"
+
+
+def _memory() -> Path | None:
+    """A folder in memory with room for a PostgreSQL or ten. None: there is none, and the usual place must do."""
+    return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= ROOM_BYTES else None
 
 
 NEWEST: Final = Release("18", (_of_the_wheel(),))
@@ -91,12 +104,15 @@ def usual_release() -> Release:
 class Postgres:
     """One PostgreSQL with its data in a folder of its own. A context manager: leaving it kills it and the folder.
 
-    `settings` go into postgresql.conf, above SETTINGS; `primary` makes it a streaming standby of that one.
+    `settings` go into postgresql.conf, above SETTINGS; `primary` makes it a streaming standby of that one. Unless it is
+    to be `on_disk`, its folder is in memory where there is room: no test cuts its power, and what it gave to the system
+    outlives its death there, too.
     """
 
     def __init__(
         self,
         *,
+        on_disk: bool = False,
         release: Release | None = None,
         primary: "Postgres | None" = None,
         port: int | None = None,
@@ -104,9 +120,9 @@ class Postgres:
     ) -> None:
         self.release = release or usual_release()
         programs = self.release.programs
-        assert programs is not None, f"{self.release} is not installed: it is not at {self.release.places}"
+        assert programs is not None, f"{self.release} is not installed: {self.release.missing}"
         self._programs = programs
-        self.folder = Path(tempfile.mkdtemp(prefix="blockyard-postgres-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="blockyard-postgres-", dir=None if on_disk else _memory()))
         self.data = self.folder / "data"
         self.log = self.folder / "log.txt"
         self.port = free_port() if port is None else port

@@ -1,28 +1,56 @@
-"""Every store by name, each empty and open. A new one joins the suite with one entry in STORES."""
+"""Every store by name, each empty and open: on SQLite, and on each release of PostgreSQL."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final, TypeVar
 
 import pytest
 
 from blockyard_server.engine.store_protocol import Store
 from blockyard_server.store.postgres import PostgresStore
 from blockyard_server.store.sqlite import SqliteStore
+from tests.conftest import PostgresOf
+from tests.harness.postgres import RELEASES, Postgres, Release
+from tests.harness.sessions import version_of
 from tests.store.story import Story
 
-STORES: dict[str, Callable[[pytest.FixtureRequest], Store]] = {
-    "sqlite": lambda request: SqliteStore(request.getfixturevalue("tmp_path") / "blockyard.db"),
-    "postgres": lambda request: PostgresStore(request.getfixturevalue("database")),
-}
+T = TypeVar("T", SqliteStore, PostgresStore)
+
+STORES: Final[dict[str, Release | None]] = {"sqlite": None} | {str(release): release for release in RELEASES}
 
 
 @pytest.fixture(params=STORES)
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+async def store(request: pytest.FixtureRequest, tmp_path: Path, postgres_of: PostgresOf) -> AsyncIterator[Store]:
     """An open store. Tests that take it are the ones that every store must pass."""
-    made = STORES[request.param](request)
-    made.open()
-    yield made
-    await made.close()
+    release = STORES[request.param]
+    if release is None:
+        async with opened(SqliteStore(tmp_path / "blockyard.db")) as made:
+            yield made
+        return
+    running = postgres_of(release)
+    url = running.fresh_database()
+    assert version_of(url).startswith(f"{release.major}.")
+    async with opened(PostgresStore(url)) as made:
+        yield made
+    running.drop(url)
+
+
+@asynccontextmanager
+async def opened(store: T) -> AsyncIterator[T]:
+    """The store, open while the block runs."""
+    store.open()
+    yield store
+    await store.close()
+
+
+@pytest.fixture(scope="session", params=RELEASES, ids=str)
+def postgres(request: pytest.FixtureRequest, postgres_of: PostgresOf) -> Postgres:
+    """The newest release and the oldest one that is claimed: what a test here asks of one must hold on both."""
+    release: Release = request.param
+    running = postgres_of(release)
+    assert version_of(running.url()).startswith(f"{release.major}."), "this is not the release that the test names"
+    return running
 
 
 @pytest.fixture
@@ -34,16 +62,12 @@ def story(store: Store) -> Story:
 @pytest.fixture
 async def sqlite(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     """An open store on SQLite, for what only SQLite does."""
-    made = SqliteStore(tmp_path / "blockyard.db")
-    made.open()
-    yield made
-    await made.close()
+    async with opened(SqliteStore(tmp_path / "blockyard.db")) as made:
+        yield made
 
 
 @pytest.fixture
 async def postgres_store(database: str) -> AsyncIterator[PostgresStore]:
     """An open store on PostgreSQL, for what only PostgreSQL does."""
-    made = PostgresStore(database)
-    made.open()
-    yield made
-    await made.close()
+    async with opened(PostgresStore(database)) as made:
+        yield made

@@ -45,9 +45,9 @@ async def other(database: str) -> AsyncIterator[PostgresStore]:
 
 
 @pytest.fixture
-def own() -> Iterator[Postgres]:
+def own(postgres: Postgres) -> Iterator[Postgres]:
     """A PostgreSQL that this test may do anything to."""
-    with Postgres() as running:
+    with Postgres(release=postgres.release) as running:
         yield running
 
 

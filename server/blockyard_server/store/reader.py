@@ -56,12 +56,13 @@ NAMES_AT_ONCE = 500
 
 _LIVE = allocations.c.live == literal_column("1")
 _ENDED = allocations.c.live == literal_column("0")
-_HELD_COLUMNS = (
-    held_blocks.c.instance,
-    held_blocks.c.allocation,
-    allocations.c.holder,
-    held_blocks.c.block,
+# Not a join: before there are statistics, PostgreSQL would rather walk all allocations of the fleet.
+_HOLDER = (
+    select(allocations.c.holder)
+    .where(allocations.c.fleet == held_blocks.c.fleet, allocations.c.allocation == held_blocks.c.allocation)
+    .scalar_subquery()
 )
+_HELD_COLUMNS = (held_blocks.c.instance, held_blocks.c.allocation, _HOLDER, held_blocks.c.block)
 
 
 def _of_the_fleet(clock_us: int) -> ColumnElement[int]:
@@ -250,17 +251,13 @@ class SqlReader:
         """Who has which blocks on these instances."""
         rows = await self._rows(
             select(*_HELD_COLUMNS)
-            .select_from(held_blocks)
-            .join(
-                allocations,
-                (allocations.c.fleet == held_blocks.c.fleet) & (allocations.c.allocation == held_blocks.c.allocation),
-            )
             .where(held_blocks.c.fleet == fleet, held_blocks.c.instance.in_(names))
             .order_by(held_blocks.c.instance, held_blocks.c.allocation, held_blocks.c.block)
         )
         gathered: dict[str, dict[int, tuple[str, list[int]]]] = {}
         for instance, allocation, holder, block in rows:
-            gathered.setdefault(instance, {}).setdefault(allocation, (holder, []))[1].append(block)
+            if holder is not None:  # of a block that no allocation has, Verify tells
+                gathered.setdefault(instance, {}).setdefault(allocation, (holder, []))[1].append(block)
         return {
             instance: tuple(Hold(allocation, holder, tuple(blocks)) for allocation, (holder, blocks) in held.items())
             for instance, held in gathered.items()
