@@ -116,10 +116,14 @@ def install(countdown: Countdown) -> None:
     _around_answer(countdown)
 
 
-if __name__ == "__main__":
-    countdown = Countdown(Path(sys.argv[1]))
+def run(countdown: Countdown) -> None:
+    """The command, with the points in their places."""
     countdown.read_order()
     signal.signal(signal.SIGUSR1, lambda _number, _frame: countdown.read_order())
     install(countdown)
     sys.argv[1:] = sys.argv[2:]
     main()
+
+
+if __name__ == "__main__":
+    run(Countdown(Path(sys.argv[1])))

@@ -72,9 +72,15 @@ def test_each_lie_put_into_a_real_history_is_caught_by_both(history: History) ->
 
 
 @pytest.mark.timeout(300)
-def test_a_server_whose_descriptions_are_a_little_old_is_caught_by_both(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("database", "servers"), [("sqlite", 1), ("postgres", 3)])
+def test_a_server_whose_descriptions_are_a_little_old_is_caught_by_both(
+    tmp_path: Path, database: str, servers: int
+) -> None:
     program = (sys.executable, str(Path(stale_server.__file__)))
-    recorded = recorded_in(tmp_path, operations=2400, clients=16, instances=4, faults=False, program=program)
+    deployment = {"database": database, "servers": servers}
+    recorded = recorded_in(
+        tmp_path, operations=2400, clients=16, instances=4, faults=False, program=program, **deployment
+    )
     history = read_history(recorded.folders[0])
 
     assert any("contradicts real time" in each for each in check_with_witness(history).violations)

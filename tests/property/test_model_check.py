@@ -114,3 +114,12 @@ def test_a_planted_fault_is_found(fault: str, template: Template, monkeypatch: p
     monkeypatch.setattr(*_FAULTS[fault])
     with pytest.raises(AssertionError):
         explore(template, seed=1, steps=STEPS_IN_CI // SHARDS, phases=(Phase.generate,))
+
+
+_PLANTED_ON_POSTGRES: Final = "a longer lease is granted than the fleet allows"
+
+
+def test_a_planted_fault_is_found_on_postgres(shared_template: Template, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(*_FAULTS[_PLANTED_ON_POSTGRES])
+    with pytest.raises(AssertionError, match="The model says"):
+        explore(shared_template, seed=1, steps=STEPS_ON_POSTGRES, phases=(Phase.generate,))
