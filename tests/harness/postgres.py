@@ -138,7 +138,11 @@ class Postgres:
         self.configure(**SETTINGS, port=str(self.port), **settings)
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
         return self
 
     def __exit__(

@@ -157,6 +157,11 @@ class ServerProcess:
         """Whether the process is alive."""
         return self._process is not None and self._process.poll() is None
 
+    def ends_by_itself(self) -> int:
+        """Waits for the end, and leaves the process to whoever asks next; the exit code."""
+        assert self._process is not None, "it does not run"
+        return self._process.wait(BOUND_S)
+
     def errors(self) -> str:
         """What it has written to stderr since its last start."""
         return self._stderr.read_text()

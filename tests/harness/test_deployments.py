@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree as ET
@@ -10,12 +11,17 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from blockyard_server.app import running_server
-from tests.conftest import DEPLOYMENTS
+from tests.conftest import DEPLOYMENTS, PostgresOf
+from tests.harness import stopped
 from tests.harness.deployments import Deployment, as_present, deployed
 from tests.harness.in_process import client_of, serving, settings_for
+from tests.harness.postgres import NEWEST, Postgres, Release
+from tests.harness.process import ServerProcess
 
 ROOT: Final = Path(__file__).parents[2]
 BOUND_S: Final = 100
+REFUSED: Final = 2
+"""The exit code of a server whose settings are refused."""
 
 SUITE: Final = '''
 import os
@@ -127,3 +133,31 @@ async def test_three_servers_where_three_are_claimed_are_what_was_claimed(tmp_pa
     with deployed(Deployment(3, lambda: database)):
         async with serving(tmp_path) as running, client_of(running) as client:
             await client.create_fleet("gpu")
+
+
+def test_a_release_that_is_not_installed_skips_and_says_so(postgres_of: PostgresOf) -> None:
+    with pytest.raises(pytest.skip.Exception, match="PostgreSQL 15 is not installed: initdb is not in /nowhere"):
+        postgres_of(Release("15", (Path("/nowhere"),)))
+
+
+def test_a_postgres_of_another_release_than_claimed_is_refused() -> None:
+    with pytest.raises(AssertionError, match=r"this is PostgreSQL 18\.\d+, not postgres 15"), postgres_called_15():
+        pass
+
+
+def postgres_called_15() -> Postgres:
+    return Postgres(release=replace(NEWEST, major="15"))
+
+
+def test_a_server_that_ended_by_itself_was_not_killed(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, max_batch=0) as server:
+        server.launch()
+        assert server.ends_by_itself() == REFUSED
+        with pytest.raises(AssertionError, match=f"it was not killed, but ended with exit code {REFUSED}"):
+            server.kill()
+
+
+def test_a_running_process_is_not_taken_for_a_stopped_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopped, "BOUND_S", 0.1)
+    with pytest.raises(AssertionError, match="not stopped"):
+        stopped.wait_until_stopped([os.getpid()])

@@ -94,3 +94,14 @@ def test_what_clients_saw_of_three_servers_on_one_database_is_linearizable(tmp_p
 
     assert check_with_witness(history).violations == []
     assert check_black_box(history).violations == []
+
+
+def test_a_recording_says_what_it_lacks() -> None:
+    asked = Setup(operations=1, servers=3, database="postgres")
+
+    assert Recorded().lacks(asked) == [
+        "3 servers (0 were there)",
+        "a kill",
+        "a fault of a client's network",
+        "a fault of a database's network",
+    ]
