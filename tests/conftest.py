@@ -1,5 +1,6 @@
 """The suite means the same wherever it is started."""
 
+import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from typing import Final
 
 import pytest
 
+from blockyard_server.store.postgres import PostgresStore
 from tests.harness.deployments import UNCLAIMED, Deployment, deployed
 from tests.harness.postgres import Postgres, Release, usual_release
 
@@ -65,6 +67,16 @@ def database(postgres: Postgres) -> Iterator[str]:
     postgres.drop(url)
 
 
+@pytest.fixture(scope="session")
+def migrated(postgres: Postgres) -> str:
+    """The URL of a database with all tables and nothing in them. A copy of it is served in half the time."""
+    url = postgres.fresh_database()
+    store = PostgresStore(url)
+    store.open()
+    asyncio.run(store.close())
+    return url
+
+
 DEPLOYMENTS: Final = {"sqlite": 1, "postgres": 1, "postgres, three servers": 3}
 """How many servers each has."""
 
@@ -87,12 +99,16 @@ def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
     if claimed is None:
         yield UNCLAIMED
         return
-    postgres: Postgres | None = None if claimed == "sqlite" else request.getfixturevalue("postgres")
-    chosen = Deployment(DEPLOYMENTS[claimed], postgres.fresh_database if postgres else None)
+    if claimed == "sqlite":
+        with deployed(Deployment(DEPLOYMENTS[claimed])) as chosen:
+            yield chosen
+        return
+    postgres: Postgres = request.getfixturevalue("postgres")
+    model: str = request.getfixturevalue("migrated")
+    chosen = Deployment(DEPLOYMENTS[claimed], lambda: postgres.fresh_database(like=model))
     try:
         with deployed(chosen):
             yield chosen
     finally:
-        if postgres:
-            for url in chosen.databases():
-                postgres.drop(url)
+        for url in chosen.databases():
+            postgres.drop(url)

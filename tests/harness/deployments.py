@@ -92,10 +92,10 @@ def present() -> Deployment:
 
 
 @contextmanager
-def deployed(deployment: Deployment) -> Iterator[None]:
+def deployed(deployment: Deployment) -> Iterator[Deployment]:
     """The block claims this one. Raises AssertionError if in the end it has not run on it."""
     with as_present(deployment):
-        yield
+        yield deployment
     deployment.expect_taken_place()
 
 
