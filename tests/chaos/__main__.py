@@ -1,6 +1,7 @@
 """A long adversarial run: `python -m tests.chaos --help`."""
 
 import argparse
+import os
 import secrets
 import sys
 from contextlib import ExitStack
@@ -30,6 +31,8 @@ def main() -> int:
     add("--round", type=int, default=None, help="this round alone, to the end (default: all that there is time for)")
     add("--program", default=None, help="what stands for `blockyard` (default: the command of this environment)")
     asked = parser.parse_args()
+    # PostgreSQL is started as another user, which forks, and gRPC's own handlers of a fork wait for all of its threads.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     seed = asked.seed if asked.seed is not None else secrets.token_hex(4)
     try:
         disturbances = chosen(DISTURBANCES[asked.database], asked.only)

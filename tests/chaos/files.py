@@ -27,18 +27,17 @@ class MovedFiles:
 
     def __init__(self, stage: Stage, suffixes: Sequence[str]) -> None:
         self.aside = stage.file.with_name(f"aside-{time.monotonic_ns()}")
+        self.aside.mkdir()
         self._places = [stage.file.with_name(stage.file.name + suffix) for suffix in suffixes]
         self._away = [place for place in self._places if place.exists()]
 
     def rename_away(self) -> None:
         """As `mv` does."""
-        self.aside.mkdir()
         for place in self._away:
             place.rename(self.aside / place.name)
 
     def remove(self) -> None:
         """As `rm` does; a second name that was made just before keeps what it removes."""
-        self.aside.mkdir()
         for place in self._away:
             os.link(place, self.aside / place.name)
             place.unlink()

@@ -20,6 +20,7 @@ from tests.harness.journal import check_fleet
 from tests.harness.process import ServerProcess
 from tests.history.black_box import check_black_box
 from tests.history.files import read_history
+from tests.history.record import History
 from tests.history.wire import read_journal
 from tests.history.witness import check_with_witness
 
@@ -51,7 +52,7 @@ async def judge(stage: Stage, folder: Path) -> list[str]:
         await load.end()
     if not violations:
         for place in load.places:
-            violations += _check_history(folder / place.fleet)
+            violations += check_history(place.fleet, read_history(folder / place.fleet))
     return violations
 
 
@@ -122,11 +123,11 @@ def compare_copy(copied: Sequence[Event], journal: Sequence[Event], acknowledged
             raise Violation(f"{what} has an event that nobody was told of: {event}")
 
 
-def _check_history(folder: Path) -> list[str]:
-    history = read_history(folder)
+def check_history(fleet: str, history: History) -> list[str]:
+    """What both checkers say of the record of a fleet."""
     witness, black_box = check_with_witness(history), check_black_box(history)
-    violations = [f"{folder.name}, by revision: {each}" for each in witness.violations[:SHOWN]]
-    violations += [f"{folder.name}, from outside: {each}" for each in black_box.violations[:SHOWN]]
+    violations = [f"{fleet}, by revision: {each}" for each in witness.violations[:SHOWN]]
+    violations += [f"{fleet}, from outside: {each}" for each in black_box.violations[:SHOWN]]
     if black_box.unsettled:
-        violations.append(f"{folder.name}: nobody knows what became of {black_box.unsettled} acquires")
+        violations.append(f"{fleet}: nobody knows what became of {black_box.unsettled} acquires")
     return violations

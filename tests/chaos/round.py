@@ -36,7 +36,7 @@ class Setup:
     servers: int = 1
     program: tuple[str, ...] = ()
     """What stands for `blockyard`: another program with a fault, to see it caught."""
-    settings: dict[str, Any] = field(default_factory=dict)
+    pause_s: tuple[float, float] = PAUSE_S
 
 
 @dataclass(slots=True)
@@ -72,7 +72,7 @@ async def run_round(
     async with _standing(folder, dice, setup, say) as stage:
         try:
             async with _working(stage):
-                await _disturb(stage, steps, outcome, dice, ends_at)
+                await _disturb(stage, steps, outcome, dice, setup.pause_s, ends_at)
                 say("    judging")
                 outcome.blame(await judge(stage, folder))
         except Violation as violation:
@@ -87,14 +87,19 @@ async def run_round(
 
 
 async def _disturb(
-    stage: Stage, steps: Sequence[Disturbance], outcome: Outcome, dice: Random, ends_at: float | None
+    stage: Stage,
+    steps: Sequence[Disturbance],
+    outcome: Outcome,
+    dice: Random,
+    pause_s: tuple[float, float],
+    ends_at: float | None,
 ) -> None:
     await stage.until_answered()
     for step in steps:
         its_dice = Random(dice.random())
         if ends_at is not None and time.monotonic() > ends_at:
             return
-        await asyncio.sleep(its_dice.uniform(*PAUSE_S))
+        await asyncio.sleep(its_dice.uniform(*pause_s))
         stage.say(step.name)
         try:
             await step.happen(stage, its_dice)
@@ -146,7 +151,7 @@ async def _standing(folder: Path, dice: Random, setup: Setup, say: Say) -> Async
             place = {"database": database}
         servers = []
         for server_number in range(setup.servers):
-            server = ServerProcess(folder / f"server-{server_number}", **{**SETTINGS, **place, **setup.settings})
+            server = ServerProcess(folder / f"server-{server_number}", **SETTINGS, **place)
             server.program = list(setup.program) or server.program
             servers.append(server)
         load = Load(folder, [server.address for server in servers], dice)
