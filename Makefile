@@ -113,6 +113,10 @@ power: $(VENV)/.dev  ## Power cuts at every write of SQLite: 10,000 images of th
 history: $(VENV)/.dev  ## A million calls under faults, recorded and checked; PostgreSQL: ARGS='--database postgres --servers 3'
 	$(BIN)/python -m tests.history --faults $(ARGS)
 
+.PHONY: chaos
+chaos: $(VENV)/.dev  ## Ten minutes of everything that can happen, from a seed; PostgreSQL: ARGS='--database postgres --servers 2'
+	$(BIN)/python -m tests.chaos $(ARGS)
+
 .PHONY: check
 check:  ## All that CI runs
 	@bash .ci/run

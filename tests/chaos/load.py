@@ -37,6 +37,8 @@ ONE_BLOCK: Final = "one"
 MANY_BLOCKS: Final = "many"
 """The instance of the clients that fork."""
 LEASE_S: Final = 3.0
+GO_ON: Final = 0.9
+"""How likely a keeper goes on after each look at its lease."""
 ASKED_AGAIN: Final = 60
 """Tokens of each client that are sent again after everything has ended."""
 
@@ -128,7 +130,9 @@ class Load:
         self._leases: dict[str, AsyncLease] = {}
         """Those that are entered, by keeper."""
         self._workers: list[asyncio.Task[None]] = []
-        self._others: list[asyncio.Task[None]] = []
+        self._watches: list[asyncio.Task[None]] = []
+        self._keepers: list[asyncio.Task[None]] = []
+        self._over = asyncio.Event()
 
     @property
     def writers(self) -> list[ToldWriter]:
@@ -159,28 +163,21 @@ class Load:
             for number in range(CLIENTS)
         ]
         self._workers = [asyncio.create_task(each.work()) for each in self._clients]
-        self._others = [
-            *(asyncio.create_task(self._watch(client, fleet)) for fleet in self.watched),
-            *(asyncio.create_task(self._keep(client, f"keeper-{number}")) for number in range(KEEPERS)),
-        ]
+        self._watches = [asyncio.create_task(self._watch(client, fleet)) for fleet in self.watched]
+        self._keepers = [asyncio.create_task(self._keep(client, f"keeper-{number}")) for number in range(KEEPERS)]
 
     def raise_what_was_seen(self) -> None:
         """Raises the Violation that a task has ended with."""
-        for task in [*self._workers, *self._others]:
+        for task in [*self._workers, *self._watches, *self._keepers]:
             if task.done() and not task.cancelled():
                 task.result()
 
     async def stop_working(self) -> None:
         """No more calls. Raises Violation. The watches go on."""
         self.course.end_early()
-        ended = await asyncio.gather(*self._workers, return_exceptions=True)
-        for keeper in self._others[len(self.watched) :]:
-            keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await keeper
-        for each in ended:
-            if isinstance(each, BaseException):
-                raise each
+        self._over.set()
+        await asyncio.gather(*self._workers, *self._keepers, return_exceptions=True)
+        self.raise_what_was_seen()
 
     async def settle(self) -> None:
         """Every client finds out what became of its calls, and ends what it holds. Raises Violation."""
@@ -192,10 +189,12 @@ class Load:
             raise Violation(f"the clients do not get their answers within {SETTLE_BOUND_S:.0f} s of calm") from None
 
     async def end(self) -> None:
-        """Cancels what still runs."""
-        for task in [*self._workers, *self._others]:
+        """Nothing runs any more. Also twice."""
+        self._over.set()
+        for task in [*self._workers, *self._watches]:
             task.cancel()
-        await asyncio.gather(*self._workers, *self._others, return_exceptions=True)
+        # A lease that is left is released: a keeper that is cancelled meanwhile would leave a call behind.
+        await asyncio.gather(*self._workers, *self._watches, *self._keepers, return_exceptions=True)
         for writer in self.writers:
             writer.close()
 
@@ -216,7 +215,8 @@ class Load:
 
     async def _keep(self, client: AsyncClient, name: str) -> None:
         """Holds the one block by a lease of the SDK, again and again. No two may say at once that they have it."""
-        while True:
+        dice = Random(name)
+        while not self._over.is_set():
             with suppress(BlockyardError):
                 async with client.lease(
                     LEASE_FLEET, holder=name, blocks=1, instance_names=[ONE_BLOCK], ttl=LEASE_S
@@ -224,7 +224,7 @@ class Load:
                     self.leases += 1
                     self._leases[name] = lease
                     try:
-                        for _ in range(10):
+                        while not self._over.is_set() and dice.random() < GO_ON:
                             self._have_one_holder(name, lease)
                             await asyncio.sleep(0.05)
                     finally:

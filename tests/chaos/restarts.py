@@ -1,6 +1,7 @@
 """Servers stop, die, stand still, and start with a clock that is wrong: on either database."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Final
 
@@ -10,7 +11,9 @@ from tests.harness.process import ServerProcess
 
 HOUR_S: Final = 3600
 DAY_S: Final = 24 * HOUR_S
-CLOCK_SHIFTS_S: Final = (HOUR_S, -HOUR_S, 9 * HOUR_S, -2 * DAY_S, 10 * DAY_S, 40 * DAY_S)
+HOURS_OFF_S: Final = (HOUR_S, -HOUR_S, 9 * HOUR_S)
+DAYS_BEHIND_S: Final = (-2 * DAY_S, -40 * DAY_S)
+DAYS_AHEAD_S: Final = (10 * DAY_S, 40 * DAY_S)
 """Beyond what a server remembers by default: ended allocations for 7 days, the journal for 30."""
 
 
@@ -54,16 +57,20 @@ async def freeze(stage: Stage, dice: Random) -> None:
         server.thaw()
 
 
-async def wrong_clock(stage: Stage, dice: Random) -> None:
-    """A server starts with a wall clock that is hours or days ahead or behind, and works so for a while.
+def wrong_clock(shifts_s: Sequence[int]) -> Callable[[Stage, Random], Awaitable[None]]:
+    """A server starts with a wall clock that is wrong by one of these, and works so for a while.
 
     The next start has the right clock again.
     """
-    shift_s = dice.choice(CLOCK_SHIFTS_S)
-    stage.say(f"    the clock is {shift_s / HOUR_S:+.0f} hours off")
-    await restart(stage, dice, kill=dice.random() < 0.5, clock_s=shift_s)
-    await stage.until_answered()
-    await asyncio.sleep(dice.uniform(0.3, 1.0))
+
+    async def happen(stage: Stage, dice: Random) -> None:
+        shift_s = dice.choice(shifts_s)
+        stage.say(f"    the clock is {shift_s / HOUR_S:+.0f} hours off")
+        await restart(stage, dice, kill=dice.random() < 0.5, clock_s=shift_s)
+        await stage.until_answered()
+        await asyncio.sleep(dice.uniform(0.3, 1.0))
+
+    return happen
 
 
 RESTARTS: Final = (
@@ -71,5 +78,7 @@ RESTARTS: Final = (
     Disturbance("kill -9", "restarts", 2, kill),
     Disturbance("kill -9 during the start", "restarts", 1, kill_during_start),
     Disturbance("SIGSTOP and SIGCONT", "restarts", 1, freeze),
-    Disturbance("wrong clock", "clocks", 2, wrong_clock),
+    Disturbance("clock hours off", "clocks", 1, wrong_clock(HOURS_OFF_S)),
+    Disturbance("clock days behind", "clocks", 1, wrong_clock(DAYS_BEHIND_S)),
+    Disturbance("clock days ahead", "clocks", 1, wrong_clock(DAYS_AHEAD_S)),
 )

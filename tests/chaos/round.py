@@ -15,6 +15,7 @@ from tests.chaos.databases import prepare
 from tests.chaos.disturbances import Disturbance, Skipped, Violation
 from tests.chaos.judge import judge
 from tests.chaos.load import SDK_TIMEOUT_S, Load
+from tests.chaos.outsiders import check_file
 from tests.chaos.stage import SETTINGS, Say, SmallDisk, Stage
 from tests.harness.postgres import Postgres
 from tests.harness.process import ServerProcess
@@ -76,8 +77,10 @@ async def run_round(
                 say("    judging")
                 outcome.blame(await judge(stage, folder))
         except Violation as violation:
-            outcome.blame([str(violation)])
             stage.say(f"    VIOLATION: {violation}")
+            outcome.blame([str(violation)])
+            await stage.load.end()
+            outcome.blame(await _look_at_the_file(stage))
         finally:
             await stage.load.end()
         course = stage.load.course
@@ -114,6 +117,18 @@ async def _disturb(
         await stage.recover()
         await stage.age_outsiders()
         stage.load.raise_what_was_seen()
+
+
+async def _look_at_the_file(stage: Stage) -> list[str]:
+    """After a violation: whether the data file is still a database."""
+    if stage.data is None:
+        return []
+    await stage.remove()
+    try:
+        await asyncio.to_thread(check_file, stage.data, "the data file")
+    except Violation as violation:
+        return [f"after that: {violation}"]
+    return []
 
 
 @asynccontextmanager

@@ -50,6 +50,9 @@ class Outsider:
         self.steps = steps
         """It stays for so many more disturbances."""
 
+    async def do_its_work(self) -> None:
+        """Returns once it has done again what it does, if it does anything by itself."""
+
     async def leave(self) -> None:
         """As its user would end it."""
         raise NotImplementedError
@@ -119,19 +122,25 @@ class Stage:
                 await self.start(server)
         await self.until_answered()
 
-    async def until_answered(self) -> None:
-        """Changes are acknowledged from now on. Raises Violation."""
-        before, deadline = self.load.acknowledged, time.monotonic() + ANSWER_BOUND_S
-        while self.load.acknowledged <= before:
+    async def until_answered(self, changes: int = 1) -> None:
+        """So many changes are acknowledged from now on. Raises Violation."""
+        last = self.load.acknowledged
+        enough = last + changes
+        deadline = time.monotonic() + ANSWER_BOUND_S
+        while last < enough:
             self.load.raise_what_was_seen()
             if time.monotonic() > deadline:
                 states = [await health(server.address) for server in self.servers]
                 raise Violation(f"nothing is acknowledged for {ANSWER_BOUND_S:.0f} s; health is {states}")
             await asyncio.sleep(POLL_S)
+            if self.load.acknowledged > last:
+                last = self.load.acknowledged
+                deadline = time.monotonic() + ANSWER_BOUND_S
 
     async def age_outsiders(self) -> None:
-        """One more disturbance is over: some of the other programs end."""
+        """One more disturbance is over: the other programs do their work with what there is now, and some end."""
         for outsider in list(self.outsiders):
+            await outsider.do_its_work()
             outsider.steps -= 1
             if outsider.steps <= 0:
                 await self.dismiss(outsider)
@@ -149,8 +158,8 @@ class Stage:
 
     async def remove(self) -> None:
         """Whatever happened, nothing stays."""
-        for outsider in self.outsiders:
-            await outsider.kill()
+        while self.outsiders:
+            await self.outsiders.pop().kill()
         for server in self.servers:
             with suppress(ProcessLookupError):
                 server.kill()

@@ -14,7 +14,7 @@ import pytest
 
 from tests.chaos.databases import DATABASES
 from tests.chaos.disks import DISKS
-from tests.chaos.disturbances import Disturbance
+from tests.chaos.disturbances import Disturbance, chosen
 from tests.chaos.files import FILES
 from tests.chaos.forks import FORKS
 from tests.chaos.outsiders import OUTSIDERS
@@ -39,9 +39,9 @@ def shuffled(*disturbances: Disturbance) -> list[Disturbance]:
     return steps
 
 
-# Other programs have the file open before the first restart, and over all that follow.
-OUTSIDE: Final = (*OUTSIDERS[:3], *shuffled(*OUTSIDERS[3:], *RESTARTS))
-ON_SQLITE: Final = (OUTSIDE, SECOND_SERVERS, (*FILES, *DISKS), FORKS)
+OVER_RESTARTS: Final = chosen(OUTSIDERS, ["restart under a shell", "restart under a checkpointer"])
+RESTARTS_AND_OUTSIDERS: Final = shuffled(*(each for each in (*OUTSIDERS, *RESTARTS) if each not in OVER_RESTARTS))
+ON_SQLITE: Final = (OVER_RESTARTS, RESTARTS_AND_OUTSIDERS, SECOND_SERVERS, (*FILES, *DISKS), FORKS)
 ON_POSTGRES: Final = (shuffled(*DATABASES, *RESTARTS), FORKS)
 
 
@@ -65,7 +65,9 @@ def nothing_is_violated(folder: Path, steps: Sequence[Disturbance], postgres: Po
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("steps", ON_SQLITE, ids=["outside and restarts", "second servers", "files", "forks"])
+@pytest.mark.parametrize(
+    "steps", ON_SQLITE, ids=["over restarts", "outside and restarts", "second servers", "files", "forks"]
+)
 def test_what_clients_were_told_stays_true_on_sqlite(tmp_path: Path, steps: Sequence[Disturbance]) -> None:
     nothing_is_violated(tmp_path, steps)
 
