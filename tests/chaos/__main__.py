@@ -3,6 +3,7 @@
 import argparse
 import os
 import secrets
+import signal
 import sys
 from contextlib import ExitStack
 from typing import Final
@@ -42,6 +43,8 @@ def main() -> int:
     if asked.only:
         again += ["--only", *(f"'{name}'" for name in asked.only)]
     report(f"seed {seed}")
+    # Whoever ends the run, servers and mounts do not stay.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     run = Run(disturbances, " ".join(again))
     with ExitStack() as stack:
         postgres = stack.enter_context(Postgres()) if asked.database == "postgres" else None

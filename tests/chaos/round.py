@@ -23,6 +23,8 @@ from tests.history.clients import Line
 
 PAUSE_S: Final = (0.2, 1.2)
 """Between two disturbances."""
+LAST_WORDS: Final = 2000
+"""Characters of a server's log that are shown with a violation."""
 LINES: Final = 3
 """Connections of the clients to each server."""
 
@@ -79,6 +81,8 @@ async def run_round(
         except Violation as violation:
             stage.say(f"    VIOLATION: {violation}")
             outcome.blame([str(violation)])
+            for server in stage.servers:
+                stage.say(f"    the server's last words: {server.errors()[-LAST_WORDS:]}")
             await stage.load.end()
             outcome.blame(await _look_at_the_file(stage))
         finally:

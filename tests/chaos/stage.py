@@ -24,9 +24,12 @@ START_BOUND_S: Final = 30.0
 """A start that is refused is tried again for so long, as a supervisor would."""
 ANSWER_BOUND_S: Final = 60.0
 """A server that runs, and that nothing disturbs, acknowledges changes within this."""
+HEALTHY_BOUND_S: Final = 10.0
+"""A server that is not healthy for so long is restarted, as a supervisor would."""
 POLL_S: Final = 0.05
 CLOCK_FOLDER: Final = Path(__file__).parent / "clock"
-SMALL_DISK_BYTES: Final = 96 * 1024 * 1024
+SMALL_DISK_BYTES: Final = 512 * 1024 * 1024
+"""Room for the log of a round that a reader keeps from being cut back."""
 SETTINGS: Final[dict[str, Any]] = {"sweep_interval_s": 0.1, "audit_interval_s": 5}
 
 Say = Callable[[str], None]
@@ -115,8 +118,11 @@ class Stage:
             await asyncio.to_thread(server.terminate)
 
     async def recover(self) -> None:
-        """Every server runs again, and changes are acknowledged. Raises Violation."""
+        """As a supervisor: starts what has ended or stays unhealthy. Changes are acknowledged then, or Violation."""
         for server in self.servers:
+            if server.runs and not await _gets_healthy(server):
+                self.say("    a server says that it does not serve, and is restarted")
+                await self.stop(server, kill=False)
             if not server.runs:
                 await self.stop(server, kill=True)
                 await self.start(server)
@@ -163,6 +169,16 @@ class Stage:
         for server in self.servers:
             with suppress(ProcessLookupError):
                 server.kill()
+
+
+async def _gets_healthy(server: ServerProcess) -> bool:
+    """Whether a server that runs says so within the bound."""
+    deadline = time.monotonic() + HEALTHY_BOUND_S
+    while server.runs and time.monotonic() < deadline:
+        if await health(server.address) == "SERVING":
+            return True
+        await asyncio.sleep(POLL_S)
+    return False
 
 
 async def health(address: str) -> str | None:
