@@ -101,7 +101,7 @@ def test_a_server_that_goes_on_after_its_file_was_removed_is_caught(tmp_path: Pa
     violation = the_violation(tmp_path, Disturbance("removed", "saboteurs", 1, remove_nothing))
 
     assert "health says SERVING" in violation
-    assert "0 changes have been acknowledged since" not in violation
+    assert "and 0 changes have been acknowledged" not in violation
 
 
 EVENTS = [
