@@ -117,7 +117,7 @@ class Load:
 
     def __init__(self, folder: Path, addresses: Sequence[str], dice: Random) -> None:
         self._addresses = addresses
-        self.course = Course(10**9, [], TIMEOUT_S)
+        self.course = Course(10**9, lambda: True, [], TIMEOUT_S)
         self.places = [
             Place(f"fleet-{number}", INSTANCES, BLOCKS, ToldWriter(folder / f"fleet-{number}", [BLOCKS] * INSTANCES))
             for number in range(FLEETS)

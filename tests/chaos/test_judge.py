@@ -21,6 +21,7 @@ from tests.chaos.run import DISTURBANCES, Run
 from tests.chaos.second_servers import must_be_refused
 from tests.chaos.stage import Stage
 from tests.chaos.test_chaos import PAUSE_S, say
+from tests.harness.postgres import Postgres
 from tests.history.files import read_history
 from tests.history.injected import INJECTIONS
 
@@ -28,8 +29,10 @@ WORK = 600
 """Changes that are acknowledged before a lie must have been told."""
 
 
-def outcome_of(folder: Path, *steps: Disturbance, program: tuple[str, ...] = ()) -> Outcome:
-    setup = Setup("saboteur", program=program, pause_s=PAUSE_S)
+def outcome_of(
+    folder: Path, *steps: Disturbance, program: tuple[str, ...] = (), postgres: Postgres | None = None
+) -> Outcome:
+    setup = Setup("saboteur", postgres, 1 if postgres is None else 2, program=program, pause_s=PAUSE_S)
     return asyncio.run(run_round(folder / "round", 0, steps, setup, say))
 
 
@@ -51,6 +54,15 @@ def test_a_server_that_lies_is_caught(tmp_path: Path, lie: str) -> None:
     program = (sys.executable, lying_server.__file__, lie)
 
     assert outcome_of(tmp_path, Disturbance("work", "saboteurs", 1, work), program=program).violations
+
+
+@pytest.mark.timeout(300)
+def test_one_of_two_servers_that_lie_on_postgresql_is_caught(tmp_path: Path, postgres: Postgres) -> None:
+    program = (sys.executable, lying_server.__file__, "drop")
+
+    assert outcome_of(
+        tmp_path, Disturbance("work", "saboteurs", 1, work), program=program, postgres=postgres
+    ).violations
 
 
 @pytest.mark.timeout(300)

@@ -37,6 +37,7 @@ _POWER: Final = "tests/power/test_power_loss.py::test_what_was_acknowledged_is_t
 _SIMULATION: Final = "tests/simulation/test_simulation.py::test_an_injected_fault_is_seen"
 _MODEL: Final = "tests/property/test_model_check.py::test_a_planted_fault_is_found"
 _LOSSY: Final = "tests/saboteurs/test_lossy_servers.py::test_the"
+_JUDGE: Final = "tests/chaos/test_judge.py::test"
 _WALL_CLOCK: Final = "tests/fault/test_time.py::test_a_wall_clock_that_is_set_between_two_starts_ends_no_lease_early"
 _DATABASE_CLOCK: Final = (
     "tests/fault/test_time.py::test_a_databases_clock_that_is_set_ends_no_lease_early_and_keeps_none_for_ever"
@@ -72,6 +73,8 @@ SABOTEURS: Final = (
     Saboteur("clocks", SQLITE, "leases are not extended after a start", f"{_WALL_CLOCK}[3600]", _NO_GRACE),
     Saboteur("clocks", THREE, "steps of the database's clock are not seen", f"{_DATABASE_CLOCK}[3600]", _BLIND),
     Saboteur("fail-over", TWO, "some answers have no commit", f"{_LOSSY}_fail_overs_see_it"),
+    Saboteur("chaos", SQLITE, "some grants are given back at once", f"{_JUDGE}_a_server_that_lies_is_caught[drop]"),
+    Saboteur("chaos", TWO, "some grants are given back at once", f"{_JUDGE}_one_of_two_servers_that_lie_on_postgresql"),
     Saboteur("mutants", SQLITE, "a mutant that changes nothing", _MUTANTS),
     Saboteur("conformance", SQLITE, "a lease's end is found late", f"{_DUE}[sqlite]", _LATE),
     Saboteur("conformance", POSTGRES, "a lease's end is found late", f"{_DUE}[postgres]", _LATE),

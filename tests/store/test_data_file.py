@@ -225,7 +225,7 @@ async def test_no_reader_makes_a_file(sqlite: SqliteStore) -> None:
     for suffix in SUFFIXES:
         remove(sqlite.path.with_name(sqlite.path.name + suffix))
     # Below what looks at the files first: the connections themselves.
-    sqlite._file.change = lambda: None  # type: ignore[method-assign]
+    sqlite._file.change = lambda: None  # type: ignore[method-assign]  # as if it saw nothing
     with pytest.raises(StoreFailed, match="unable to open database file"):
         async with sqlite.reader() as reader:
             await reader.revision("gpu")

@@ -65,6 +65,12 @@ class InternalError(EngineFailure):
     reason = "INTERNAL_ERROR"
 
 
+def violation_in(fleet: str) -> InvariantViolated:
+    """What a client is told of a fleet whose writes are stopped."""
+    message = f"an invariant of fleet {fleet} does not hold; its writes are stopped: run Verify, then Repair"
+    return InvariantViolated(message, fleet=f"fleets/{fleet}")
+
+
 def failure_of_store(failed: StoreFailed, what: str) -> EngineFailure:
     """What whoever asked is told when the store failed; `what` is the sentence for a database that is away."""
     if isinstance(failed, StoreCorrupt):

@@ -25,7 +25,7 @@ from blockyard_server.domain.requests import CreateFleet, Request
 from blockyard_server.domain.retention import Forgettable, Retention, forgettable
 from blockyard_server.engine.clock import Clock
 from blockyard_server.engine.counts import Counts
-from blockyard_server.engine.failures import EngineFailure, InvariantViolated, StoreUnavailable, failure_of_store
+from blockyard_server.engine.failures import EngineFailure, StoreUnavailable, failure_of_store, violation_in
 from blockyard_server.engine.fleet_age import FleetAges, Look
 from blockyard_server.engine.fleet_time import FleetTimes, Reading
 from blockyard_server.engine.memory import FleetMemory
@@ -269,14 +269,14 @@ class Transactor:
         """
         if fleet in self._halted and not even_if_halted:
             self._record_halt(fleet)
-            raise _violated(fleet)
+            raise violation_in(fleet)
         for _ in range(MAX_ATTEMPTS):
             written: list[Event] = []
             try:
                 answer = self._attempt(fleet, work, written, greet=greet, even_if_halted=even_if_halted)
             except (InvariantBroken, Inconsistent) as broken:
                 self.halt(fleet, str(broken))
-                raise _violated(fleet) from broken
+                raise violation_in(fleet) from broken
             except StoreConflict as conflict:
                 _log.info("fleet %s: the transaction is run again: %s", fleet, conflict)
                 continue
@@ -321,7 +321,7 @@ class Transactor:
     def _expect_served(self, fleet: str, head: FleetHead | None, *, even_if_halted: bool) -> None:
         if head is not None and head.halted and not even_if_halted:
             self._counts.halted_fleets.add(fleet)
-            raise _violated(fleet)
+            raise violation_in(fleet)
 
     def _begin(self, fleet: str, tx: Transaction, written: list[Event], asked_us: int, *, greet: bool) -> Attempt:
         state = self._memory.current(fleet, tx)
@@ -439,11 +439,6 @@ def _expire_due(tx: Transaction, state: FleetState, records: Records, now_us: in
 
 def _memory_of(state: FleetState) -> Memory:
     return {i.name: (i.total_blocks, i.busy) for i in state.index.by_order.values()}
-
-
-def _violated(fleet: str) -> EngineFailure:
-    message = f"an invariant of fleet {fleet} does not hold; its writes are stopped: run Verify, then Repair"
-    return InvariantViolated(message, fleet=f"fleets/{fleet}")
 
 
 def _unavailable(failure: StoreFailed) -> EngineFailure:

@@ -177,8 +177,8 @@ class DataFile:
         except FileNotFoundError:
             if self.log_path.exists():
                 raise StoreRefused(
-                    f"{self.path} is not there, but its log is: {self.log_path}. Put the file back beside it; or, if the "
-                    "log belongs to nothing, move it away."
+                    f"{self.path} is not there, but its log is: {self.log_path}. Put the file back beside it, "
+                    "or, if the log belongs to nothing, move it away."
                 ) from None
             descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, OWNER_ONLY)
             sync_folder(self.path.parent)
