@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -112,7 +111,9 @@ class Stage:
 
     async def stop(self, server: ServerProcess, *, kill: bool) -> None:
         """SIGKILL or SIGTERM, if it runs at all."""
-        if kill or not server.runs:
+        if not server.runs:
+            await asyncio.to_thread(server.remove)
+        elif kill:
             await asyncio.to_thread(server.kill)
         else:
             await asyncio.to_thread(server.terminate)
@@ -167,8 +168,7 @@ class Stage:
         while self.outsiders:
             await self.outsiders.pop().kill()
         for server in self.servers:
-            with suppress(ProcessLookupError):
-                server.kill()
+            server.remove()
 
 
 async def _gets_healthy(server: ServerProcess) -> bool:
