@@ -28,7 +28,7 @@ from blockyard_server.engine.counts import Counts
 from blockyard_server.engine.failures import EngineFailure, ShuttingDown
 from blockyard_server.engine.ledger import LedgerWork
 from blockyard_server.engine.pinned import PinnedFleet
-from blockyard_server.engine.store_protocol import Evidence, Store, StoreFailed
+from blockyard_server.engine.store_protocol import Evidence, Store, StoreFailed, StoreStopped
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.verify import readable
 from blockyard_server.engine.writer import Writers
@@ -143,6 +143,8 @@ class Auditor:
                 await self.round()
             except ShuttingDown:
                 return
+            except StoreStopped:
+                _log.debug("the store has stopped, and has said why")
             except (EngineFailure, StoreFailed) as failure:
                 _log.warning("the background verification will try again: %s", failure)
             except Exception:  # noqa: BLE001 - it must go on, whatever one round met

@@ -4,6 +4,7 @@ Writes are synchronous and happen in the engine's writer thread, one transaction
 asynchronous, each out of one snapshot. What a store raises: `InvariantBroken`, `StoreFailed`, `StoreRefused`.
 """
 
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
@@ -53,6 +54,11 @@ class StoreStopped(StoreFailed):
 
 class StoreCorrupt(StoreStopped):
     """The database is damaged: what it says cannot be trusted, and asking again does not help."""
+
+
+def level_of(failure: StoreFailed) -> int:
+    """How loudly a failure is logged. A store that has stopped has said so, once, and fails every call from then on."""
+    return logging.DEBUG if isinstance(failure, StoreStopped) else logging.ERROR
 
 
 class InvariantBroken(Exception):

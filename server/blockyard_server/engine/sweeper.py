@@ -11,7 +11,7 @@ from typing import Final
 from blockyard_server.domain.retention import Forgettable, Retention
 from blockyard_server.engine.apart import apart
 from blockyard_server.engine.failures import EngineFailure
-from blockyard_server.engine.store_protocol import Store, StoreFailed
+from blockyard_server.engine.store_protocol import Store, StoreFailed, StoreStopped
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.writer import Writers
 
@@ -105,6 +105,8 @@ class Sweeper:
             await asyncio.sleep(self._settings.interval_s)
             try:
                 await self.round()
+            except StoreStopped:
+                _log.debug("the store has stopped, and has said why")
             except (EngineFailure, StoreFailed) as failure:
                 _log.warning("the sweeper will try again: %s", failure)
             except Exception:  # noqa: BLE001 - without the sweeper, what nobody asks about would be held for ever

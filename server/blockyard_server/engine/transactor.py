@@ -38,6 +38,7 @@ from blockyard_server.engine.store_protocol import (
     StoreConflict,
     StoreFailed,
     Transaction,
+    level_of,
 )
 
 MAX_EXPIRED_AT_ONCE: Final = 1000
@@ -281,7 +282,7 @@ class Transactor:
                 _log.info("fleet %s: the transaction is run again: %s", fleet, conflict)
                 continue
             except StoreFailed as failure:
-                _log.error("fleet %s: the store failed: %s", fleet, failure)
+                _log.log(level_of(failure), "fleet %s: the store failed: %s", fleet, failure)
                 raise _unavailable(failure) from failure
             if written:
                 self._committed(fleet)
