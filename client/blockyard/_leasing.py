@@ -141,7 +141,7 @@ def cancel_acquire(acquire: Operation[Grant]) -> Operation[ReleaseResult]:
     """Makes sure that nothing stays held by an acquire whose answer never came."""
     request = acquire.request
     assert isinstance(request, pb.AcquireRequest)
-    return operations.release_by_token(request.fleet, request.idempotency_token, holder=request.holder)
+    return operations.release_by_token(request.fleet, request.idempotency_token, holder=request.holder or None)
 
 
 def release_lease(allocation: Allocation) -> Operation[ReleaseResult]:

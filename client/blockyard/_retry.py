@@ -26,6 +26,10 @@ from blockyard.errors import (
 SHORTEST_ATTEMPT_S: Final = 0.25
 """No attempt is cut shorter than this for the sake of another one."""
 
+LONGEST_CHANGE_TIMEOUT_S: Final = 300.0
+"""A change is asked for again for no longer than this, whatever the caller's timeout is: a server remembers a token for
+at least ten minutes after its allocation has ended, and must not meet it as a new one."""
+
 IN_DOUBT: Final = frozenset({"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "UNKNOWN"})
 """Statuses that a transport makes up when no answer came. A fault that the server itself reports is an answer."""
 
@@ -52,6 +56,11 @@ class RetryPolicy:
 
 DEFAULT_RETRY: Final = RetryPolicy()
 """How the clients wait unless told otherwise."""
+
+
+def total_s(call: Call[Any], timeout_s: float) -> float:
+    """How long a call may take in all, retries included."""
+    return timeout_s if call.if_unknown is None else min(timeout_s, LONGEST_CHANGE_TIMEOUT_S)
 
 
 class Attempts:

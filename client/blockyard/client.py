@@ -14,7 +14,7 @@ from blockyard._call import Call, Listing, Operation, Plan
 from blockyard._failures import failure_of_error
 from blockyard._fork import Origin
 from blockyard._leasing import acquire_for_lease
-from blockyard._retry import DEFAULT_RETRY, Attempts, RetryPolicy
+from blockyard._retry import DEFAULT_RETRY, Attempts, RetryPolicy, total_s
 from blockyard._watching import Subscription
 from blockyard.errors import ClientClosed
 from blockyard.lease import Lease
@@ -95,7 +95,8 @@ class Client:
             those that serve. None: the environment's BLOCKYARD_ADDRESS, else 127.0.0.1:7350.
         caller: The scope of your idempotency tokens, of the form of an id: schedulers that share a fleet choose
             different ones. None: the environment's BLOCKYARD_CALLER, else the server's `default`.
-        timeout_s: How long a call may take in all, retries included, unless the call says otherwise.
+        timeout_s: How long a call may take in all, retries included, unless the call says otherwise. For a change at
+            most five minutes: after that a server may have forgotten its token.
         retry: How long to wait between attempts.
         credentials: For TLS. None: plain text.
 
@@ -165,7 +166,7 @@ class Client:
             BlockyardError: As the function that made it says.
         """
         self._require_open()
-        timeout_s = self._timeout_s if call.timeout_s is None else call.timeout_s
+        timeout_s = total_s(call, self._timeout_s if call.timeout_s is None else call.timeout_s)
         attempts = Attempts(call, self._retry, deadline=time.monotonic() + timeout_s, several=self._several)
         stub = self._stub(call)
         while True:

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from blockyard.cli.process_tree import _look
+from blockyard.cli.linux_calls import adopt_orphans
+from blockyard.cli.process_tree import ProcessTree, _look, own_children
 from tests.cli.processes import is_running
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -30,6 +31,39 @@ def test_a_process_is_signalled(sleeper: "subprocess.Popen[bytes]") -> None:
     found.send(signal.SIGTERM)
 
     assert sleeper.wait() == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("refusal", [PermissionError, OSError, AttributeError])
+def test_where_the_system_has_no_handles_a_process_is_signalled_all_the_same(
+    sleeper: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch, refusal: type[Exception]
+) -> None:
+    """Linux before 5.3, or a container that does not allow the call."""
+
+    def refuse(_pid: int) -> int:
+        raise refusal
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    found = _look(sleeper.pid)
+    assert found is not None
+
+    found.send(signal.SIGTERM)
+
+    assert sleeper.wait() == -signal.SIGTERM
+
+
+def test_children_from_before_are_no_part_of_the_command(sleeper: "subprocess.Popen[bytes]") -> None:
+    """As in `sidecar & exec blockyard run …`."""
+    tree = ProcessTree(strangers=own_children())
+    try:
+        with subprocess.Popen(["sleep", "1000"]) as part:
+            assert tree.count() == 1
+            assert not tree.is_gone()
+            tree.kill()
+            assert part.wait() == -signal.SIGKILL
+        assert tree.is_gone()
+        assert is_running(sleeper.pid)
+    finally:
+        adopt_orphans(wanted=False)
 
 
 def test_another_process_that_has_got_its_number_since_is_not(sleeper: "subprocess.Popen[bytes]") -> None:

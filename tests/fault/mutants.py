@@ -8,6 +8,7 @@ from typing import Final
 
 MIGRATION: Final = "store/migrations/versions/0001_foundation.py"
 GUARDS: Final = "tests/store/test_sqlite_guards.py"
+DATA_FILE: Final = "tests/store/test_data_file.py"
 LOST: Final = "tests/race/test_lost_answers.py"
 STORY: Final = "tests/race/test_seed_story.py"
 LEASES: Final = "tests/race/test_leases.py"
@@ -103,8 +104,16 @@ MUTANTS: Final[dict[str, Mutant]] = {
                 'self._end(db)\n            db.execute("BEGIN IMMEDIATE")\n            session',
             ),
             Edit("store/sqlite.py", 'db.execute("COMMIT")\n        except', "pass\n        except"),
-            Edit("store/sqlite.py", "        finally:\n            self._end(db)\n", ""),
-            Edit("store/sqlite.py", '                db.execute("ROLLBACK")', '                db.execute("COMMIT")'),
+            Edit(
+                "store/sqlite.py",
+                "        finally:\n            self._end(db)\n\n    def pin_evidence",
+                "\n    def pin_evidence",
+            ),
+            Edit(
+                "store/sqlite.py",
+                'db.execute("ROLLBACK")\n        except sqlite3.Error:\n            self._disconnect()',
+                'db.execute("COMMIT")\n        except sqlite3.Error:\n            self._disconnect()',
+            ),
         ),
         ("tests/fault/test_crash.py::test_a_grant_answered_the_instant_before_the_kill_is_there",),
     ),
@@ -122,7 +131,13 @@ MUTANTS: Final[dict[str, Mutant]] = {
     ),
     "begins without the lock": Mutant(
         "BEGIN IMMEDIATE: what is read is still true when it is written, also with two connections",
-        (Edit("store/sqlite.py", 'db.execute("BEGIN IMMEDIATE")', 'db.execute("BEGIN")'),),
+        (
+            Edit(
+                "store/sqlite.py",
+                'db.execute("BEGIN IMMEDIATE")\n            session',
+                'db.execute("BEGIN")\n            session',
+            ),
+        ),
         (WRITERS,),
     ),
     "writes tokens after the commit": Mutant(
@@ -135,8 +150,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
             ),
             Edit(
                 "store/sqlite.py",
-                "self._commit(db)\n",
-                "self._commit(db)\n"
+                "transaction.wrote:\n                self._commit(db)\n",
+                "transaction.wrote:\n                self._commit(db)\n"
                 "                db.executemany(statements.INSERT_TOKEN, getattr(transaction, 'late', ()))\n",
             ),
         ),
@@ -283,9 +298,28 @@ MUTANTS: Final[dict[str, Mutant]] = {
         ("tests/rpc/test_guard.py::test_a_second_server_cannot_take_the_same_port",),
     ),
     "shares its file": Mutant(
-        "the lock file is locked",
-        (Edit("store/sqlite.py", "        self._lock.acquire()\n", ""),),
+        "the lock file and the data file are locked",
+        (
+            Edit("store/data_file.py", "        self._take_lock_file()\n", ""),
+            Edit("store/data_file.py", "            _lock(descriptor)\n", "            pass\n"),
+        ),
         (f"{SERVERS}::test_a_second_server_on_the_same_file_refuses_to_start",),
+    ),
+    "locks a name and not the file": Mutant(
+        "the data file itself is locked",
+        (Edit("store/data_file.py", "            _lock(descriptor)\n", "            pass\n"),),
+        (f"{DATA_FILE}::test_a_hard_link_of_a_file_in_use_lets_no_second_server_in",),
+    ),
+    "commits into a file that is gone": Mutant(
+        "after a commit the server looks whether its file is still there",
+        (
+            Edit(
+                "store/sqlite.py",
+                "        self._expect_in_place()\n        self.write_failed = False",
+                "        self.write_failed = False",
+            ),
+        ),
+        (f"{DATA_FILE}::test_a_commit_under_way_while_the_file_goes_is_not_acknowledged",),
     ),
     "hangs up on who waits in the transport": Mutant(
         "a server that drains refuses new calls with a reason before it stops",

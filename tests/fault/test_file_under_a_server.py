@@ -124,7 +124,7 @@ def test_a_file_that_goes_is_noticed_and_nothing_is_acknowledged_into_nothing(
         with pytest.raises(Unavailable):
             client.describe("gpu")
         assert sorted(tmp_path.rglob("*")) == before, "a file was made"
-        assert "while the server had it open: no write is taken until" in log.read()
+        assert "while the server had it open: the server does no more work until" in log.read()
         log.close()
 
 
@@ -151,7 +151,7 @@ def test_a_damaged_file_is_told_from_one_that_is_away_and_stops_all(tmp_path: Pa
         with pytest.raises(StoreDamaged):
             client.repair("gpu")
         wait_for_health(server, "NOT_SERVING")
-        assert "malformed: no write is taken until" in server.errors()
+        assert "malformed: the server does no more work until" in server.errors()
 
 
 def test_health_tells_that_another_program_keeps_the_file_locked(tmp_path: Path) -> None:

@@ -29,6 +29,15 @@ def test_a_lease_asks_for_thirty_seconds_unless_told_otherwise(fake: FakeServer,
     assert not second.HasField("ttl")
 
 
+def test_a_lease_for_an_empty_holder_that_gets_no_answer_is_unknown_and_cancelled(
+    fake: FakeServer, client: Client
+) -> None:
+    fake.disturb("Acquire", *[Silent()] * 20)
+    with pytest.raises(OutcomeUnknown), client.lease("gpu", blocks=2, holder="", timeout_s=0.3):
+        pass
+    assert fake.requests("Release")
+
+
 def test_a_lease_is_released_after_an_exception_which_comes_through(fake: FakeServer, client: Client) -> None:
     with pytest.raises(BodyError), client.lease("gpu", blocks=2, holder="train"):
         raise BodyError

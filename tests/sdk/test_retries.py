@@ -21,7 +21,7 @@ from blockyard import (
 from blockyard._allocator import get_allocation
 from blockyard._call import Call
 from blockyard._fleet_admin import delete_fleet, update_fleet
-from blockyard._retry import Attempts
+from blockyard._retry import LONGEST_CHANGE_TIMEOUT_S, Attempts, total_s
 from blockyard.errors import CallFailed
 from blockyard.reasons import Reason
 from tests.sdk.conftest import Carrier
@@ -167,6 +167,13 @@ def test_each_attempt_of_a_change_leaves_time_for_another_one() -> None:
 
 def test_an_attempt_of_a_read_has_all_the_time() -> None:
     assert Attempts(READ, RetryPolicy(), deadline=110.0).timeout_s(100.0) == 10.0
+
+
+def test_a_change_is_asked_for_again_for_no_longer_than_servers_remember_its_token() -> None:
+    a_day_s = 86_400.0
+    assert total_s(CHANGE, a_day_s) == LONGEST_CHANGE_TIMEOUT_S
+    assert total_s(CHANGE, 7.0) == 7.0
+    assert total_s(READ, a_day_s) == a_day_s
 
 
 def test_no_attempt_begins_after_the_total_time() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from blockyard_server.engine.store_protocol import StoreFailed, StoreRefused, StoreStopped
+from blockyard_server.store.data_file import DataFile
 from blockyard_server.store.sqlite import SqliteStore
 from tests.harness.other_program import OtherProgram, refusal_elsewhere
 from tests.store.story import Story
@@ -243,3 +244,29 @@ async def test_closing_a_store_whose_file_went_leaves_the_new_one_alone(sqlite: 
     await sqlite.close()
     texts = [sqlite.path.with_name(sqlite.path.name + suffix).read_text() for suffix in SUFFIXES]
     assert texts == ["another program's"] * 3
+
+
+async def test_the_mark_of_a_failed_sync_survives_a_full_disk(tmp_path: Path) -> None:
+    """The lock file is written in place: what a shorter file gave up, a full disk would not give back."""
+    (tmp_path / "data.db.lock").write_bytes(b"1\nsync failed\n")
+    file = DataFile(tmp_path / "data.db")
+    pieces: list[str] = []
+    file.open()
+    assert file.sync_failed
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "ftruncate", lambda *_: pieces.append("shortened"))
+        patched.setattr(os, "pwrite", lambda *_: pieces.append("written"))
+        file.mark_sync(failed=False)
+    file.close()
+    assert pieces == ["written", "shortened"]
+
+
+async def test_a_writer_that_connects_again_takes_the_log_that_there_is_then(sqlite: SqliteStore) -> None:
+    story = Story(sqlite).begin(node_1=8)
+    before = sqlite.path.with_name(sqlite.path.name + "-wal").stat().st_ino
+    sqlite._disconnect()
+    (sqlite.path.with_name("another")).touch()  # so that a new log has another inode
+    await sqlite.probe()
+    story.grant(("node-1", (0,)))
+    story.commit()
+    assert sqlite.path.with_name(sqlite.path.name + "-wal").stat().st_ino != before

@@ -132,7 +132,7 @@ def test_a_log_that_a_failed_sync_may_have_spoilt_is_not_used_beside_other_progr
         (tmp_path / "data.db.lock").write_bytes(b"1\nsync failed\n")
         store = SqliteStore(data)
         for _ in range(2):
-            with pytest.raises(StoreRefused, match=r"is locked by another program.*end it"):
+            with pytest.raises(StoreRefused, match=r"is locked by another program.*stop it"):
                 store.open()
     store.open()
     assert (tmp_path / "data.db.lock").read_bytes() == f"{os.getpid()}\n".encode()

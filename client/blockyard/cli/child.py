@@ -39,7 +39,7 @@ from blockyard.cli.guard_messages import (
 )
 from blockyard.cli.linux_calls import adopt_orphans
 from blockyard.cli.own_cgroup import OwnCgroup
-from blockyard.cli.process_tree import ProcessTree
+from blockyard.cli.process_tree import ProcessTree, own_children
 from blockyard.cli.terminal import foreground_terminal, if_owned_hand_over
 from blockyard.errors import LeaseLost
 
@@ -83,8 +83,9 @@ class ChildCommand:
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
+        strangers = own_children()
         self._guard, self._orders = fork_guard()
-        self._tree = ProcessTree(spared=self._guard)
+        self._tree = ProcessTree(spared=self._guard, strangers=strangers)
         self._in_thread(self._wait_for_guard)
         return self
 

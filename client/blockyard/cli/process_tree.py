@@ -7,7 +7,7 @@ the process group is among them. Elsewhere they are the process group.
 import contextlib
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -30,30 +30,39 @@ class _Process:
     zombie: bool = field(compare=False)
 
     def send(self, number: signal.Signals) -> None:
-        """Sends a signal to this process, and to none that has got its number since."""
-        try:
-            handle = os.pidfd_open(self.pid)
-        except OSError:
-            return
+        """Sends a signal to this process, and to none that has got its number since.
+
+        Where the system has no handles of processes (Linux before 5.3, some containers), there is a moment between the
+        look and the signal in which the number could be given to another process.
+        """
+        handle = _handle_of(self.pid)
         try:
             now = _look(self.pid)
             if now is not None and now.started == self.started:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
-                    signal.pidfd_send_signal(handle, number)
+                    if handle is None:
+                        os.kill(self.pid, number)
+                    else:
+                        signal.pidfd_send_signal(handle, number)
         finally:
-            os.close(handle)
+            if handle is not None:
+                os.close(handle)
 
 
 class ProcessTree:
     """What a command consists of. None of it is signalled that may not be: a command that became another user."""
 
-    def __init__(self, *, spared: int | None = None) -> None:
-        """`spared` is a child of this process that is no part of the command."""
+    def __init__(self, *, spared: int | None = None, strangers: Collection[int] = ()) -> None:
+        """`spared` is a child of this process that is no part of the command, but has it among its own children.
+
+        `strangers` are children that this process had before, as a script has that started others and then became us.
+        """
         self.group: int | None = None
         """The command's process group, once it has one."""
         self.cgroup: OwnCgroup | None = None
         """The command's own cgroup, if it has one."""
         self._spared = spared
+        self._strangers = frozenset(strangers)
         self._childless = False
         self._by_descent = adopt_orphans() and (_PROC / "self" / "stat").exists()
 
@@ -108,6 +117,8 @@ class ProcessTree:
         """Whether nothing is left. Only after a `reap` that has taken everything."""
         if self.cgroup is not None and not self.cgroup.is_empty():
             return False
+        if self._strangers and self._by_descent:
+            return all(process.zombie for process in self._descendants())
         return self._childless and (self._by_descent or not self._group_lives())
 
     def _descendants(self) -> Sequence[_Process]:
@@ -115,7 +126,8 @@ class ProcessTree:
         children: dict[int, list[_Process]] = {}
         for process in _all_processes():
             children.setdefault(process.parent, []).append(process)
-        found = [process for process in children.get(os.getpid(), ()) if process.pid != self._spared]
+        others = self._strangers | {self._spared}
+        found = [process for process in children.get(os.getpid(), ()) if process.pid not in others]
         if self._spared is not None:
             found += children.get(self._spared, ())
         for process in found:
@@ -132,6 +144,21 @@ class ProcessTree:
         except PermissionError:
             return True
         return True
+
+
+def own_children() -> frozenset[int]:
+    """The children that this process has now; none where there is no /proc."""
+    if not (_PROC / "self" / "stat").exists():
+        return frozenset()
+    return frozenset(process.pid for process in _all_processes() if process.parent == os.getpid())
+
+
+def _handle_of(pid: int) -> int | None:
+    """A descriptor that stands for this process alone; None where the system gives none."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
 
 
 def _all_processes() -> Iterator[_Process]:

@@ -268,8 +268,8 @@ class _Job:
         return Supervision(self.child, lease_holds=lambda: _holds(lease), tell=_tell).run(self._mailbox)
 
     def _lose(self, error: LeaseLost) -> None:
+        self._mailbox.put(LeaseGone())  # first: nobody may read what is said
         _tell(f"The lease is lost, stopping the command: {error}")
-        self._mailbox.put(LeaseGone())
 
     def _renewed(self, times: CommandTimes) -> None:
         self.child.renewed(times)

@@ -45,8 +45,8 @@ class Supervision:
                 self._kill_if_it_is_time()
                 continue
             if isinstance(message, GuardEnded):
-                self._tell("The guard of the command was ended, so the command is killed.")
                 self._child.end_without_guard()
+                self._tell("The guard of the command was ended, so the command was killed.")
             if isinstance(message, GuardEnded | Gone):
                 self._child.take_back_terminal()
                 return Outcome(ExitCode.RUN_FAILED if self._code is None else self._code, self._stopped)
@@ -60,10 +60,10 @@ class Supervision:
             case LeaseGone():
                 self._stop()
             case Stopping():
+                self._stop()
                 # A look at the lease says why it is lost, if that was not said before.
                 if self._lease_holds():
                     self._tell("The lease was renewed too late, stopping the command.")
-                self._stop()
             case Paused() if self._child.is_job:
                 self._stop_as_job = True
                 self._child.pause()

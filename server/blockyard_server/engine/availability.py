@@ -29,6 +29,8 @@ class Availability:
         self._writers = writers
         self._available = True
         self._task: asyncio.Task[None] | None = None
+        self._writing: asyncio.Future[None] | None = None
+        """The trial that is under way, or was last."""
 
     def start(self) -> None:
         """Begins to ask."""
@@ -57,13 +59,20 @@ class Availability:
             _log.error("the database cannot be used, health is NOT_SERVING: %s", why_not)
         self._changed(self._available)
 
+    async def _trial(self) -> None:
+        """One at a time, however long a disk hangs in it."""
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.ensure_future(self._writers.of("").run_aside(self._store.try_write))
+            self._writing.add_done_callback(_notice)
+        await asyncio.shield(self._writing)
+
     async def _why_not(self) -> str | None:
         """Why the database cannot be used; None if it can."""
         try:
             async with asyncio.timeout(PROBE_PATIENCE_S):
                 await self._store.probe()
-            if self._store.write_failed:
-                await self._writers.of("").run_aside(self._store.try_write)
+                if self._store.write_failed:
+                    await self._trial()
         except (StoreFailed, EngineFailure) as failure:
             return str(failure)
         except TimeoutError:
@@ -72,3 +81,9 @@ class Availability:
             _log.exception("the database could not be asked")
             return "it could not be asked"
         return None
+
+
+def _notice(trial: "asyncio.Future[None]") -> None:
+    """Takes note of a failure that nobody waits for any more, or asyncio would report it as lost."""
+    if not trial.cancelled():
+        trial.exception()

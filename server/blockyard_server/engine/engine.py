@@ -40,7 +40,14 @@ from blockyard_server.engine.failures import (
     failure_of_store,
 )
 from blockyard_server.engine.ledger import LedgerWork
-from blockyard_server.engine.store_protocol import InvariantBroken, Reader, Store, StoreFailed, StoreRefused
+from blockyard_server.engine.store_protocol import (
+    InvariantBroken,
+    Reader,
+    Store,
+    StoreFailed,
+    StoreRefused,
+    StoreStopped,
+)
 from blockyard_server.engine.sweeper import Sweeper, SweeperSettings
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.watch import WatchHub
@@ -124,8 +131,8 @@ class Engine:
         """Extends the fleet's leases. Where nothing can be written now, its first transaction does it."""
         try:
             self._transactor.greet(fleet)
-        except StoreUnavailable:
-            if not self._store.write_failed:
+        except StoreUnavailable as unavailable:
+            if isinstance(unavailable.__cause__, StoreStopped) or not self._store.write_failed:
                 raise
 
     def _now_us(self, fleet: str) -> int:

@@ -91,6 +91,10 @@ class DataFile:
         """Notes which files are the log and its index; they stay the same for as long as a connection is open."""
         self._others = {path: _identity(path.stat()) for path in map(self._beside, SUFFIXES[1:])}
 
+    def forget(self) -> None:
+        """The writer's connection is closed: the next one may find, or make, another log."""
+        self._others = {}
+
     def change(self) -> str | None:
         """What has happened to the files since the server opened them; None if they are where they were."""
         for path, identity in {self.path: self._identity, **self._others}.items():
@@ -104,7 +108,11 @@ class DataFile:
                 return f"{path} was replaced by another file"
             if path == self.path and now.st_nlink > 1 and not self._linked:
                 self._linked = True
-                _log.error("%s has got a second name; remove it: a program that uses it harms the data", path)
+                _log.error(
+                    "%s now has a second hard link. Remove it: a program that opens the file by that name can corrupt "
+                    "the data.",
+                    path,
+                )
         return None
 
     def mark_sync(self, *, failed: bool) -> None:
@@ -112,9 +120,13 @@ class DataFile:
 
         It need not outlive the machine: once the machine has lost its memory, the log is what the disk has.
         """
+        if failed == self.sync_failed:
+            return
         self.sync_failed = failed
-        with suppress(OSError):
+        try:
             self._write_lock_file()
+        except OSError as failure:
+            _log.error("%s does not say whether a sync failed: %s", self._lock_file.lock_file, failure.strerror)
 
     def _beside(self, suffix: str) -> Path:
         return self.path.with_name(self.path.name + suffix)
@@ -212,8 +224,9 @@ class DataFile:
             os.close(descriptor)
 
     def _write(self, descriptor: int) -> None:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode() + (_SYNC_FAILED if self.sync_failed else b""), 0)
+        text = f"{os.getpid()}\n".encode() + (_SYNC_FAILED if self.sync_failed else b"")
+        os.pwrite(descriptor, text, 0)  # in place: on a full disk what was given up would not come back
+        os.ftruncate(descriptor, len(text))
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,9 +1,10 @@
 """The store on SQLite: one file, one server.
 
-One connection owns all writes and checkpoints (two can corrupt a WAL in SQLite before 3.51.3); it belongs to the
-engine's writer thread. Readers are `query_only` connections, each transaction one snapshot. Nothing but SQLite changes
-the database's files. Why the writer speaks to the driver itself, with measurements: docs/adr/0004-sqlite-store.md.
-What makes the store stop, and what a start does after that: docs/adr/0014-the-data-file.md.
+One connection owns the server's writes and checkpoints (two can corrupt a WAL in SQLite before 3.51.3); it belongs to
+the engine's writer thread. Readers are `query_only` connections, each transaction one snapshot. Nothing but SQLite
+changes the database's files. Why the writer speaks to the driver itself, with measurements:
+docs/adr/0004-sqlite-store.md. What makes the store stop, and what a start does after that:
+docs/adr/0014-the-data-file.md.
 """
 
 import asyncio
@@ -83,11 +84,15 @@ class SqliteStore:
             self._connect_writer()
             self._look_for_damage()
         except (SQLAlchemyError, sqlite3.Error, OSError) as failure:
+            if is_failed_sync(failure):
+                self._file.mark_sync(failed=True)
             self._close_writer()
             raise StoreRefused(refusal(self.path, failure)) from failure
         except BaseException:
             self._close_writer()
             raise
+        if self.made_new:
+            _log.info("there was no data in %s: a new, empty database was made", self.path)
         self._reading = reading_engine(self.path, self._readers, BUSY_TIMEOUT_S, self._expect_in_place)
 
     async def close(self) -> None:
@@ -124,9 +129,10 @@ class SqliteStore:
         try:
             db = self._open_connection()
             try:
+                self._expect_in_place()
                 db.execute("PRAGMA query_only = ON")
                 evidence = SqliteEvidence(db, fleet, self._evidence.discard, self._unreadable)
-            except sqlite3.Error:
+            except (sqlite3.Error, StoreFailed):
                 db.close()
                 raise
         except sqlite3.Error as failure:
@@ -271,11 +277,13 @@ class SqliteStore:
             db.execute("PRAGMA locking_mode = EXCLUSIVE")
             db.execute("BEGIN IMMEDIATE")  # refused while any other connection has read the file and is open
             db.execute("ROLLBACK")
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            [blocked, _frames, _copied] = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            assert not blocked, "nobody else has the file open"
         except sqlite3.Error as failure:
             if self._file.sync_failed or not (is_busy(failure) or is_full(failure)):
                 raise
-            _log.warning("the log of the last server stays in use, as %s", "other programs have the file open")
+            why = "another program has the file open" if is_busy(failure) else "there is no room on the disk"
+            _log.warning("the log of the last server is not emptied, but goes on: %s", why)
         else:
             self._file.mark_sync(failed=False)
         finally:
@@ -329,7 +337,7 @@ class SqliteStore:
         """No transaction from now on. The first reason stays."""
         if self._stopped is None:
             self._stopped = stopped
-            _log.critical("%s: no write is taken until the server is stopped, and started again", stopped)
+            _log.critical("%s: the server does no more work until it is stopped, and started again", stopped)
         return self._stopped
 
     def _end(self, db: sqlite3.Connection) -> None:
@@ -349,6 +357,7 @@ class SqliteStore:
                 self._drop_failed_commit(db)
             with suppress(sqlite3.Error):
                 db.close()
+            self._file.forget()
 
     def _close_writer(self) -> None:
         self._disconnect()

@@ -18,7 +18,8 @@ _FAILED_SYNCS: Final = (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSY
 
 def is_damage(failure: BaseException) -> bool:
     """The file is not what SQLite has written: no other attempt will read it."""
-    return _code(failure) & _PRIMARY in _DAMAGE
+    code = _code(failure)
+    return code & _PRIMARY in _DAMAGE or code == sqlite3.SQLITE_IOERR_CORRUPTFS
 
 
 def is_failed_sync(failure: BaseException) -> bool:
@@ -57,7 +58,7 @@ def refusal(path: object, failure: BaseException) -> str:
     if is_damage(failure):
         return f"{path} is damaged ({why}). Keep a copy of it, and restore the last good backup."
     if is_busy(failure):
-        return f"{path} is locked by another program ({why}). Find it, as with `fuser {path}`, and end it."
+        return f"{path} is locked by another program ({why}). Find it with `fuser {path}`, and stop it."
     if is_full(failure):
         return f"{path} cannot be opened: there is no room on its disk ({why}). Make room, and start again."
     if code == sqlite3.SQLITE_IOERR or (isinstance(failure, OSError) and not isinstance(failure, PermissionError)):
