@@ -15,7 +15,7 @@ def not_empty(value: T | None, argument: str) -> T | None:
     """
     if value is None or value:
         return value
-    raise ValueError(f"{argument} is {value!r}, which does not mean any; leave it out for that")
+    raise ValueError(f"{argument} is empty ({value!r}); omit it to match any")
 
 
 def several(values: Iterable[T], argument: str) -> tuple[T, ...]:
@@ -40,7 +40,7 @@ def some(values: Iterable[T] | None, argument: str) -> tuple[T, ...]:
         return ()
     chosen = several(values, argument)
     if not chosen:
-        raise ValueError(f"{argument} is empty, which does not mean any; leave it out for that")
+        raise ValueError(f"{argument} is empty; omit it to match any")
     return chosen
 
 

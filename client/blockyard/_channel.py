@@ -17,7 +17,6 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
-from blockyard._arguments import not_empty
 from blockyard._target import decode_target
 from blockyard.errors import InvalidTarget
 
@@ -82,7 +81,7 @@ def connection(target: str | None) -> Connection:
         InvalidTarget: It is empty, or a list that is malformed, or none of its names has an address.
     """
     if target == "":
-        raise InvalidTarget("the target is empty; leave it out for BLOCKYARD_ADDRESS, else the default")
+        raise InvalidTarget("the target is empty; omit it for BLOCKYARD_ADDRESS, else the default")
     decoded = decode_target((os.environ.get("BLOCKYARD_ADDRESS") or DEFAULT_ADDRESS) if target is None else target)
     if not decoded.several:
         return Connection(decoded.name, OPTIONS, several=False)
@@ -100,7 +99,9 @@ def caller_metadata(caller: str | None) -> tuple[tuple[str, str], ...]:
     Raises:
         ValueError: The argument is empty.
     """
-    name = not_empty(caller, "caller") or os.environ.get("BLOCKYARD_CALLER")
+    if caller == "":
+        raise ValueError("caller is empty; omit it for BLOCKYARD_CALLER, else none")
+    name = caller or os.environ.get("BLOCKYARD_CALLER")
     return ((CALLER_KEY, name),) if name else ()
 
 

@@ -22,7 +22,7 @@ class Origin:
     """The process in which a thing was made."""
 
     def __init__(self, owner: object) -> None:
-        """`owner` is the thing; in a child it is kept for ever."""
+        """`owner` is never garbage-collected in a forked child."""
         self._forks: Final = _forks
         _keepsakes.add(owner)
 
@@ -41,8 +41,9 @@ def _after_fork_in_child() -> None:
     global _forks  # noqa: PLW0603  # the one place that counts
     _forks += 1
     for owner in list(_keepsakes):
-        # gRPC cancels a call that is collected, and writes that to the connection that the parent uses. A reference
-        # that nobody gives back keeps the owner, and with it its channel and calls, also while the interpreter ends.
+        # gRPC cancels a call that is collected, and writes that to the connection that the parent uses. The extra
+        # reference is never dropped, so the owner is never destroyed, nor its channel and calls, also while the
+        # interpreter ends.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(owner))
 
 

@@ -24,7 +24,7 @@ from blockyard.errors import (
 )
 
 SHORTEST_ATTEMPT_S: Final = 0.25
-"""No attempt is cut shorter than this for the sake of another one."""
+"""No attempt is cut shorter than this in favour of another one."""
 
 LONGEST_CHANGE_TIMEOUT_S: Final = 300.0
 """A change is asked for again for no longer than this, whatever the caller's timeout is: a server remembers a token for

@@ -152,7 +152,7 @@ def release_by_token(
 ) -> Operation[ReleaseResult]:
     """Ends the allocation that this token was granted; if it was not, makes sure that it never will be.
 
-    So an acquire whose answer never came can always be closed behind: nothing stays held by it.
+    So an acquire whose answer never came can always be cancelled: nothing stays held by it.
 
     Args:
         fleet: Which fleet.

@@ -69,7 +69,8 @@ class Demand:
     requirements: Mapping[str, int] = field(default_factory=dict, hash=False)
     """What is needed on each, such as `{"gpu": 2}`: the smallest share of its resources that covers every entry."""
     exclusive: bool = False
-    """A wholly idle instance, all of it."""
+    """A wholly idle instance, all of it. Nobody else gets a block there while the allocation has one, not even
+    blocks that are added later."""
     selector: Selector | Mapping[str, str] | None = field(default=None, hash=False)
     """Only instances whose labels match; a plain mapping stands for `match_labels`. None: any."""
     instance_names: tuple[str, ...] | None = None

@@ -127,7 +127,7 @@ def test_a_guard_or_a_filter_that_is_empty_is_refused(fake: FakeServer, client: 
 
 def test_the_refusal_of_an_empty_guard_names_the_argument(fake: FakeServer, client: Client) -> None:
     assert refused(EMPTY_GUARDS["release holder"], client, fake, error=ValueError) == (
-        "holder is '', which does not mean any; leave it out for that"
+        "holder is empty (''); omit it to match any"
     )
 
 
@@ -154,9 +154,9 @@ def test_a_string_is_not_taken_for_several_values(fake: FakeServer, client: Clie
 
 async def test_the_asyncio_client_refuses_the_same(fake: FakeServer) -> None:
     async with AsyncClient(fake.target) as client:
-        with pytest.raises(ValueError, match="holder is ''"):
+        with pytest.raises(ValueError, match="holder is empty"):
             await client.release(HELD, holder="")
-        with pytest.raises(ValueError, match="holder is ''"):
+        with pytest.raises(ValueError, match="holder is empty"):
             client.watch("gpu", holder="")
         with pytest.raises(ValueError, match="is not a fleet"):
             await client.create_fleet("team-a/gpu")
@@ -167,7 +167,7 @@ async def test_the_asyncio_client_refuses_the_same(fake: FakeServer) -> None:
 
 @pytest.mark.parametrize("make", [Client, AsyncClient])
 async def test_an_empty_caller_is_not_the_default_one(make: type[Client] | type[AsyncClient]) -> None:
-    with pytest.raises(ValueError, match="caller is ''"):
+    with pytest.raises(ValueError, match="caller is empty"):
         make("127.0.0.1:1", caller="")
 
 

@@ -121,7 +121,7 @@ class Explanation:
 
 NEXT_STEPS: Final[Mapping[Reason, str]] = MappingProxyType(
     {
-        Reason.INVALID_REQUEST: "Mend what is named, and try again; --help shows the forms.",
+        Reason.INVALID_REQUEST: "Correct the named fields, and try again; --help shows the forms.",
         Reason.UNSATISFIABLE: "`blockyard instance list FLEET` shows what there is.",
         Reason.NO_CAPACITY: "`blockyard describe FLEET` shows who holds what; `blockyard run --wait 10m` waits.",
         Reason.TOKEN_MISMATCH: "Use a new token for a new request, or repeat the old request exactly.",
@@ -138,7 +138,7 @@ NEXT_STEPS: Final[Mapping[Reason, str]] = MappingProxyType(
         "`blockyard allocations FLEET --instance INSTANCE --state HELD` shows them.",
         Reason.FLEET_IN_USE: "Release what is held (`blockyard allocations FLEET --state HELD`); "
         "--force deletes the instances of an idle fleet too.",
-        Reason.ETAG_MISMATCH: "Read it again, and decide anew.",
+        Reason.ETAG_MISMATCH: "Read it again, and decide again.",
         Reason.NOT_HOLDER: "`blockyard allocation NAME` shows who holds it.",
         Reason.BLOCK_NOT_GRANTED: "`blockyard allocation NAME` shows its blocks.",
         Reason.LIMIT_EXCEEDED: "Ask for less at a time, or delete what is not needed any more.",
@@ -150,7 +150,8 @@ NEXT_STEPS: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.INTERNAL_ERROR: "Please report it, with what the server's log says.",
         Reason.COMPACTED: "`blockyard describe FLEET` shows the fleet as it is; go on from its revision.",
         Reason.WATCHER_TOO_SLOW: "Watch again from the revision after the last one that was shown.",
-        Reason.STORE_DAMAGED: "Stop the server, keep a copy of its data file, and restore the last good backup.",
+        Reason.STORE_DAMAGED: "Stop the server; move its data file, the -wal and the -shm away, and keep them; "
+        "put the last good backup in place; start.",
     }
 )
 """What to do about each reason."""

@@ -33,7 +33,7 @@ def parse_timeout(text: str) -> timedelta:
 def not_empty(text: str | None) -> str | None:
     """The callback of every option that is a name, a guard or a filter: one that is empty must not come to mean any."""
     if text == "":
-        raise typer.BadParameter("it is empty, which does not mean any; leave the option out for that.")
+        raise typer.BadParameter("it is empty; omit the option instead.")
     return text
 
 
@@ -147,7 +147,12 @@ Annotate: TypeAlias = Annotated[
     list[str] | None, typer.Option("--annotate", metavar="KEY=VALUE", help="Kept with the allocation.")
 ]
 Exclusive: TypeAlias = Annotated[
-    bool, typer.Option("--exclusive", help="A wholly idle instance, all of it; with --blocks, one that has as many.")
+    bool,
+    typer.Option(
+        "--exclusive",
+        help="A wholly idle instance, all of it; with --blocks, one that has at least as many. Nobody else gets a block"
+        " there while the allocation has one, not even blocks that are added later.",
+    ),
 ]
 OfKind: TypeAlias = Annotated[
     list[EventKind] | None,

@@ -29,7 +29,7 @@ def verify(
     address: Address = None,
     output: Output = OutputFormat.TEXT,
 ) -> None:
-    """Compares held blocks, counters, allocations, the journal's replay and the server's memory; mends nothing.
+    """Compares blocks, counters, allocations, exclusive owners, the journal and the server's memory; mends nothing.
 
     Exit code 0: all agree. 1: they do not. 2: could not check.
     """

@@ -87,8 +87,8 @@ class Demand(_message.Message):
     blocks: _builtins.int
     """How many blocks on each instance, 1..4096. With `exclusive`: how many it must have at least."""
     exclusive: _builtins.bool
-    """A wholly idle instance, all of it. As long as the allocation has any block of it, nobody else gets one there, also
-    of blocks that are added meanwhile.
+    """A wholly idle instance, all of it. As long as the allocation has any block of it, nobody else gets one there, not
+    even blocks that are added later.
     """
     @_builtins.property
     def requirements(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:

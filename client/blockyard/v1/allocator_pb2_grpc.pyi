@@ -62,8 +62,8 @@ class AllocatorStub:
     the outcome tells the cases apart. It frees exactly what was granted, whatever the caller believes,
     and works on cordoned and offline instances.
 
-    By token, it also closes the door behind an Acquire whose answer never came: if the token is not known
-    yet, a late Acquire with it is refused with TOKEN_CANCELLED.
+    By token, it also cancels an Acquire whose answer never came: if the token is not known yet, a late
+    Acquire with it is refused with TOKEN_CANCELLED.
 
     Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_HOLDER; STALE_FENCING_TOKEN; BLOCK_NOT_GRANTED (a partial release
     names a block that this allocation never had); INVARIANT_VIOLATED.
@@ -141,8 +141,8 @@ class AllocatorAsyncStub(AllocatorStub):
     the outcome tells the cases apart. It frees exactly what was granted, whatever the caller believes,
     and works on cordoned and offline instances.
 
-    By token, it also closes the door behind an Acquire whose answer never came: if the token is not known
-    yet, a late Acquire with it is refused with TOKEN_CANCELLED.
+    By token, it also cancels an Acquire whose answer never came: if the token is not known yet, a late
+    Acquire with it is refused with TOKEN_CANCELLED.
 
     Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_HOLDER; STALE_FENCING_TOKEN; BLOCK_NOT_GRANTED (a partial release
     names a block that this allocation never had); INVARIANT_VIOLATED.
@@ -229,8 +229,8 @@ class AllocatorServicer(metaclass=_abc_1.ABCMeta):
         the outcome tells the cases apart. It frees exactly what was granted, whatever the caller believes,
         and works on cordoned and offline instances.
 
-        By token, it also closes the door behind an Acquire whose answer never came: if the token is not known
-        yet, a late Acquire with it is refused with TOKEN_CANCELLED.
+        By token, it also cancels an Acquire whose answer never came: if the token is not known yet, a late
+        Acquire with it is refused with TOKEN_CANCELLED.
 
         Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_HOLDER; STALE_FENCING_TOKEN; BLOCK_NOT_GRANTED (a partial release
         names a block that this allocation never had); INVARIANT_VIOLATED.

@@ -69,9 +69,10 @@ class LedgerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Verify(self, request, context):
-        """Compares, at one revision: the held blocks, the instances' counters, the live allocations, the journal's replay
-        and the server's memory. Read-only: it reports each difference and mends none. Takes time in proportion to the
-        fleet and its journal. A difference stops the fleet's writes (`Fleet.halted`), on every server.
+        """Compares, at one revision: the held blocks, the instances' counters, the live allocations, the owners of exclusive
+        instances, the journal's replay and the server's memory. Read-only: it reports each difference and mends none. Takes
+        time in proportion to the fleet and its journal. A difference stops the fleet's writes (`Fleet.halted`), on every
+        server.
 
         Errors: FLEET_NOT_FOUND.
         """

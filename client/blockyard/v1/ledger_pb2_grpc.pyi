@@ -41,9 +41,10 @@ class LedgerStub:
     the journal of a deleted fleet can be read); COMPACTED (`from_revision` is no longer kept).
     """
     Verify: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.VerifyRequest, _ledger_pb2.VerifyResponse]
-    """Compares, at one revision: the held blocks, the instances' counters, the live allocations, the journal's replay
-    and the server's memory. Read-only: it reports each difference and mends none. Takes time in proportion to the
-    fleet and its journal. A difference stops the fleet's writes (`Fleet.halted`), on every server.
+    """Compares, at one revision: the held blocks, the instances' counters, the live allocations, the owners of exclusive
+    instances, the journal's replay and the server's memory. Read-only: it reports each difference and mends none. Takes
+    time in proportion to the fleet and its journal. A difference stops the fleet's writes (`Fleet.halted`), on every
+    server.
 
     Errors: FLEET_NOT_FOUND.
     """
@@ -70,9 +71,10 @@ class LedgerAsyncStub(LedgerStub):
     the journal of a deleted fleet can be read); COMPACTED (`from_revision` is no longer kept).
     """
     Verify: _aio.UnaryUnaryMultiCallable[_ledger_pb2.VerifyRequest, _ledger_pb2.VerifyResponse]  # type: ignore[assignment]
-    """Compares, at one revision: the held blocks, the instances' counters, the live allocations, the journal's replay
-    and the server's memory. Read-only: it reports each difference and mends none. Takes time in proportion to the
-    fleet and its journal. A difference stops the fleet's writes (`Fleet.halted`), on every server.
+    """Compares, at one revision: the held blocks, the instances' counters, the live allocations, the owners of exclusive
+    instances, the journal's replay and the server's memory. Read-only: it reports each difference and mends none. Takes
+    time in proportion to the fleet and its journal. A difference stops the fleet's writes (`Fleet.halted`), on every
+    server.
 
     Errors: FLEET_NOT_FOUND.
     """
@@ -108,9 +110,10 @@ class LedgerServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.VerifyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.VerifyResponse, _abc.Awaitable[_ledger_pb2.VerifyResponse]]:
-        """Compares, at one revision: the held blocks, the instances' counters, the live allocations, the journal's replay
-        and the server's memory. Read-only: it reports each difference and mends none. Takes time in proportion to the
-        fleet and its journal. A difference stops the fleet's writes (`Fleet.halted`), on every server.
+        """Compares, at one revision: the held blocks, the instances' counters, the live allocations, the owners of exclusive
+        instances, the journal's replay and the server's memory. Read-only: it reports each difference and mends none. Takes
+        time in proportion to the fleet and its journal. A difference stops the fleet's writes (`Fleet.halted`), on every
+        server.
 
         Errors: FLEET_NOT_FOUND.
         """
