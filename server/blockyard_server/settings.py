@@ -74,7 +74,7 @@ class Settings:
     )
     retention_s: float = _setting(
         604_800.0,
-        "How long ended allocations and their tokens are remembered at least, in seconds that servers watched pass.",
+        "How long ended allocations and their tokens are remembered at least, in seconds of server running time.",
         least=MIN_RETENTION_S,
         most=320_000_000,
     )
@@ -86,8 +86,8 @@ class Settings:
     )
     restart_grace_s: float | None = _setting(
         None,
-        "A start renews every live lease by its whole TTL. With this setting, for no longer than so many seconds: then"
-        " a start with a clock that is ahead may end longer leases while their holders work.",
+        "A start renews every live lease by its whole TTL. With this setting, for no longer than this many seconds:"
+        " then a start with a clock that is ahead may end longer leases while their holders work.",
         least=0,
         most=320_000_000,
     )

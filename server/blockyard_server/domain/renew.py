@@ -40,10 +40,10 @@ def decide_renew(state: FleetState, records: Records, request: Renew, now_us: in
 def _check_held(state: FleetState, allocation: Allocation, now_us: int) -> None:
     name = f"fleets/{state.fleet}/allocations/{allocation.allocation}"
     if allocation.state is AllocationState.RELEASED:
-        raise AllocationEnded(f"{name} was released; acquire anew", allocation=name)
+        raise AllocationEnded(f"{name} was released; acquire again", allocation=name)
     if allocation.state is AllocationState.EXPIRED or lease_ended(allocation.expire_time_us, now_us):
         message = (
-            f"the lease of {name} has run out, and its blocks may be somebody else's; stop the work and acquire anew"
+            f"the lease of {name} has run out, and its blocks may be somebody else's; stop the work and acquire again"
         )
         raise LeaseExpired(message, allocation=name, expire_time=_rfc3339(allocation.expire_time_us or 0))
 

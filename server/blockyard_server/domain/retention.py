@@ -1,9 +1,9 @@
 """How long what has ended is remembered, by a fleet's age: the time that servers have certainly seen pass. Pure.
 
 No clock is trusted with it. An age grows only by what a server measured on its monotonic clock between two looks of its
-own, with no other server's look between them; what nobody watched does not count. A mark notes at which age the fleet
-was at which revision: whatever is at that revision or below is at least as old as the mark. So retention is decided by
-revisions, and whatever time the rows and events were stamped with does not matter (docs/adr/0012).
+own, with no other server's look between them; time during which no server ran does not count. A mark notes at which
+age the fleet was at which revision: whatever is at that revision or below is at least as old as the mark. So retention
+is decided by revisions, and whatever time the rows and events were stamped with does not matter (docs/adr/0012).
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 MARKS_PER_RETENTION: Final = 8
 """What is forgotten is forgotten late by at most this part of its retention: marks are not closer together."""
 MAX_STEP_US: Final = 600_000_000
-"""A fleet's age is written down at least this often while there is something to forget: a start loses no more."""
+"""A fleet's age is written down at the first sweep after this time, while there is something to forget: a start loses
+at most this and one interval between two sweeps."""
 MIN_STEP_US: Final = 1_000_000
 STEPS_PER_RETENTION: Final = 1000
 

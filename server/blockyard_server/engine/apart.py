@@ -18,6 +18,6 @@ async def apart(done: str, fleet: str, work: Awaitable[None]) -> None:
     except InvariantViolated:
         _log.debug("fleet %s is halted and left as it is", fleet)
     except (EngineFailure, StoreFailed) as failure:
-        _log.warning("fleet %s could not be %s, and will be next time: %s", fleet, done, failure)
+        _log.warning("fleet %s could not be %s; the next round tries again: %s", fleet, done, failure)
     except Exception:  # noqa: BLE001 - the others must not suffer from a fault over this one
         _log.exception("fleet %s could not be %s: unexpectedly", fleet, done)

@@ -18,9 +18,9 @@ _log = logging.getLogger(__name__)
 
 
 class Availability:
-    """Calls `changed` in the event loop whenever the database ceases to be usable, and when it is usable again.
+    """Calls `changed` in the event loop whenever the database becomes unusable, and when it is usable again.
 
-    A database is usable if it answers, and if the last transaction, or else a trial, could be carried out.
+    A database is usable if it answers, and if the last transaction, or a test write after it, succeeded.
     """
 
     def __init__(self, store: Store, changed: Callable[[bool], None], writers: Writers) -> None:

@@ -48,7 +48,7 @@ class StoreDamaged(EngineFailure):
 
 
 class WatcherTooSlow(EngineFailure):
-    """Whoever watches does not read what is sent. The watch may go on from the revision after the last that came."""
+    """The client of a watch does not read what is sent. It may go on from the revision after the last that came."""
 
     reason = "WATCHER_TOO_SLOW"
 
@@ -72,7 +72,7 @@ def violation_in(fleet: str) -> InvariantViolated:
 
 
 def failure_of_store(failed: StoreFailed, what: str) -> EngineFailure:
-    """What whoever asked is told when the store failed; `what` is the sentence for a database that is away."""
+    """The error for the client when the store failed; `what` is the sentence for a database that is away."""
     if isinstance(failed, StoreCorrupt):
         return StoreDamaged("the database is damaged; nothing is read or written until it is restored from a backup")
     return StoreUnavailable(what)

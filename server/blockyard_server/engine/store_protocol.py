@@ -38,7 +38,7 @@ class StoreFailed(Exception):
 
 
 class StoreConflict(StoreFailed):
-    """The database ended this transaction for the sake of another: nothing was committed, it may be run again."""
+    """The database ended this transaction in favour of another: nothing was committed, it may be run again."""
 
 
 class CommitUnknown(StoreFailed):

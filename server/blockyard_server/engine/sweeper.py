@@ -81,7 +81,7 @@ class Sweeper:
         for fleet in due:
             await apart("swept", fleet, self.sweep_fleet(fleet))
         for fleet in past:
-            await apart("relieved of what is old", fleet, self._forget_old(fleet))
+            await apart("pruned", fleet, self._forget_old(fleet))
 
     async def _look_at(self, fleet: str) -> None:
         await self._writers.of(fleet).run_aside(lambda: self._transactor.look_at(fleet))

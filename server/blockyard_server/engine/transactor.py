@@ -51,7 +51,7 @@ MAX_COMPACTED_AT_ONCE: Final = 1000
 """How many events one transaction forgets."""
 
 MAX_ATTEMPTS: Final = 5
-"""How often a transaction is run that the database ended for the sake of another, or whose end got lost."""
+"""How often a transaction is run that the database ended in favour of another, or whose COMMIT got no answer."""
 
 _NO_MEMORY: Final = -1
 """No fleet is ever at this revision."""
