@@ -123,5 +123,7 @@ def test_a_server_whose_database_is_malformed_does_not_start_and_says_so_in_a_se
             server.start()
 
         assert refused.value.code == 1
-        assert "does not start: the data cannot be loaded: fleet damaged: the database failed" in refused.value.errors
+        assert "does not start" in refused.value.errors
+        assert f"{server.data} is damaged (" in refused.value.errors
+        assert "restore the last good backup" in refused.value.errors
         assert "fault of this program" not in refused.value.errors

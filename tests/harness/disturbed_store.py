@@ -60,6 +60,9 @@ class DisturbedStore(SqliteStore):
         self.after_commit = Gate()
         self.disturbances: deque[Disturbance] = deque()
 
+    def try_write(self) -> None:
+        """The disturbances are for the requests' commits: what looks whether writes work again meets none."""
+
     def _commit(self, db: sqlite3.Connection) -> None:
         self.before_commit.come_through()
         disturbance = self.disturbances.popleft() if self.disturbances else None

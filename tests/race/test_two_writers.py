@@ -4,6 +4,7 @@ Servers that share a database will meet like this, and memory must be exact when
 """
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -18,17 +19,29 @@ from blockyard_server.engine.clock import SystemClock
 from blockyard_server.engine.failures import StoreUnavailable
 from blockyard_server.engine.transactor import Outcome, Transactor
 from blockyard_server.engine.verify import audit
+from blockyard_server.store.data_file import DataFile
 from tests.harness.disturbed_store import Disturbance, DisturbedStore
 
 FLEET = "gpu"
 TURNS = 20
 
 
-class SharedStore(DisturbedStore):
-    """The store without its lock file."""
+class SharedFile(DataFile):
+    """A data file that two stores of one process may have."""
 
-    def _lock_file(self) -> None:
+    def _take_lock_file(self) -> None:
         pass
+
+    def _locked_descriptor(self) -> int:
+        return os.open(self.path, os.O_RDWR | os.O_CREAT)
+
+
+class SharedStore(DisturbedStore):
+    """The store without its locks."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._file = SharedFile(self.path)
 
 
 @dataclass

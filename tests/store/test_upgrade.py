@@ -18,6 +18,9 @@ from blockyard_server.engine.store_protocol import Store
 from blockyard_server.store.migrate import _config
 from blockyard_server.store.postgres import PostgresStore
 from blockyard_server.store.sqlite import SqliteStore
+from tests.conftest import PostgresOf
+from tests.harness.sessions import version_of
+from tests.store.conftest import STORES
 from tests.store.story import Story
 
 WRITTEN = """
@@ -66,10 +69,11 @@ def _to_0003(connection: Connection) -> None:
     command.upgrade(config, "0003")
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def upgraded(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+@pytest.fixture(params=STORES)
+def upgraded(request: pytest.FixtureRequest, tmp_path: Path, postgres_of: PostgresOf) -> Store:
     """A store on a database that was written at schema 0003."""
-    if request.param == "sqlite":
+    release = STORES[request.param]
+    if release is None:
         path = tmp_path / "blockyard.db"
         url = URL.create("sqlite", database=str(path))
         engine = create_engine(url, connect_args={"isolation_level": None}, poolclass=NullPool)
@@ -79,7 +83,8 @@ def upgraded(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
         with closing(sqlite3.connect(path, isolation_level=None)) as db:
             _write(db.execute)
         return SqliteStore(path)
-    database: str = request.getfixturevalue("database")
+    database = postgres_of(release).fresh_database()
+    assert version_of(database).startswith(f"{release.major}.")
     engine = create_engine(database.replace("postgresql://", "postgresql+psycopg://"), poolclass=NullPool)
     with engine.begin() as connection:
         _to_0003(connection)

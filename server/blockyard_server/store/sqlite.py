@@ -44,6 +44,10 @@ WAL_KEPT_BYTES: Final = 64 * 1024 * 1024
 """A log that a great transaction has made longer is cut back to this."""
 CHECK_BOUND_S: Final = 10.0
 """How long a start looks for damage; about 20 GB that are in memory, less from a slow disk."""
+MAX_CHECK_ROWS: Final = 1000
+"""So many lines of what is wrong are looked at."""
+_STRUCTURE: Final = "*** in database"
+"""What `quick_check` says first of a page that is not as it should be."""
 CHECK_STEPS: Final = 100_000
 """How many of its own steps SQLite takes between two looks at that bound."""
 
@@ -295,13 +299,15 @@ class SqliteStore:
     def _look_for_damage(self) -> None:
         """Raises sqlite3.DatabaseError, StoreRefused if the file's structure is damaged.
 
-        On a connection of its own, so that the writer's cache does not begin with pages that nobody asks for.
+        A row that breaks a rule of its table is no damage of the structure: it halts its fleet, and Verify names it.
+        The connection is its own, so that the writer's cache does not begin with pages that nobody asks for.
         """
         db = self._open_connection()
         until = time.monotonic() + CHECK_BOUND_S
         db.set_progress_handler(lambda: time.monotonic() > until, CHECK_STEPS)
         try:
-            found = [row[0] for row in db.execute("PRAGMA quick_check(1)")]
+            db.execute("PRAGMA ignore_check_constraints = ON")
+            found = [row[0] for row in db.execute(f"PRAGMA quick_check({MAX_CHECK_ROWS})")]
         except sqlite3.OperationalError as failure:
             if failure.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
                 raise
@@ -309,9 +315,10 @@ class SqliteStore:
             return
         finally:
             db.close()
-        if found != ["ok"]:
+        damage = [row for row in found if row.startswith(_STRUCTURE)]
+        if damage:
             raise StoreRefused(
-                f"{self.path} is damaged ({' '.join(found[0].split())}). Keep a copy of it, and restore the last good "
+                f"{self.path} is damaged ({' '.join(damage[0].split())}). Keep a copy of it, and restore the last good "
                 "backup."
             )
 
