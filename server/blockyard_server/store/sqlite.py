@@ -95,8 +95,6 @@ class SqliteStore:
         except BaseException:
             self._close_writer()
             raise
-        if self.made_new:
-            _log.info("there was no data in %s: a new, empty database was made", self.path)
         self._reading = reading_engine(self.path, self._readers, BUSY_TIMEOUT_S, self._expect_in_place)
 
     async def close(self) -> None:
