@@ -194,6 +194,21 @@ async def test_a_file_that_goes_stops_the_store_at_once(
             await reader.revision("gpu")
 
 
+async def test_a_file_that_is_cut_short_or_written_over_stops_the_store(sqlite: SqliteStore) -> None:
+    """As `> data.db` does, or `cp older.db data.db`: the inode is the same."""
+    story = Story(sqlite).begin(node_1=4096)
+    for number in range(500):
+        story.grant(("node-1", (number,)))
+        story.commit()
+    sqlite._connected().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    await sqlite.probe()
+    older = sqlite.path.read_bytes()[:-4096]
+    sqlite.path.write_bytes(older)
+    story.grant(("node-1", (500,)))
+    with pytest.raises(StoreStopped, match=r"blockyard.db was cut short while the server had it open"):
+        story.commit()
+
+
 def test_a_commit_under_way_while_the_file_goes_is_not_acknowledged(sqlite: SqliteStore) -> None:
     story = Story(sqlite).begin(node_1=8)
     story.grant(("node-1", (0,)))

@@ -54,6 +54,8 @@ class DataFile:
         self._others: dict[Path, _Identity] = {}
         """The log and its index, as they were when the writer was connected."""
         self._linked = False
+        self._size = 0
+        """Of the data file, in bytes. SQLite makes it shorter only in a VACUUM, and the server runs none."""
         # Not of a thread: the writer's thread may close what another has opened. No soft lock: it outlives a kill -9.
         self._lock_file = FileLock(
             path.with_name(path.name + ".lock"),
@@ -89,6 +91,7 @@ class DataFile:
 
     def remember(self) -> None:
         """Notes which files are the log and its index; they stay the same for as long as a connection is open."""
+        self._size = self.path.stat().st_size
         self._others = {path: _identity(path.stat()) for path in map(self._beside, SUFFIXES[1:])}
 
     def forget(self) -> None:
@@ -97,6 +100,7 @@ class DataFile:
 
     def change(self) -> str | None:
         """What has happened to the files since the server opened them; None if they are where they were."""
+        size = self._size  # before the look: other threads look, too, and the file grows meanwhile
         for path, identity in {self.path: self._identity, **self._others}.items():
             try:
                 now = path.stat()
@@ -106,7 +110,12 @@ class DataFile:
                 return f"{path} cannot be reached: {failure.strerror}"
             if _identity(now) != identity:
                 return f"{path} was replaced by another file"
-            if path == self.path and now.st_nlink > 1 and not self._linked:
+            if path != self.path:
+                continue
+            if now.st_size < size:
+                return f"{path} was cut short"
+            self._size = max(self._size, now.st_size)
+            if now.st_nlink > 1 and not self._linked:
                 self._linked = True
                 _log.error(
                     "%s now has a second hard link. Remove it: a program that opens the file by that name can corrupt "
