@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import replace
 from itertools import count
 
 from tests.power.campaign import Plan, Tally, run_campaign
@@ -17,6 +18,8 @@ from tests.power.recorder import Lies
 from tests.power.store import Pragmas
 
 IMAGES = 10_000
+FULL = 0.004
+FAILING_SYNCS = 0.1
 BATCHES = 15
 """So that a campaign takes minutes, and several of them are needed."""
 
@@ -52,6 +55,7 @@ def main() -> int:
         f"{total.images} images ({total.ahead} with the batch under way), {total.violations} violations, "
         f"{time.monotonic() - began_s:.0f} s\n"
     )
+    sys.stdout.write(f"  {', '.join(f'{what} {times}' for what, times in sorted(total.struck.items()))}\n")
     sys.stdout.writelines(f"  {images} images: {fault}\n" for fault, images in total.faults.most_common())
     sys.stdout.writelines(f"{report}\n" for report in total.reports)
     return 1 if total.violations else 0
@@ -66,11 +70,18 @@ def _campaigns(plan: Plan, first: int, images: int, workers: int) -> Iterator[tu
         while running or done < images:
             while done < images and len(running) < workers:
                 seed = next(seeds)
-                running[pool.submit(run_campaign, seed, plan)] = seed
+                running[pool.submit(run_campaign, seed, _with_its_disk(seed, plan))] = seed
             for ended in wait(running, return_when=FIRST_COMPLETED).done:
                 tally = ended.result()
                 done += tally.images
                 yield running.pop(ended), tally
+
+
+def _with_its_disk(seed: int, plan: Plan) -> Plan:
+    """Every second campaign has a disk that is full now and then, and fails to sync, unless a fault was asked for."""
+    if seed % 2 or plan.settings.pragmas.synchronous is not None or plan.settings.lies is not Lies.NONE:
+        return plan
+    return replace(plan, settings=replace(plan.settings, full=FULL, failing_syncs=FAILING_SYNCS))
 
 
 if __name__ == "__main__":
