@@ -27,6 +27,7 @@ HEALTHY_BOUND_S: Final = 10.0
 """A server that is not healthy for so long is restarted, as a supervisor would."""
 POLL_S: Final = 0.05
 CLOCK_FOLDER: Final = Path(__file__).parent / "clock"
+CLOCK_WORDS: Final = "chaos: the wall clock is off by"
 SMALL_DISK_BYTES: Final = 512 * 1024 * 1024
 """Room for the log of a round that a reader keeps from being cut back."""
 SETTINGS: Final[dict[str, Any]] = {"sweep_interval_s": 0.1, "audit_interval_s": 5}
@@ -105,6 +106,8 @@ class Stage:
                     raise Violation(f"a server refuses to start, calm or not: {_last_line(refusal.errors)}") from None
                 await asyncio.sleep(POLL_S)
             else:
+                if clock_s:
+                    assert _shows(clock_s, server), "the server's clock was not shifted"
                 return
             finally:
                 server.program = program
@@ -201,6 +204,11 @@ def _with_clock(shift_s: int, program: list[str]) -> list[str]:
     if not shift_s:
         return program
     return ["env", f"PYTHONPATH={CLOCK_FOLDER}", f"CHAOS_CLOCK_S={shift_s}", *program]
+
+
+def _shows(shift_s: int, server: ServerProcess) -> bool:
+    """Whether the server wrote, when it started, that its clock is off by this."""
+    return f"{CLOCK_WORDS} {shift_s} s" in server.errors()
 
 
 def _last_line(errors: str) -> str:

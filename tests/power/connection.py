@@ -16,9 +16,10 @@ class ApswConnection:
 
     isolation_level = None
 
-    def __init__(self, path: Path, vfs: str) -> None:
+    def __init__(self, path: Path, vfs: str, *, writes: bool = True) -> None:
         with _as_sqlite3():
-            flags = apsw.SQLITE_OPEN_READWRITE  # as `mode=rw`: SQLite does not make the file
+            # As `mode=rw` and `mode=ro`: SQLite does not make the file.
+            flags = apsw.SQLITE_OPEN_READWRITE if writes else apsw.SQLITE_OPEN_READONLY
             self._db = apsw.Connection(str(path), flags=flags, vfs=vfs, statementcachesize=CACHED_STATEMENTS)
 
     @property

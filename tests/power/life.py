@@ -147,6 +147,8 @@ class _Server:
             except (StoreRefused, StoreUnavailable):
                 # Other programs keep a log that a failed sync has spoilt from being emptied.
                 self.ends["refused"] += 1
+                if self.promises and self._store.attempted:
+                    self._note_doubt()  # the leases may have been extended
                 self._outsiders.leave()
                 self._store.die()
             else:

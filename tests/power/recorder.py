@@ -72,6 +72,9 @@ class Recorder:
         self.lies = lies
         self.trouble = Trouble() if trouble is None else trouble
         self.random = random
+        self.failures: Counter[int] = Counter()
+        """How many syncs of each file have failed."""
+        self._seen_by_the_server = 0
         self._begun_with = files
         self._files = {name: number for number, name in enumerate(files)}
         self._next = count(len(files))
@@ -103,11 +106,35 @@ class Recorder:
         for path in self.folder.glob(f"*{SHARED_SUFFIX}"):
             self.shared.append((len(self.steps), path.read_bytes()))
 
+    def note_failed_sync(self, file: int) -> None:
+        """What was written is lost, and each other descriptor of the file will be told once (Linux since 4.13)."""
+        self.steps.append(FailedSync(file))
+        self.failures[file] += 1
+
+    def sync_if_written(self, path: Path) -> None:
+        """The server's own descriptor of the file syncs it, if anybody has written. Raises OSError."""
+        number = self.number(path.name)
+        since = next((n for n, step in enumerate(reversed(self.steps)) if step == Sync(number)), len(self.steps))
+        written = any(
+            isinstance(step, Write | Truncate | FailedSync) and step.file == number
+            for step in self.steps[len(self.steps) - since :]
+        )
+        if not written:
+            return
+        if self._seen_by_the_server < self.failures[number]:
+            self._seen_by_the_server = self.failures[number]
+            raise OSError(errno.EIO, "the sync failed")
+        if self.trouble.strikes("sync", self.trouble.sync, self.random):
+            self.note_failed_sync(number)
+            self._seen_by_the_server = self.failures[number]
+            raise OSError(errno.EIO, "the sync failed")
+        self.synced(number, self.folder_syncs)
+
     def forget_cached(self, path: Path) -> None:
         """Syncs the file, and reads it from the disk from now on: what a failed sync lost is gone. Raises OSError."""
         number = self.number(path.name)
         if self.trouble.strikes("sync", self.trouble.sync, self.random):
-            self.steps.append(FailedSync(number))
+            self.note_failed_sync(number)
             raise OSError(errno.EIO, "the sync failed")
         self.synced(number, self.folder_syncs)
         disk = Disk(self._begun_with)
@@ -157,6 +184,7 @@ class _Vfs(apsw.VFS):
         if is_new:
             self._recorder.created(path.name)
         file.number = self._recorder.number(path.name)
+        file.failures_seen = self._recorder.failures[file.number]
         return file
 
     def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802, FBT001 - SQLite's name and arguments
@@ -172,6 +200,7 @@ class _File(apsw.VFSFile):
         self._recorder = recorder
         self._name = name
         self.number = -1
+        self.failures_seen = 0
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802 - SQLite's name
         trouble = self._recorder.trouble
@@ -186,9 +215,13 @@ class _File(apsw.VFSFile):
 
     def xSync(self, flags: int) -> None:  # noqa: N802 - SQLite's name
         before = self._recorder.folder_syncs
-        trouble = self._recorder.trouble
+        trouble, failures = self._recorder.trouble, self._recorder.failures
+        if self.failures_seen < failures[self.number]:
+            self.failures_seen = failures[self.number]
+            raise _failure(apsw.IOError("a sync of the file failed"), apsw.SQLITE_IOERR_FSYNC)
         if trouble.strikes("sync", trouble.sync, self._recorder.random):
-            self._recorder.steps.append(FailedSync(self.number))
+            self._recorder.note_failed_sync(self.number)
+            self.failures_seen = failures[self.number]
             raise _failure(apsw.IOError("the sync failed"), apsw.SQLITE_IOERR_FSYNC)
         super().xSync(flags)
         self._recorder.synced(self.number, before)

@@ -61,9 +61,15 @@ class RecordedStore(SqliteStore):
     def _forget_cached_log(self) -> None:
         self._recorder.forget_cached(self._file.log_path)
 
-    def _open_connection(self, timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Connection:  # noqa: ARG002 - see below
+    def _sync_copied_pages(self) -> None:
+        try:
+            self._recorder.sync_if_written(self.path)
+        except OSError as failure:
+            raise self._stop_after_failed_sync(self.path, failure) from failure
+
+    def _open_connection(self, timeout_s: float = BUSY_TIMEOUT_S, mode: str = "rw") -> sqlite3.Connection:  # noqa: ARG002 - see below
         """It does not wait for a lock: there is one thread, and nobody who could give the lock back meanwhile."""
-        return cast("sqlite3.Connection", ApswConnection(self.path, self._recorder.name))
+        return cast("sqlite3.Connection", ApswConnection(self.path, self._recorder.name, writes=mode == "rw"))
 
     def _set_up_writer(self, db: sqlite3.Connection) -> None:
         super()._set_up_writer(db)

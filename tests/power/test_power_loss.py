@@ -1,6 +1,5 @@
 """What was acknowledged survives the power: some hundreds of images here, ten thousand with `make power`."""
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import cast
 import pytest
 
 from blockyard_server.domain.allocation import AllocationState
+from blockyard_server.engine.store_protocol import StoreStopped
 from tests.power.campaign import Plan, images, run_campaign
 from tests.power.connection import ApswConnection
 from tests.power.disk import Create, Delete, SyncFolder, Truncate, Write
@@ -65,29 +65,26 @@ def test_a_disk_that_is_full_or_fails_to_sync_loses_nothing_that_was_acknowledge
     assert tally.struck["sync"] >= 5
     assert tally.struck["killed"] >= 2
     assert tally.struck["stopped"] >= 2
+    assert all(tally.struck[what] for what in ("read", "opened", "copied the log", "backed up")), tally.struck
 
 
 def goes_on_after_a_failed_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     """A new connection takes the log as it is, as before ADR 14."""
 
-    def drop_nothing(store: RecordedStore, db: sqlite3.Connection) -> None:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
+    def go_on(store: RecordedStore, _path: Path, _failure: BaseException) -> StoreStopped:
+        if store._db is not None and store._db.in_transaction:
+            store._db.execute("ROLLBACK")
         vanish(store)
+        return StoreStopped("it has not")
 
-    monkeypatch.setattr(RecordedStore, "_stop", lambda _, stopped: stopped)
-    monkeypatch.setattr(RecordedStore, "_drop_failed_commit", drop_nothing)
+    monkeypatch.setattr(RecordedStore, "_stop_after_failed_sync", go_on)
 
 
 def starts_with_the_log_of_a_failed_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RecordedStore, "_drop_failed_commit", lambda *_: None)
-    monkeypatch.setattr(RecordedStore, "_disconnect", vanish)
     monkeypatch.setattr(RecordedStore, "_empty_log", lambda store: store._file.mark_sync(failed=False))
 
 
 def copies_a_log_that_the_disk_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RecordedStore, "_drop_failed_commit", lambda *_: None)
-    monkeypatch.setattr(RecordedStore, "_disconnect", vanish)
     monkeypatch.setattr(RecordedStore, "_forget_cached_log", lambda _: None)
 
 
@@ -100,7 +97,11 @@ def vanish(store: RecordedStore) -> None:
 OFTEN_FAILING = Plan(
     lives=1, stride=5, survivals=["only what was synced"], settings=Settings(batches=25, full=0.004, failing_syncs=0.3)
 )
-SABOTEURS = [goes_on_after_a_failed_sync, starts_with_the_log_of_a_failed_sync, copies_a_log_that_the_disk_has_not]
+SABOTEURS = [
+    goes_on_after_a_failed_sync,
+    starts_with_the_log_of_a_failed_sync,
+    copies_a_log_that_the_disk_has_not,
+]
 
 
 def test_a_disk_that_often_fails_to_sync_loses_nothing_that_was_acknowledged() -> None:

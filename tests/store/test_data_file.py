@@ -1,5 +1,6 @@
 """The data file: one server's whatever its names, its owner's alone, and missed at once when it goes."""
 
+import errno
 import os
 import shutil
 import stat
@@ -278,10 +279,92 @@ async def test_the_mark_of_a_failed_sync_survives_a_full_disk(tmp_path: Path) ->
 
 async def test_a_writer_that_connects_again_takes_the_log_that_there_is_then(sqlite: SqliteStore) -> None:
     story = Story(sqlite).begin(node_1=8)
-    before = sqlite.path.with_name(sqlite.path.name + "-wal").stat().st_ino
     sqlite._disconnect()
-    (sqlite.path.with_name("another")).touch()  # so that a new log has another inode
+    assert not sqlite.path.with_name(sqlite.path.name + "-wal").exists()
     await sqlite.probe()
     story.grant(("node-1", (0,)))
     story.commit()
-    assert sqlite.path.with_name(sqlite.path.name + "-wal").stat().st_ino != before
+    with sqlite.transaction("gpu") as transaction:
+        assert transaction.load_instances()[0].record.busy_blocks == 1
+
+
+def cut_to_nothing(log: Path) -> None:
+    """As `> data.db-wal` does."""
+    os.truncate(log, 0)
+
+
+def cut_in_half(log: Path) -> None:
+    os.truncate(log, log.stat().st_size // 8)
+
+
+def write_zeros(log: Path) -> None:
+    log.write_bytes(bytes(log.stat().st_size))
+
+
+@pytest.mark.parametrize("act", [cut_to_nothing, cut_in_half, write_zeros])
+def test_a_log_that_is_cut_short_or_written_over_stops_the_store(
+    sqlite: SqliteStore, act: Callable[[Path], None]
+) -> None:
+    story = Story(sqlite).begin(node_1=64)
+    for number in range(20):
+        story.grant(("node-1", (number,)))
+        story.commit()
+    log = sqlite.path.with_name(sqlite.path.name + "-wal")
+    before = log.stat().st_size
+    act(log)
+    story.grant(("node-1", (20,)))
+    if act is cut_in_half:
+        assert log.stat().st_size < before
+    with pytest.raises(StoreFailed):
+        story.commit()
+    with pytest.raises(StoreStopped), sqlite.transaction("gpu"):
+        pass
+
+
+@pytest.mark.parametrize("mode", ["PASSIVE", "FULL", "RESTART", "TRUNCATE"])
+def test_another_programs_checkpoint_is_no_harm_to_the_log(sqlite: SqliteStore, mode: str) -> None:
+    story = Story(sqlite).begin(node_1=64)
+    with OtherProgram(sqlite.path) as other:
+        for number in range(20):
+            story.grant(("node-1", (number,)))
+            story.commit()
+            assert other.ask(f"PRAGMA wal_checkpoint({mode})")[0][0] == 0
+    with sqlite.transaction("gpu") as transaction:
+        assert transaction.load_instances()[0].record.busy_blocks == 20
+
+
+def test_an_empty_file_beside_a_log_is_no_new_database(tmp_path: Path) -> None:
+    (tmp_path / "data.db").touch()
+    (tmp_path / "data.db-wal").write_bytes(b"what was acknowledged")
+    with pytest.raises(StoreRefused, match=r"data.db is empty, but its log .* is not"):
+        SqliteStore(tmp_path / "data.db").open()
+    assert (tmp_path / "data.db-wal").read_bytes() == b"what was acknowledged"
+
+
+async def test_copied_pages_that_the_disk_fails_to_sync_stop_the_store_and_the_next_start_copies_them_again(
+    sqlite: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite says nothing of a sync that failed in the checkpoint of a COMMIT; the system tells every descriptor."""
+    story = Story(sqlite).begin(node_1=64)
+    sqlite._connected().execute("PRAGMA wal_autocheckpoint = 1")
+    ours, real = sqlite._file._descriptor, os.fsync
+
+    def fail(descriptor: int) -> None:
+        if descriptor == ours:
+            raise OSError(errno.EIO, "Input/output error")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    story.grant(("node-1", (0,)))
+    with pytest.raises(StoreStopped, match=r"failed to sync .*blockyard.db: .*Input/output error"):
+        story.commit()
+    log, lock = (sqlite.path.with_name(sqlite.path.name + suffix) for suffix in ("-wal", ".lock"))
+    written = log.read_bytes()
+    await sqlite.close()
+    assert log.read_bytes() == written, "the last connection copied the log, or took it away"
+    assert b"sync failed" in lock.read_bytes()
+    monkeypatch.setattr(os, "fsync", real)
+    sqlite.open()
+    assert b"sync failed" not in lock.read_bytes()
+    with sqlite.transaction("gpu") as transaction:
+        assert transaction.load_instances()[0].record.busy_blocks == 1

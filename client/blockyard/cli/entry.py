@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from blockyard.cli.failures import EndsWith, ExitCode, Explanation, OutputClosed, explain
 
@@ -12,6 +13,7 @@ from blockyard.cli.failures import EndsWith, ExitCode, Explanation, OutputClosed
 def run_command(arguments: Sequence[str] | None = None) -> int:
     """Runs the command that the arguments name, and returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _open_closed_streams()
     try:
         from blockyard.cli.app import app  # noqa: PLC0415  # a Ctrl-C while the SDK is loading is caught here
 
@@ -59,6 +61,13 @@ def _report(error: Exception, *, as_json: bool) -> int:
         # A full disk, and the words above are about it.
         _drop_output()
     return explanation.exit_code
+
+
+def _open_closed_streams() -> None:
+    """Whoever started this process may have closed its streams (`2>&-`); then what is written goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # until the end
 
 
 def _complain(text: str) -> None:

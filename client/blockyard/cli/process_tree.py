@@ -64,7 +64,7 @@ class ProcessTree:
         self._spared = spared
         self._strangers = frozenset(strangers)
         self._childless = False
-        self._by_descent = adopt_orphans() and (_PROC / "self" / "stat").exists()
+        self._by_descent = adopt_orphans() and _shows_our_processes()
 
     def send(self, number: signal.Signals) -> None:
         """Sends a signal to all of it. What is being forked meanwhile may not get it."""
@@ -146,9 +146,17 @@ class ProcessTree:
         return True
 
 
+def _shows_our_processes() -> bool:
+    """Whether /proc is there, and is that of this process's own PID namespace: in another, numbers mean others."""
+    try:
+        return str((_PROC / "self").readlink()) == str(os.getpid())
+    except OSError:
+        return False
+
+
 def own_children() -> frozenset[int]:
-    """The children that this process has now; none where there is no /proc."""
-    if not (_PROC / "self" / "stat").exists():
+    """The children that this process has now; none where /proc does not show them."""
+    if not _shows_our_processes():
         return frozenset()
     return frozenset(process.pid for process in _all_processes() if process.parent == os.getpid())
 

@@ -13,6 +13,7 @@ import logging
 import os
 import stat
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,10 @@ SUFFIXES: Final = ("", "-wal", "-shm")
 """The files that are the database, while it is open: itself, its log, and the log's index."""
 _LOCKED_BYTE: Final = 1 << 62
 """Where systems other than Linux lock a byte: beyond all that SQLite locks, and beyond the end of the file."""
+LOG_HEADER_BYTES: Final = 32
+_LOG_MAGIC: Final = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+"""How a log begins, by SQLite's page "WAL-mode File Format"."""
+RECENT_NS: Final = 50_000_000
 _ON_LINUX: Final = os.uname().sysname == "Linux"
 _SYNC_FAILED: Final = b"sync failed\n"
 _MOUNTS: Final = Path("/proc/self/mountinfo")
@@ -54,6 +59,11 @@ class DataFile:
         self._others: dict[Path, _Identity] = {}
         """The log and its index, as they were when the writer was connected."""
         self._linked = False
+        self._log_descriptor: int | None = None
+        self._log_seen = (b"", 0)
+        """The log's header and size after the last commit."""
+        self._synced_ns = 0
+        """When the data file was last written before it was last synced."""
         self._size = 0
         """Of the data file, in bytes. SQLite makes it shorter only in a VACUUM, and the server runs none."""
         # Not of a thread: the writer's thread may close what another has opened. No soft lock: it outlives a kill -9.
@@ -78,6 +88,7 @@ class DataFile:
 
     def close(self) -> None:
         """Gives the file back."""
+        self.forget()
         if self._descriptor is not None:
             with _locked_here_guard:
                 os.close(self._descriptor)
@@ -92,11 +103,34 @@ class DataFile:
     def remember(self) -> None:
         """Notes which files are the log and its index; they stay the same for as long as a connection is open."""
         self._size = self.path.stat().st_size
+        # SQLite has no POSIX locks on this file, which closing a descriptor would drop: they are on the log's index.
+        self.forget()
+        self._log_descriptor = os.open(self.log_path, os.O_RDONLY | os.O_CLOEXEC)
         self._others = {path: _identity(path.stat()) for path in map(self._beside, SUFFIXES[1:])}
 
     def forget(self) -> None:
         """The writer's connection is closed: the next one may find, or make, another log."""
         self._others = {}
+        self._log_seen = (b"", 0)
+        if self._log_descriptor is not None:
+            os.close(self._log_descriptor)
+            self._log_descriptor = None
+
+    def log_change(self) -> str | None:
+        """What another program has done to the log since the last look; None if nothing is seen.
+
+        In the writer's thread. SQLite writes the first bytes again whenever it begins the log again, and makes the log
+        shorter only then.
+        """
+        assert self._log_descriptor is not None, "the writer is connected"
+        header = os.pread(self._log_descriptor, LOG_HEADER_BYTES, 0)
+        size = os.fstat(self._log_descriptor).st_size
+        before, self._log_seen = self._log_seen, (header, size)
+        if size == 0:
+            return None  # another program's checkpoint may have emptied it just now
+        if header[:4] not in _LOG_MAGIC or (header == before[0] and size < before[1]):
+            return f"{self.log_path} was cut short or written over"
+        return None
 
     def change(self) -> str | None:
         """What has happened to the files since the server opened them; None if they are where they were."""
@@ -123,6 +157,18 @@ class DataFile:
                     path,
                 )
         return None
+
+    def sync_if_written(self) -> None:
+        """Syncs the data file if anybody has written into it since the last time. Raises OSError.
+
+        Times of files are a few milliseconds apart, so a file that was written just now is synced in any case.
+        """
+        assert self._descriptor is not None, "it is open"
+        written_ns = os.fstat(self._descriptor).st_mtime_ns
+        if written_ns == self._synced_ns and time.time_ns() - written_ns > RECENT_NS:
+            return
+        os.fsync(self._descriptor)
+        self._synced_ns = written_ns
 
     def mark_sync(self, *, failed: bool) -> None:
         """Notes for the next start whether the log may hold what never reached the disk.
@@ -177,6 +223,11 @@ class DataFile:
             ) from failure
         if not stat.S_ISREG(found.st_mode):
             raise StoreRefused(f"{self.path} is not a file. Name another data file with --data.")
+        if found.st_size == 0 and self.log_path.exists() and self.log_path.stat().st_size > 0:
+            raise StoreRefused(
+                f"{self.path} is empty, but its log {self.log_path} is not. Put the right file back beside it, "
+                "or, if the log belongs to nothing, move it away."
+            )
         if found.st_nlink > 1:
             raise StoreRefused(
                 f"{self.path} has {found.st_nlink} names (hard links). A program that uses it by another name does not "

@@ -9,10 +9,11 @@ docs/adr/0014-the-data-file.md.
 
 import asyncio
 import logging
+import shutil
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -42,6 +43,8 @@ CHECKPOINT_PAGES: Final = 4000
 change is copied once."""
 WAL_KEPT_BYTES: Final = 64 * 1024 * 1024
 """A log that a great transaction has made longer is cut back to this."""
+LEAST_FREE_BYTES: Final = 1024 * 1024
+"""A disk that was full has room again once so much is free: a page may find room where a batch does not."""
 CHECK_BOUND_S: Final = 10.0
 """How long a start looks for damage; about 20 GB that are in memory, less from a slow disk."""
 MAX_CHECK_ROWS: Final = 1000
@@ -69,6 +72,8 @@ class SqliteStore:
         self._readers = readers
         self._file = DataFile(self.path)
         self._is_open = False
+        self._disk_full = False
+        """That is why the last write failed."""
         self._stopped: StoreStopped | None = None
         self._db: sqlite3.Connection | None = None
         self._reading: AsyncEngine | None = None
@@ -120,7 +125,7 @@ class SqliteStore:
         except sqlite3.IntegrityError as refused:
             raise InvariantBroken(f"fleet {fleet}: the database refused a change: {refused}") from refused
         except sqlite3.Error as failure:
-            self.write_failed = True
+            self.write_failed, self._disk_full = True, is_full(failure)
             raise self._failed(failure, f"fleet {fleet}: the database failed") from failure
         finally:
             self._end(db)
@@ -171,10 +176,13 @@ class SqliteStore:
     async def probe(self) -> None:
         """See the protocol. Looks whether the files are where they were."""
         self._expect_in_place()
+        await asyncio.to_thread(self._sync_copied_pages)
 
     def try_write(self) -> None:
         """See the protocol. Writes the database's first page as it is."""
         db = self._connected()
+        if self._disk_full and shutil.disk_usage(self.path.parent).free < LEAST_FREE_BYTES:
+            raise StoreFailed(f"the disk of {self.path} is full")
         try:
             db.execute("BEGIN IMMEDIATE")
             [version] = db.execute("PRAGMA user_version").fetchone()
@@ -185,10 +193,10 @@ class SqliteStore:
         finally:
             self._end(db)
 
-    def _open_connection(self, timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Connection:
+    def _open_connection(self, timeout_s: float = BUSY_TIMEOUT_S, mode: str = "rw") -> sqlite3.Connection:
         """A connection to the file that is there; SQLite does not make one."""
         return sqlite3.connect(
-            f"file:{quote(str(self.path))}?mode=rw",
+            f"file:{quote(str(self.path))}?mode={mode}",
             uri=True,
             timeout=timeout_s,
             isolation_level=None,
@@ -236,38 +244,46 @@ class SqliteStore:
     def _commit(self, db: sqlite3.Connection) -> None:
         """Makes the transaction durable: with synchronous=FULL, COMMIT returns after the log is on the disk.
 
-        Raises sqlite3.Error, and StoreStopped if the files are not where they were: then nobody will find the commit.
+        Raises sqlite3.Error, and StoreStopped if the files are not where they were, since then nobody will find the
+        commit, or if what a checkpoint has copied is not on the disk.
         """
+        self._expect_log()
         try:
             db.execute("COMMIT")
         except sqlite3.Error as failure:
             if is_failed_sync(failure):
-                self._stop(StoreStopped(f"the disk failed to sync {self._file.log_path}: {failure}"))
-                self._file.mark_sync(failed=True)
-                self._drop_failed_commit(db)
+                self._stop_after_failed_sync(self._file.log_path, failure)
             raise
         self._expect_in_place()
+        self._expect_log()
+        self._sync_copied_pages()
         self.write_failed = False
 
-    def _drop_failed_commit(self, db: sqlite3.Connection) -> None:
-        """Takes from the log what a COMMIT whose sync failed has left there, if SQLite can do it now.
+    def _sync_copied_pages(self) -> None:
+        """Syncs what a checkpoint has copied: one of a COMMIT, or of another program. Raises StoreStopped.
+
+        SQLite does not sync a checkpoint that a reader kept from copying everything, and tells nobody of a sync that
+        failed in the checkpoint of a COMMIT. After such a failure the pages may be lost, and SQLite would not copy them
+        again in this process. The system reports a failed sync to every descriptor of the file.
+        """
+        try:
+            self._file.sync_if_written()
+        except OSError as failure:
+            raise self._stop_after_failed_sync(self.path, failure) from failure
+
+    def _stop_after_failed_sync(self, path: Path, failure: BaseException) -> StoreStopped:
+        """Copies nothing of the log any more, and appends nothing to it.
 
         After a sync that failed, the system may have dropped what it could not write, though it still shows it, and say
-        of the next sync that all is well. A log with such a gap must not be appended to, since after a power cut it is
-        read up to the gap. SQLite does not count that COMMIT as written: a checkpoint copies what is before it, which
-        has been synced, and empties the log.
+        of the next sync that all is well.
         """
-        with suppress(sqlite3.Error):
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            [blocked, _frames, _copied] = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            if not blocked:
-                self._file.mark_sync(failed=False)
+        self._file.mark_sync(failed=True)
+        return self._stop(StoreStopped(f"the disk failed to sync {path}: {failure}"))
 
     def _empty_log(self) -> None:
         """Copies a log that an earlier server has left into the database, unless another program has the file open.
 
-        That server may have died of a sync that failed (`_drop_failed_commit`). So the log is read from the disk, and
+        That server may have died of a sync that failed. So the log is read from the disk, all of it is copied, and
         nothing is appended to it. Raises sqlite3.Error, OSError, StoreRefused.
         """
         if not self._file.log_path.exists():
@@ -327,6 +343,11 @@ class SqliteStore:
         if (changed := self._file.change()) is not None:
             raise self._stop(StoreStopped(f"{changed} while the server had it open"))
 
+    def _expect_log(self) -> None:
+        """Stops the store, and raises StoreStopped, if another program has cut the log short or written over it."""
+        if (changed := self._file.log_change()) is not None:
+            raise self._stop(StoreStopped(f"{changed} while the server had it open"))
+
     def _unreadable(self, failure: BaseException) -> StoreFailed:
         """What a failed read means for the engine."""
         return self._failed(failure, "the database cannot be read")
@@ -358,11 +379,19 @@ class SqliteStore:
     def _disconnect(self) -> None:
         db, self._db = self._db, None
         if db is not None:
-            if self._file.sync_failed:
-                self._drop_failed_commit(db)
-            with suppress(sqlite3.Error):
+            with suppress(sqlite3.Error), self._keeping_the_log():
                 db.close()
             self._file.forget()
+
+    @contextmanager
+    def _keeping_the_log(self) -> Iterator[None]:
+        """After a failed sync, keeps the last connection that closes from copying the log: it cannot write."""
+        if not self._file.sync_failed:
+            yield
+            return
+        with closing(self._open_connection(mode="ro")) as last:
+            last.execute(statements.FLEET_NAMES).fetchone()
+            yield
 
     def _close_writer(self) -> None:
         self._disconnect()

@@ -1,6 +1,7 @@
 """A wall clock that is wrong: with this folder on PYTHONPATH a process starts with its clock off by CHAOS_CLOCK_S."""
 
 import os
+import sys
 import time
 
 _shift_ns = int(os.environ.get("CHAOS_CLOCK_S", "0")) * 1_000_000_000
@@ -18,3 +19,5 @@ def _shifted_time() -> float:
 if _shift_ns:
     time.time_ns = _shifted_time_ns
     time.time = _shifted_time
+    off_s = round((time.time_ns() - _time_ns()) / 1e9)
+    sys.stderr.write(f"chaos: the wall clock is off by {off_s} s\n")
