@@ -316,8 +316,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
         (
             Edit(
                 "store/sqlite.py",
-                "        self._expect_in_place()\n        self._expect_log()",
-                "        self._expect_log()",
+                "        self._expect_in_place()\n        self._expect_log(after_commit=True)",
+                "        self._expect_log(after_commit=True)",
             ),
         ),
         (f"{DATA_FILE}::test_a_commit_under_way_while_the_file_goes_is_not_acknowledged",),

@@ -368,3 +368,39 @@ async def test_copied_pages_that_the_disk_fails_to_sync_stop_the_store_and_the_n
     assert b"sync failed" not in lock.read_bytes()
     with sqlite.transaction("gpu") as transaction:
         assert transaction.load_instances()[0].record.busy_blocks == 1
+
+
+def test_a_log_that_a_commit_itself_makes_shorter_is_no_harm(sqlite: SqliteStore) -> None:
+    """A large transaction begins the log again before its COMMIT, which then cuts it back to `journal_size_limit`."""
+    story = Story(sqlite).begin(node_1=4096, node_2=4096)
+    db = sqlite._connected()
+    for pragma in ("cache_size = 10", "journal_size_limit = 20000", "wal_autocheckpoint = 0"):
+        db.execute(f"PRAGMA {pragma}")
+    story.grant(("node-1", tuple(range(4096))))
+    story.commit()
+    log = sqlite.path.with_name(sqlite.path.name + "-wal")
+    long = log.stat().st_size
+    assert db.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0] == 0
+    story.grant(("node-2", tuple(range(1500))))
+    story.commit()
+    assert log.stat().st_size < long, "the COMMIT has made the log shorter"
+    with sqlite.transaction("gpu") as transaction:
+        assert [row.record.busy_blocks for row in transaction.load_instances()] == [4096, 1500]
+
+
+async def test_a_log_that_a_power_cut_has_left_as_noise_is_written_over(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "data.db")
+    store.open()
+    Story(store).begin(node_1=8)
+    await store.close()
+    with OtherProgram(store.path) as other:
+        (tmp_path / "data.db-wal").write_bytes(b"\xa5" * 9000)
+        assert other.ask("SELECT count(*) FROM instances") == [[1]]
+        store.open()  # beside the other program, so that the log stays
+        assert (tmp_path / "data.db-wal").read_bytes() == b"\xa5" * 9000
+        story = Story(store)
+        story.revision, story.order = 2, 1
+        story.grant(("node-1", (0,)))
+        story.commit()
+        assert other.ask("SELECT count(*) FROM allocations") == [[1]]
+        await store.close()

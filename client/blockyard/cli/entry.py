@@ -64,7 +64,7 @@ def _report(error: Exception, *, as_json: bool) -> int:
 
 
 def _open_closed_streams() -> None:
-    """Whoever started this process may have closed its streams (`2>&-`); then what is written goes nowhere."""
+    """Replaces streams that were closed before the start (`2>&-`): what is written to them is dropped."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # until the end

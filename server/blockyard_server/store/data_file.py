@@ -116,11 +116,11 @@ class DataFile:
             os.close(self._log_descriptor)
             self._log_descriptor = None
 
-    def log_change(self) -> str | None:
+    def log_change(self, *, after_commit: bool) -> str | None:
         """What another program has done to the log since the last look; None if nothing is seen.
 
-        In the writer's thread. SQLite writes the first bytes again whenever it begins the log again, and makes the log
-        shorter only then.
+        In the writer's thread, just before a COMMIT and just after it. Between two COMMITs SQLite makes the log shorter
+        only together with its first bytes; a COMMIT itself may cut it back (`journal_size_limit`).
         """
         assert self._log_descriptor is not None, "the writer is connected"
         header = os.pread(self._log_descriptor, LOG_HEADER_BYTES, 0)
@@ -128,7 +128,10 @@ class DataFile:
         before, self._log_seen = self._log_seen, (header, size)
         if size == 0:
             return None  # another program's checkpoint may have emptied it just now
-        if header[:4] not in _LOG_MAGIC or (header == before[0] and size < before[1]):
+        is_shorter = header == before[0] and size < before[1] and not after_commit
+        # What a power cut has left may begin in any way, and is written over by the first COMMIT.
+        is_first_look = not after_commit and before == (b"", 0)
+        if is_shorter or (header[:4] not in _LOG_MAGIC and not is_first_look):
             return f"{self.log_path} was cut short or written over"
         return None
 

@@ -247,7 +247,7 @@ class SqliteStore:
         Raises sqlite3.Error, and StoreStopped if the files are not where they were, since then nobody will find the
         commit, or if what a checkpoint has copied is not on the disk.
         """
-        self._expect_log()
+        self._expect_log(after_commit=False)
         try:
             db.execute("COMMIT")
         except sqlite3.Error as failure:
@@ -255,7 +255,7 @@ class SqliteStore:
                 self._stop_after_failed_sync(self._file.log_path, failure)
             raise
         self._expect_in_place()
-        self._expect_log()
+        self._expect_log(after_commit=True)
         self._sync_copied_pages()
         self.write_failed = False
 
@@ -343,9 +343,9 @@ class SqliteStore:
         if (changed := self._file.change()) is not None:
             raise self._stop(StoreStopped(f"{changed} while the server had it open"))
 
-    def _expect_log(self) -> None:
+    def _expect_log(self, *, after_commit: bool) -> None:
         """Stops the store, and raises StoreStopped, if another program has cut the log short or written over it."""
-        if (changed := self._file.log_change()) is not None:
+        if (changed := self._file.log_change(after_commit=after_commit)) is not None:
             raise self._stop(StoreStopped(f"{changed} while the server had it open"))
 
     def _unreadable(self, failure: BaseException) -> StoreFailed:
