@@ -19,8 +19,9 @@ from alembic.operations import Operations
 
 from blockyard.cli import main
 from blockyard_server.domain.fleet import FleetState
+from blockyard_server.engine.batch import Attempt
 from blockyard_server.engine.memory import FleetMemory
-from blockyard_server.engine.transactor import Attempt, Transactor
+from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.writer import Writer
 from blockyard_server.store.postgres import PostgresStore
 from blockyard_server.store.sqlite import SqliteStore

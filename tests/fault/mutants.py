@@ -161,9 +161,9 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "a request sees the tokens of those before it in the same transaction",
         (
             Edit(
-                "engine/transactor.py",
-                "            records.apply(event)\n            events.append(event)\n    if",
-                "            events.append(event)\n    if",
+                "engine/batch.py",
+                "    records.apply(event)\n    events.append(event)\n",
+                "    events.append(event)\n",
             ),
         ),
         (f"{TOKENS}::test_the_answers_of_one_batch_are_equal_but_for_replayed",),
@@ -243,9 +243,10 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "a lease ends by the clock, swept or not",
         (
             Edit(
-                "engine/transactor.py",
-                "    events, more_due = _expire_due(attempt.tx, state, records, now_us)\n",
-                "    events, more_due = [], False\n",
+                "engine/batch.py",
+                "    state, records = attempt.state, Records()\n"
+                "    events, more_due = _expire_due(attempt, records, allowance, due)\n",
+                "    state, records = attempt.state, Records()\n    events, more_due = [], False\n",
             ),
             Edit(
                 "domain/allocation.py", "return expire_time_us is not None and expire_time_us <= now_us", "return False"

@@ -25,10 +25,11 @@ from blockyard_server.domain.requests import (
     UpdateInstance,
 )
 from blockyard_server.domain.retention import Retention
+from blockyard_server.engine.batch import Again, Outcome
 from blockyard_server.engine.clock import ManualClock
 from blockyard_server.engine.failures import StoreUnavailable
 from blockyard_server.engine.store_protocol import StoreFailed, StoreRefused
-from blockyard_server.engine.transactor import Again, Outcome, Transactor
+from blockyard_server.engine.transactor import Transactor
 from tests.power.disk import Files, Step
 from tests.power.outsiders import Outsiders
 from tests.power.promises import NEVER_US, Promises, after_batch, digest_of

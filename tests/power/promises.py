@@ -8,7 +8,7 @@ from typing import Final
 from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.answers import Grant, ReleaseAnswer, Renewal
 from blockyard_server.domain.requests import Acquire, Release, Request
-from blockyard_server.engine.transactor import Outcome
+from blockyard_server.engine.batch import Outcome
 
 Rows = Mapping[str, Sequence[tuple[object, ...]]]
 """All that is in a database, by table."""

@@ -11,9 +11,10 @@ from blockyard_server.domain.allocation import Allocation, AllocationState
 from blockyard_server.domain.answers import Grant
 from blockyard_server.domain.errors import AllocationEnded, NoCapacity, TokenCancelled
 from blockyard_server.domain.requests import Acquire, Demand
+from blockyard_server.engine.batch import Outcome
 from blockyard_server.engine.clock import ManualClock
 from blockyard_server.engine.store_protocol import StoreRefused
-from blockyard_server.engine.transactor import Outcome, Transactor
+from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.verify import audit
 from blockyard_server.store.sqlite import SqliteStore
 from tests.power.disk import Files

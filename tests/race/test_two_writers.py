@@ -15,9 +15,10 @@ import pytest
 
 from blockyard_server.domain.answers import Grant
 from blockyard_server.domain.requests import Acquire, CreateFleet, CreateInstance, Demand, FleetFields, InstanceFields
+from blockyard_server.engine.batch import Outcome
 from blockyard_server.engine.clock import SystemClock
 from blockyard_server.engine.failures import StoreUnavailable
-from blockyard_server.engine.transactor import Outcome, Transactor
+from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.verify import audit
 from blockyard_server.store.data_file import DataFile
 from tests.harness.disturbed_store import Disturbance, DisturbedStore

@@ -54,7 +54,7 @@ from blockyard_server.domain.requests import (
     UpdateFleet,
     UpdateInstance,
 )
-from blockyard_server.engine.transactor import Again, Outcome
+from blockyard_server.engine.batch import Again, Outcome
 from tests.simulation.books import Books
 from tests.simulation.kernel import Violation
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from blockyard_server.domain.events import Event
 from blockyard_server.domain.requests import Request
-from blockyard_server.engine.transactor import Outcome
+from blockyard_server.engine.batch import Outcome
 from tests.simulation.kernel import Violation
 
 

@@ -8,8 +8,8 @@ from typing import Final
 from blockyard_server.domain.answers import Grant, Renewal
 from blockyard_server.domain.errors import AllocationEnded, AllocationNotFound, LeaseExpired
 from blockyard_server.domain.requests import Acquire, Demand, Release, Renew, Request
+from blockyard_server.engine.batch import Outcome
 from blockyard_server.engine.failures import EngineFailure
-from blockyard_server.engine.transactor import Outcome
 from tests.simulation.database import Database
 from tests.simulation.holds import Hold
 from tests.simulation.kernel import MS, SECOND, Clock, Violation

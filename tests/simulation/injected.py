@@ -1,6 +1,7 @@
 """Faults put into the engine on purpose. Each takes one guard away, and some seed must see that it is gone."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -10,12 +11,13 @@ from blockyard_server.domain import acquire, allocation, release, renew
 from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.fleet import FleetState
 from blockyard_server.domain.retention import Forgettable, Retention, forgettable
-from blockyard_server.engine import fleet_time, memory, transactor
+from blockyard_server.engine import batch, fleet_time, memory
+from blockyard_server.engine.batch import Attempt
 from blockyard_server.engine.fleet_age import FleetAges, Look
 from blockyard_server.engine.fleet_time import Reading
 from blockyard_server.engine.memory import FleetMemory
 from blockyard_server.engine.store_protocol import StoreFailed
-from blockyard_server.engine.transactor import Attempt, Transactor
+from blockyard_server.engine.transactor import Transactor
 from tests.simulation.database import SimulatedTransaction
 
 Injection = Callable[[pytest.MonkeyPatch], None]
@@ -82,11 +84,11 @@ def _ended_a_moment_late(patch: pytest.MonkeyPatch) -> None:
     def ended(expire_time_us: int | None, now_us: int) -> bool:
         return expire_time_us is not None and expire_time_us < now_us
 
-    expire_due = transactor._expire_due
+    expire_due = batch._expire_due
     for module in (allocation, release, renew):
         patch.setattr(module, "lease_ended", ended)
     patch.setattr(
-        transactor, "_expire_due", lambda tx, state, records, now_us: expire_due(tx, state, records, now_us - 1)
+        batch, "_expire_due", lambda attempt, *rest: expire_due(replace(attempt, now_us=attempt.now_us - 1), *rest)
     )
 
 
@@ -208,7 +210,7 @@ def _first_end_is_not_noted(patch: pytest.MonkeyPatch) -> None:
 
 
 def _refused_before_the_sweep_is_done(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(transactor, "_HANGS_ON_LEASES", ())
+    patch.setattr(batch, "DEPENDS_ON_PENDING_EXPIRY", ())
 
 
 def _tokens_are_not_scoped_to_their_end(patch: pytest.MonkeyPatch) -> None:
@@ -219,14 +221,13 @@ def _tokens_are_not_scoped_to_their_end(patch: pytest.MonkeyPatch) -> None:
 
 
 def _every_intent_is_new(patch: pytest.MonkeyPatch) -> None:
-    look_up = transactor._look_up
+    look_up = batch._look_up
 
-    def forget_half(tx: Any, requests: Any) -> Any:
-        records = look_up(tx, requests)
+    def forget_half(tx: Any, records: Any, requests: Any) -> None:
+        look_up(tx, records, requests)
         records.tokens = {key: known for key, known in records.tokens.items() if known.allocation is not None}
-        return records
 
-    patch.setattr(transactor, "_look_up", forget_half)
+    patch.setattr(batch, "_look_up", forget_half)
 
 
 def _replay_says_it_is_new(patch: pytest.MonkeyPatch) -> None:

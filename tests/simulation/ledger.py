@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.events import Event, LeasesExtended
-from blockyard_server.engine import transactor
+from blockyard_server.engine import batch
 from tests.simulation.answers import Replay
 from tests.simulation.books import Books
 from tests.simulation.call import Call
@@ -31,7 +31,7 @@ class Ledger:
             books.apply(rest.pop(0))
         if call.now_us is not None:
             replay = Replay(books, rest, call.now_us)
-            more_due = replay.sweep(transactor.MAX_EXPIRED_AT_ONCE)
+            more_due = replay.sweep(batch.MAX_EXPIRED_AT_ONCE)
             if call.outcomes is not None:
                 replay.answer(call.requests, call.outcomes, more_due=more_due)
             replay.end()

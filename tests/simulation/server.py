@@ -7,9 +7,9 @@ from functools import partial
 from typing import Final, TypeVar
 
 from blockyard_server.domain.requests import Request
-from blockyard_server.engine import transactor
+from blockyard_server.engine.batch import Again, Attempt, Outcome
 from blockyard_server.engine.failures import EngineFailure, InvariantViolated
-from blockyard_server.engine.transactor import Again, Attempt, Outcome, Transactor
+from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.verify import audit
 from tests.simulation.call import Call
 from tests.simulation.database import Crash, Database, SimulatedStore
@@ -167,7 +167,7 @@ class Server:
         call = Call(self.name, "batch", requests)
 
         def decide(attempt: Attempt) -> list[Outcome]:
-            outcomes = transactor._decide_all(attempt, requests)
+            outcomes = self._transactor._decide(attempt, requests)
             call.decided(outcomes, attempt.now_us)
             return outcomes
 
@@ -184,7 +184,7 @@ class Server:
         call = Call(self.name, "sweep")
 
         def decide(attempt: Attempt) -> bool:
-            more = transactor._sweep(attempt)
+            more = self._transactor._sweep(attempt)
             call.decided(None, attempt.now_us)
             return more
 

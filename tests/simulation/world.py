@@ -22,7 +22,7 @@ from blockyard_server.domain.requests import (
     UpdateFleet,
     UpdateInstance,
 )
-from blockyard_server.engine import memory, transactor
+from blockyard_server.engine import batch, memory, transactor
 from tests.simulation.client import Client, Network
 from tests.simulation.database import Database
 from tests.simulation.kernel import MS, SECOND, Kernel, Violation
@@ -99,7 +99,7 @@ class World:
         """From the beginning to the end. Raises Violation."""
         with pytest.MonkeyPatch.context() as limits:
             if self.weather.small_limits:
-                limits.setattr(transactor, "MAX_EXPIRED_AT_ONCE", 2)
+                limits.setattr(batch, "MAX_EXPIRED_AT_ONCE", 2)
                 limits.setattr(transactor, "MAX_PRUNED_AT_ONCE", 2)
                 limits.setattr(memory, "MAX_CATCH_UP", 3)
             self._build()

@@ -64,7 +64,7 @@ MEANT = {
     "EXTEND_LEASES": "ix_allocations_due on allocations Index Cond: ((fleet = $3) AND ",
     "LOAD_INSTANCES": "pk_held_blocks on held_blocks h Index Cond: ((fleet = i.fleet) AND (instance = i.instance))",
     "EVENTS_AFTER": "pk_journal on journal Index Cond: ((fleet = $1) AND (revision > $2))",
-    "DELETE_HELD": "held_blocks h Index Cond: ((fleet = k.fleet) AND (instance = k.instance) AND (block = ",
+    "FREE_RUN": "held_blocks h Index Cond: ((fleet = k.fleet) AND (instance = k.instance) AND (block >= ",
     "UPDATE_INSTANCE": "on instances i Index Cond: (",  # before there are statistics it may be the other unique index
     "DELETE_INSTANCE": "on instances i Index Cond: (",
     "KEEP_ALLOCATION": "allocations a Index Cond: ((fleet = k.fleet) AND (allocation = k.allocation))",

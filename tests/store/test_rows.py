@@ -5,7 +5,7 @@ import pytest
 from blockyard_server.domain.events import Event, FleetDeleted, Granted, InstanceCreated, InstanceDeleted, Released
 from blockyard_server.domain.requests import InstanceFields
 from blockyard_server.engine.store_protocol import InvariantBroken
-from blockyard_server.store.rows import allocations_changed, allocations_inserted, net_changes
+from blockyard_server.store.rows import Run, allocations_changed, allocations_inserted, net_changes
 
 
 def granted(revision: int, *blocks: int) -> Granted:
@@ -30,8 +30,8 @@ def released(revision: int, allocation: int, *blocks: int, left: tuple[int, ...]
 
 def test_a_block_freed_and_granted_again_goes_from_one_allocation_to_the_other() -> None:
     changes = net_changes("gpu", 10, [released(11, 5, 3), granted(12, 3)])
-    assert changes.held_deleted() == [("gpu", "node-1", 3, 5)]
-    assert changes.held_inserted() == [("gpu", "node-1", 3, 12)]
+    assert changes.held_deleted() == [Run("gpu", "node-1", 5, 3, 3)]
+    assert changes.held_inserted() == [Run("gpu", "node-1", 12, 3, 3)]
     assert list(changes.changed) == [5]
 
 
@@ -46,13 +46,13 @@ def test_a_block_granted_and_freed_in_one_batch_is_never_written() -> None:
 def test_a_block_may_pass_through_many_hands_in_one_batch() -> None:
     events: list[Event] = [released(11, 5, 3), granted(12, 3), released(13, 12, 3), granted(14, 3, 4)]
     changes = net_changes("gpu", 10, events)
-    assert changes.held_deleted() == [("gpu", "node-1", 3, 5)]
-    assert changes.held_inserted() == [("gpu", "node-1", 3, 14), ("gpu", "node-1", 4, 14)]
+    assert changes.held_deleted() == [Run("gpu", "node-1", 5, 3, 3)]
+    assert changes.held_inserted() == [Run("gpu", "node-1", 14, 3, 4)]
 
 
 def test_a_partial_release_of_a_grant_of_the_same_batch_leaves_the_rest() -> None:
     changes = net_changes("gpu", 10, [granted(11, 3, 4), released(12, 11, 4, left=(3,))])
-    assert changes.held_inserted() == [("gpu", "node-1", 3, 11)]
+    assert changes.held_inserted() == [Run("gpu", "node-1", 11, 3, 3)]
 
 
 def test_an_allocation_that_ends_in_the_batch_it_begins_in_has_one_row_in_its_final_state() -> None:

@@ -39,6 +39,7 @@ SMALL = {
     "SCAN fleets",  # at most limits.MAX_FLEETS rows
     "SCAN CONSTANT ROW",  # SELECT EXISTS (…)
     "SCAN k VIRTUAL TABLE INDEX 1:",  # the keys that are looked up
+    "SCAN run",  # the blocks of one run, which the statement makes itself
     "SCAN k",  # the numbers of a slice, which the subquery has found by an index
 }
 
@@ -69,7 +70,7 @@ MEANT = {
     "EXTEND_LEASES": "allocations USING COVERING INDEX ix_allocations_due (fleet=? AND live=? AND expire_time_us<?)",
     "LOAD_INSTANCES": "h USING PRIMARY KEY (fleet=? AND instance=?)",
     "EVENTS_AFTER": "journal USING PRIMARY KEY (fleet=? AND revision>?)",
-    "DELETE_HELD": "held_blocks USING PRIMARY KEY (fleet=? AND instance=? AND block=?)",
+    "FREE_RUN": "held_blocks USING PRIMARY KEY (fleet=? AND instance=? AND block>? AND block<?)",
     "KEEP_ALLOCATION": "allocations USING PRIMARY KEY (fleet=? AND allocation=?)",
     "END_ALLOCATION": "allocations USING PRIMARY KEY (fleet=? AND allocation=?)",
     "ADVANCE_FLEET": "fleets USING PRIMARY KEY (fleet=?)",

@@ -1,10 +1,12 @@
 """Which blocks of an instance are granted, and the arithmetic of sets of blocks."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockyard_server.domain.blocks import block_count, choose_blocks, to_blocks, to_mask, within, without
+from blockyard_server.domain.blocks import block_count, choose_blocks, to_blocks, to_mask, to_runs, within, without
 
 masks = st.integers(min_value=1, max_value=2**40 - 1)
 
@@ -81,3 +83,11 @@ def test_only_what_is_held_is_within_what_is_wanted() -> None:
 
 def test_blocks_are_counted_over_all_instances() -> None:
     assert block_count((("a", (0, 1)), ("b", (7,)))) == 3
+
+
+@given(st.sets(st.integers(0, 200)))
+def test_the_runs_of_a_set_are_its_numbers_and_do_not_touch(numbers: set[int]) -> None:
+    runs = to_runs(to_mask(tuple(sorted(numbers))))
+
+    assert [number for first, last in runs for number in range(first, last + 1)] == sorted(numbers)
+    assert all(before[1] + 1 < after[0] for before, after in pairwise(runs))

@@ -11,7 +11,7 @@ from blockyard_server.domain.answers import FleetRecord, Grant, ReleaseAnswer, R
 from blockyard_server.domain.audit import Findings
 from blockyard_server.domain.events import InstanceCreated
 from blockyard_server.domain.requests import Acquire, Release, Renew
-from blockyard_server.engine import transactor as transactor_module
+from blockyard_server.engine import batch as batch_module
 from blockyard_server.engine import writer as writer_module
 from blockyard_server.engine.auditor import Auditor, AuditorSettings, Position
 from blockyard_server.engine.clock import ManualClock
@@ -79,7 +79,7 @@ async def test_002_a_fault_in_a_batch_that_nobody_waits_for_any_more_does_not_en
 
 
 async def test_003_what_waits_for_a_sweep_is_not_overtaken_by_what_came_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transactor_module, "MAX_EXPIRED_AT_ONCE", 2)
+    monkeypatch.setattr(batch_module, "MAX_EXPIRED_AT_ONCE", 2)
     clock = ManualClock()
     writer = writer_over(filled_store(8), clock=clock)
     leases = [writer.submit(acquire(f"lease-{n}", ttl_us=1_000_000)) for n in range(8)]
@@ -103,7 +103,7 @@ async def test_003_what_waits_for_a_sweep_is_not_overtaken_by_what_came_later(mo
 async def test_004_a_request_alone_does_not_linger_for_itself_while_leases_are_swept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(transactor_module, "MAX_EXPIRED_AT_ONCE", 1)
+    monkeypatch.setattr(batch_module, "MAX_EXPIRED_AT_ONCE", 1)
     clock = ManualClock()
     writer = writer_over(filled_store(8), WriterLimits(linger_s=3600.0, max_linger_s=3600.0), clock)
     for n in range(4):

@@ -5,20 +5,21 @@ import pytest
 from blockyard_server.domain.answers import Grant
 from blockyard_server.domain.index import Group
 from blockyard_server.domain.requests import Demand, InstanceFields, PlacementStrategy
-from blockyard_server.engine import transactor as transactor_module
+from blockyard_server.engine import batch as batch_module
+from blockyard_server.engine.batch import AGAIN
 from blockyard_server.engine.clock import ManualClock
-from blockyard_server.engine.transactor import AGAIN, Transactor
+from blockyard_server.engine.transactor import Transactor
 from tests.unit.engine_stories import acquire, filled_store
 from tests.unit.pure_fleet import PureFleet
 
 
 def test_301_a_sweep_ends_by_the_blocks_it_frees_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transactor_module, "MAX_FREED_AT_ONCE", 4)
     clock = ManualClock()
     store = filled_store(8)
     transactor = Transactor(store, clock)
     transactor.carry_out("gpu", [acquire(f"lease-{n}", 2, ttl_us=1_000_000) for n in range(4)])
     clock.advance(1_000_000)
+    monkeypatch.setattr(batch_module, "MAX_BLOCKS_AT_ONCE", 4)
 
     assert transactor.carry_out("gpu", [acquire("wide", 8)]) == [AGAIN]
     assert len(store.rows["gpu"].held) == 4

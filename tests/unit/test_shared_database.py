@@ -17,12 +17,13 @@ from blockyard_server.domain.requests import (
     Renew,
     Request,
 )
+from blockyard_server.engine.batch import Outcome
 from blockyard_server.engine.clock import ManualClock
 from blockyard_server.engine.failures import InvariantViolated, StoreUnavailable
 from blockyard_server.engine.fleet_time import BACKWARD_TOLERANCE_US
 from blockyard_server.engine.repair import Planned, Repairer
 from blockyard_server.engine.store_protocol import CommitUnknown, InvariantBroken, StoreConflict, StoreFailed
-from blockyard_server.engine.transactor import MAX_ATTEMPTS, Outcome, Transactor
+from blockyard_server.engine.transactor import MAX_ATTEMPTS, Transactor
 from tests.unit.engine_stories import acquire, engine_over, filled_store, once
 from tests.unit.memory_store import MemoryStore
 

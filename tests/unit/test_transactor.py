@@ -6,12 +6,13 @@ from blockyard_server.domain.answers import Grant, InstanceRecord, ReleaseAnswer
 from blockyard_server.domain.errors import AllocationEnded, LeaseExpired, NoCapacity
 from blockyard_server.domain.events import Event, Expired, LeasesExtended
 from blockyard_server.domain.requests import DeleteFleet, Release, Renew, Request, UpdateInstance
+from blockyard_server.engine import batch as batch_module
 from blockyard_server.engine import memory as memory_module
-from blockyard_server.engine import transactor as transactor_module
+from blockyard_server.engine.batch import AGAIN, Outcome
 from blockyard_server.engine.clock import ManualClock
 from blockyard_server.engine.failures import StoreUnavailable
 from blockyard_server.engine.store_protocol import StoreFailed
-from blockyard_server.engine.transactor import AGAIN, Outcome, Transactor
+from blockyard_server.engine.transactor import Transactor
 from tests.unit.engine_stories import acquire, create, filled_store, once, register
 from tests.unit.memory_store import MemoryStore
 
@@ -139,7 +140,7 @@ def test_that_a_lease_has_ended_is_durable_before_anybody_is_told(server: Server
 def test_while_more_leases_are_due_than_one_sweep_takes_refusals_that_hang_on_them_wait(
     server: Server, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, first: type
 ) -> None:
-    monkeypatch.setattr(transactor_module, "MAX_EXPIRED_AT_ONCE", 2)
+    monkeypatch.setattr(batch_module, "MAX_EXPIRED_AT_ONCE", 2)
     held = server.ask(*(acquire(f"t{n}", ttl_us=SECOND) for n in range(3)))
     clock.advance(SECOND)
     last = held[-1]
@@ -159,7 +160,7 @@ def test_while_more_leases_are_due_than_one_sweep_takes_refusals_that_hang_on_th
 def test_a_grant_that_does_not_hang_on_the_leases_still_to_be_swept_is_made_at_once(
     server: Server, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transactor_module, "MAX_EXPIRED_AT_ONCE", 2)
+    monkeypatch.setattr(batch_module, "MAX_EXPIRED_AT_ONCE", 2)
     server.ask(*(acquire(f"t{n}", ttl_us=SECOND) for n in range(4)))
     clock.advance(SECOND)
 
@@ -172,7 +173,7 @@ def test_a_grant_that_does_not_hang_on_the_leases_still_to_be_swept_is_made_at_o
 def test_the_sweep_says_whether_there_is_more(
     server: Server, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transactor_module, "MAX_EXPIRED_AT_ONCE", 2)
+    monkeypatch.setattr(batch_module, "MAX_EXPIRED_AT_ONCE", 2)
     server.ask(*(acquire(f"t{n}", ttl_us=SECOND) for n in range(3)))
     assert not server.transactor.expire_due("gpu")
     clock.advance(SECOND)

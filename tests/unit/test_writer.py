@@ -8,7 +8,7 @@ import pytest
 from blockyard_server.domain.answers import Answer, Deleted, FleetRecord, Grant, ReleaseAnswer
 from blockyard_server.domain.errors import FleetNotFound, NoCapacity, Refused
 from blockyard_server.domain.requests import DeleteFleet, Release, Request
-from blockyard_server.engine import transactor as transactor_module
+from blockyard_server.engine import batch as batch_module
 from blockyard_server.engine.clock import ManualClock
 from blockyard_server.engine.failures import (
     InternalError,
@@ -421,7 +421,7 @@ async def test_a_writer_that_never_started_can_be_stopped() -> None:
 async def test_more_leases_than_one_sweep_takes_are_swept_before_a_refusal_that_hangs_on_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(transactor_module, "MAX_EXPIRED_AT_ONCE", 3)
+    monkeypatch.setattr(batch_module, "MAX_EXPIRED_AT_ONCE", 3)
     clock = ManualClock()
     store = filled_store()
     writer = writer_over(store, clock=clock)

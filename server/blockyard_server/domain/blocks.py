@@ -13,6 +13,8 @@ Placements = tuple[tuple[str, Blocks], ...]
 
 def to_mask(blocks: Blocks) -> int:
     """The set of these block numbers."""
+    if blocks and blocks[-1] - blocks[0] == len(blocks) - 1:
+        return ((1 << len(blocks)) - 1) << blocks[0]
     mask = 0
     for block in blocks:
         mask |= 1 << block
@@ -21,12 +23,21 @@ def to_mask(blocks: Blocks) -> int:
 
 def to_blocks(mask: int) -> Blocks:
     """The block numbers of a set, ascending."""
-    blocks = []
+    return tuple(block for first, last in to_runs(mask) for block in range(first, last + 1))
+
+
+def to_runs(mask: int) -> list[tuple[int, int]]:
+    """The runs of neighbouring numbers in a set, ascending: the first and the last number of each."""
+    runs = []
+    base = 0
     while mask:
-        low = mask & -mask
-        blocks.append(low.bit_length() - 1)
-        mask ^= low
-    return tuple(blocks)
+        skipped = (mask & -mask).bit_length() - 1
+        mask >>= skipped
+        length = (~mask & (mask + 1)).bit_length() - 1
+        runs.append((base + skipped, base + skipped + length - 1))
+        base += skipped + length
+        mask >>= length
+    return runs
 
 
 def choose_blocks(idle: int, count: int) -> int:

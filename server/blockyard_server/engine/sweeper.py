@@ -49,6 +49,8 @@ class Sweeper:
         self._transactor = transactor
         self._settings = settings
         self._task: asyncio.Task[None] | None = None
+        self._sweeps: dict[str, asyncio.Task[None]] = {}
+        """Those under way, by fleet."""
         self._looked_upto = ""
         """The last fleet whose past this round or the one before looked at: the next one goes on behind it."""
         self._unfinished: dict[str, Forgettable] = {}
@@ -65,9 +67,25 @@ class Sweeper:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def sweep_fleet(self, fleet: str) -> None:
-        """Frees all leases of a fleet that have ended by now. Raises EngineFailure."""
+        """Frees leases of a fleet that have ended, one bounded transaction after the other. Raises EngineFailure.
+
+        All callers share one sweep of a fleet. So a lease that ended after the call may be left: who must see none
+        looks, and calls again.
+        """
+        sweep = self._sweeps.get(fleet)
+        if sweep is None:
+            sweep = self._sweeps[fleet] = asyncio.create_task(self._sweep(fleet), name=f"blockyard-sweep-{fleet}")
+            sweep.add_done_callback(lambda done: self._note_sweep(fleet, done))
+        await asyncio.shield(sweep)
+
+    async def _sweep(self, fleet: str) -> None:
         while await self._writers.of(fleet).run_aside(lambda: self._transactor.expire_due(fleet)):
             pass
+
+    def _note_sweep(self, fleet: str, sweep: "asyncio.Task[None]") -> None:
+        del self._sweeps[fleet]
+        if not sweep.cancelled():
+            sweep.exception()  # whoever waited has it; asyncio would report it as lost where nobody waits any more
 
     async def round(self) -> None:
         """Looks after every fleet that needs it. Raises ShuttingDown, StoreFailed."""

@@ -6,28 +6,21 @@ forgotten and loaded anew (docs/adr/0002).
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from blockyard_server.domain import limits
-from blockyard_server.domain.allocation import Allocation
-from blockyard_server.domain.answers import Answer
 from blockyard_server.domain.audit import Memory
-from blockyard_server.domain.blocks import block_count
-from blockyard_server.domain.decide import decide
-from blockyard_server.domain.errors import AllocationEnded, FleetInUse, InstanceInUse, LeaseExpired, NoCapacity, Refused
 from blockyard_server.domain.events import Event, LeasesExtended
 from blockyard_server.domain.fleet import FleetState, Inconsistent
-from blockyard_server.domain.records import Records
-from blockyard_server.domain.release import expire
-from blockyard_server.domain.requests import CreateFleet, Request
+from blockyard_server.domain.requests import Request
 from blockyard_server.domain.retention import Forgettable, Retention, forgettable
+from blockyard_server.engine.batch import Allowance, Attempt, Outcome, SliceSize, decide_all, sweep
 from blockyard_server.engine.clock import Clock
 from blockyard_server.engine.counts import Counts
 from blockyard_server.engine.failures import EngineFailure, StoreUnavailable, failure_of_store, violation_in
 from blockyard_server.engine.fleet_age import FleetAges, Look
-from blockyard_server.engine.fleet_time import FleetTimes, Reading
+from blockyard_server.engine.fleet_time import FleetTimes
 from blockyard_server.engine.memory import FleetMemory
 from blockyard_server.engine.pinned import PinnedFleet
 from blockyard_server.engine.store_protocol import (
@@ -41,10 +34,6 @@ from blockyard_server.engine.store_protocol import (
     level_of,
 )
 
-MAX_EXPIRED_AT_ONCE: Final = 1000
-"""How many ended leases one transaction sweeps."""
-MAX_FREED_AT_ONCE: Final = 65_536
-"""With so many blocks freed it sweeps no further lease: whoever waits for the writer waits a fraction of a second."""
 MAX_PRUNED_AT_ONCE: Final = 1000
 """How many ended allocations one transaction forgets."""
 MAX_COMPACTED_AT_ONCE: Final = 1000
@@ -59,37 +48,6 @@ _NO_MEMORY: Final = -1
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-class Again:
-    """In place of an answer: leases are still to be swept that may decide it otherwise; ask again."""
-
-
-AGAIN: Final = Again()
-
-_HANGS_ON_LEASES = (NoCapacity, FleetInUse, InstanceInUse, LeaseExpired, AllocationEnded)
-"""Refusals that may be untrue, or not yet durable, while ended leases are still to be swept."""
-
-Outcome = Answer | Refused | Again
-
-
-@dataclass(slots=True)
-class Attempt:
-    """One try at a transaction on one fleet: what it sees, and what it wrote so far."""
-
-    tx: Transaction
-    state: FleetState
-    now_us: int
-    """The fleet's time."""
-    written: list[Event]
-    reading: Reading
-    extended: bool = False
-    """The leases were extended, or none needed it."""
-
-    def write(self, events: Sequence[Event], allocations: Mapping[int, Allocation]) -> None:
-        """See `Transaction.write`. The events are kept for who must find out whether they were committed."""
-        self.tx.write(events, allocations)
-        self.written += events
 
 
 class Transactor:
@@ -108,8 +66,12 @@ class Transactor:
         clock_decides: bool = False,
         committed: Callable[[str], None] = lambda _fleet: None,
         counts: Counts | None = None,
+        monotonic_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        """`monotonic_s` bounds how long one transaction decides. The default stands still: no bound."""
         self._store = store
+        self._monotonic_s = monotonic_s
+        self._due, self._past, self._history = (SliceSize(monotonic_s) for _ in range(3))
         self._grace_us = limits.MAX_TTL_US if grace_s is None else int(grace_s * 1_000_000)
         self._committed = committed
         self._counts = Counts() if counts is None else counts
@@ -128,11 +90,11 @@ class Transactor:
 
     def carry_out(self, fleet: str, requests: Sequence[Request]) -> list[Outcome]:
         """The outcomes of all requests, in order, durable when this returns. Raises EngineFailure for all of them."""
-        return self.in_transaction(fleet, lambda attempt: _decide_all(attempt, requests))
+        return self.in_transaction(fleet, lambda attempt: self._decide(attempt, requests))
 
     def expire_due(self, fleet: str) -> bool:
         """Sweeps ended leases, a bounded number. Answers whether there are more."""
-        return self.in_transaction(fleet, _sweep)
+        return self.in_transaction(fleet, self._sweep)
 
     def load(self, fleet: str) -> None:
         """Brings a fleet into memory, for start-up."""
@@ -169,13 +131,21 @@ class Transactor:
 
     def prune(self, fleet: str, upto_revision: int) -> bool:
         """Forgets what ended at this revision or before, a bounded number. Answers whether there may be more."""
-        most = MAX_PRUNED_AT_ONCE
-        return self.in_transaction(fleet, lambda attempt: attempt.tx.prune(upto_revision, most) >= most)
+
+        def prune(attempt: Attempt) -> bool:
+            return self._past.run(lambda rows: attempt.tx.prune(upto_revision, rows), MAX_PRUNED_AT_ONCE, int)[1]
+
+        return self.in_transaction(fleet, prune)
 
     def compact(self, fleet: str, upto_revision: int) -> bool:
         """Forgets the events up to this revision, a bounded number. Answers whether there may be more."""
-        most = MAX_COMPACTED_AT_ONCE
-        return self.in_transaction(fleet, lambda attempt: attempt.tx.compact(upto_revision, most) >= most)
+
+        def compact(attempt: Attempt) -> bool:
+            return self._history.run(lambda rows: attempt.tx.compact(upto_revision, rows), MAX_COMPACTED_AT_ONCE, int)[
+                1
+            ]
+
+        return self.in_transaction(fleet, compact)
 
     def fleets_to_look_at(self) -> list[str]:
         """Fleets with leases, as far as memory knows, that this server has not looked at for a while."""
@@ -336,6 +306,12 @@ class Transactor:
             self._greet(attempt)
         return attempt
 
+    def _decide(self, attempt: Attempt, requests: Sequence[Request]) -> list[Outcome]:
+        return decide_all(attempt, requests, Allowance(self._monotonic_s), self._due)
+
+    def _sweep(self, attempt: Attempt) -> bool:
+        return sweep(attempt, Allowance(self._monotonic_s), self._due)
+
     def _greet(self, attempt: Attempt) -> None:
         """This server knows nothing of the time that passed before: the clock may have been set meanwhile."""
         state, until_us = attempt.state, attempt.now_us + self._grace_us
@@ -371,71 +347,6 @@ class Transactor:
             _log.error("fleet %s: that it is halted could not be recorded, only this server knows: %s", fleet, failure)
         else:
             del self._halted[fleet]
-
-
-def _decide_all(attempt: Attempt, requests: Sequence[Request]) -> list[Outcome]:
-    state, now_us = attempt.state, attempt.now_us
-    records = _look_up(attempt.tx, requests)
-    events, more_due = _expire_due(attempt.tx, state, records, now_us)
-    outcomes: list[Outcome] = []
-    for request in requests:
-        try:
-            answer, event = decide(state, records, request, now_us)
-        except Refused as refused:
-            if more_due and isinstance(refused, _HANGS_ON_LEASES):
-                # Those behind it wait with it: within a fleet, requests are carried out in order.
-                outcomes += [AGAIN] * (len(requests) - len(outcomes))
-                break
-            outcomes.append(refused)
-            continue
-        outcomes.append(answer)
-        if event is not None:
-            state.apply(event)
-            records.apply(event)
-            events.append(event)
-    if events:
-        attempt.write(events, records.touched)
-    return outcomes
-
-
-def _sweep(attempt: Attempt) -> bool:
-    records = Records()
-    events, more_due = _expire_due(attempt.tx, attempt.state, records, attempt.now_us)
-    if events:
-        attempt.write(events, records.touched)
-    return more_due
-
-
-def _look_up(tx: Transaction, requests: Sequence[Request]) -> Records:
-    keys = {key for request in requests if (key := request.token_key) is not None}
-    tokens = tx.tokens(list(keys)) if keys else {}
-    ids = {i for request in requests if (i := request.allocation_id) is not None}
-    ids.update(record.allocation for record in tokens.values() if record.allocation is not None)
-    allocations = tx.allocations(list(ids)) if ids else {}
-    creates = any(isinstance(request, CreateFleet) for request in requests)
-    return Records(tokens, allocations, tx.fleet_count() if creates else 0)
-
-
-def _expire_due(tx: Transaction, state: FleetState, records: Records, now_us: int) -> tuple[list[Event], bool]:
-    """Sweeps ended leases before anything is decided. Answers the events and whether more are due."""
-    events: list[Event] = []
-    if state.next_expire_time_us is None or state.next_expire_time_us > now_us:
-        return events, False
-    due = tx.due_leases(now_us, MAX_EXPIRED_AT_ONCE)
-    freed = 0
-    for allocation in due:
-        if freed >= MAX_FREED_AT_ONCE:
-            return events, True
-        freed += block_count(allocation.placements)
-        records.allocations[allocation.allocation] = allocation
-        event = expire(state, allocation, now_us)
-        state.apply(event)
-        records.apply(event)
-        events.append(event)
-    more_due = len(due) == MAX_EXPIRED_AT_ONCE
-    if not more_due:
-        state.next_expire_time_us = tx.next_expire_time_us(after_us=now_us)
-    return events, more_due
 
 
 def _memory_of(state: FleetState) -> Memory:

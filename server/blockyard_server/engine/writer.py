@@ -1,7 +1,8 @@
 """The writers of the process: each a bounded queue, group commit, and one thread in which transactions run.
 
 Requests that arrive while a commit is under way share the next one. A request waits for its outcome in a future of
-its own, so a client that goes away cancels its waiting and never the commit.
+its own, so a client that goes away cancels its waiting and never the commit. Fleets take turns (`fair_queue.py`), and
+so do requests and asides (docs/adr/0017).
 """
 
 import asyncio
@@ -18,10 +19,16 @@ from typing import Final, TypeVar
 from blockyard_server.domain.answers import Answer
 from blockyard_server.domain.errors import Refused
 from blockyard_server.domain.requests import Request
+from blockyard_server.engine.batch import AGAIN, Again, Outcome
 from blockyard_server.engine.counts import Counts
 from blockyard_server.engine.failures import EngineFailure, InternalError, Overloaded, ShuttingDown
-from blockyard_server.engine.transactor import Again, Outcome, Transactor
+from blockyard_server.engine.fair_queue import FairQueue
+from blockyard_server.engine.transactor import Transactor
 
+ASIDES_TURN_S: Final = 0.025
+"""After so long with asides it is the requests' turn."""
+MAX_BATCH_LIMITS: Final = 1000
+"""For so many fleets a writer remembers that their batches were too large."""
 MAX_WAITING_ASIDES: Final = 1000
 """Sweeps and snapshots that may wait for the writer thread; one more is refused with OVERLOADED."""
 
@@ -82,7 +89,9 @@ class Writer:
         self._counts = Counts() if counts is None else counts
         self._limits = limits
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="blockyard-writer")
-        self._waiting: deque[_Ticket] = deque()
+        self._queue: FairQueue[_Ticket] = FairQueue()
+        self._batch_limits: dict[str, int] = {}
+        """Fleets of which fewer requests than `max_batch` are taken at a time, because more were too many."""
         self._asides: deque[_Aside] = deque()
         self._calls_waiting = 0
         """How many calls the waiting requests came in: those of a Batch came in one."""
@@ -103,7 +112,7 @@ class Writer:
     @property
     def waiting(self) -> int:
         """How many requests wait now."""
-        return len(self._waiting)
+        return len(self._queue)
 
     def start(self) -> None:
         """Begins to carry out what is submitted."""
@@ -135,7 +144,7 @@ class Writer:
             )
             raise Overloaded(message, maximum=self._limits.max_waiting)
         ticket = _Ticket(request, asyncio.get_running_loop().create_future(), begins_call)
-        self._waiting.append(ticket)
+        self._queue.add(request.fleet, ticket)
         self._calls_waiting += begins_call
         if self._calls_waiting >= self._wanted:
             self._wake.set()
@@ -160,20 +169,36 @@ class Writer:
     async def _run(self) -> None:
         while True:
             await self._gather()
-            if self._stopping and not self._waiting and not self._asides:
+            if self._stopping and not self._queue and not self._asides:
                 return
-            while self._asides:
-                await self._carry_out_aside(self._asides.popleft())
-            taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._limits.max_batch))]
-            calls = _calls(taken)
-            self._calls_waiting -= calls
-            left_waiting = bool(self._waiting)
-            again: list[_Ticket] = []
-            for fleet, tickets in _by_fleet(taken).items():
-                again += await self._carry_out(fleet, tickets)
-            self._company = 0 if left_waiting or again else max(1, calls + self._calls_waiting)
-            self._waiting.extendleft(reversed(again))
+            await self._carry_out_asides()
+            await self._carry_out_round()
+
+    async def _carry_out_asides(self) -> None:
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + ASIDES_TURN_S
+        while self._asides:
+            await self._carry_out_aside(self._asides.popleft())
+            if self._queue and loop.time() >= until_s:
+                return
+
+    async def _carry_out_round(self) -> None:
+        """One turn of each fleet that waits, until a fleet would have its second."""
+        loop = asyncio.get_running_loop()
+        served: set[str] = set()
+        calls, left_waiting = 0, False
+        while (fleet := self._queue.first) is not None and fleet not in served:
+            served.add(fleet)
+            tickets, more = self._queue.take(self._batch_limits.get(fleet, self._limits.max_batch))
+            turn_calls = _calls(tickets)
+            calls += turn_calls
+            self._calls_waiting -= turn_calls
+            began_s = loop.time()
+            again = await self._carry_out(fleet, tickets)
             self._calls_waiting += _calls(again)
+            self._queue.end_turn(fleet, loop.time() - began_s, again)
+            left_waiting = left_waiting or more or bool(again)
+        self._company = 0 if left_waiting else max(1, calls + self._calls_waiting)
 
     async def _gather(self) -> None:
         """Waits for work: for the company that calls came in last time, but no longer than the linger."""
@@ -182,7 +207,7 @@ class Writer:
         self._round_began_s += last_round_s
         linger_s = min(self._limits.max_linger_s, max(self._limits.linger_s, last_round_s))
         timer = asyncio.get_running_loop().call_later(linger_s, self._end_linger)
-        while not (self._waiting and self._calls_waiting >= self._wanted) and not self._interrupted:
+        while not (self._queue and self._calls_waiting >= self._wanted) and not self._interrupted:
             self._wake.clear()
             await self._wake.wait()
         timer.cancel()
@@ -192,7 +217,7 @@ class Writer:
     def _end_linger(self) -> None:
         """From now on any request is enough. The timer says so, not the clock: a timer may fire before its time."""
         self._wanted = 0
-        self._idle = not self._waiting
+        self._idle = not self._queue
         self._wake.set()
 
     @property
@@ -214,19 +239,7 @@ class Writer:
         tickets = [ticket for ticket in tickets if not ticket.outcome.done()]
         if not tickets:
             return []
-        requests = [ticket.request for ticket in tickets]
-        loop = asyncio.get_running_loop()
-        begun_s = loop.time()
-        outcomes: list[Outcome | EngineFailure]
-        try:
-            outcomes = list(await loop.run_in_executor(self._thread, self._transactor.carry_out, fleet, requests))
-        except EngineFailure as failure:
-            outcomes = [failure] * len(tickets)
-        except Exception as fault:  # noqa: BLE001 - a fault in one request must not end the writer
-            if len(tickets) > 1:
-                return await self._carry_out_singly(fleet, tickets)
-            outcomes = [_internal_error(fleet, fault)]
-        self._counts.note_batch(requests, outcomes, loop.time() - begun_s)
+        outcomes = await self._outcomes(fleet, [ticket.request for ticket in tickets])
         again = []
         for ticket, outcome in zip(tickets, outcomes, strict=True):
             if ticket.outcome.done():
@@ -239,12 +252,38 @@ class Writer:
                 ticket.outcome.set_result(outcome)
         return again
 
-    async def _carry_out_singly(self, fleet: str, tickets: list[_Ticket]) -> list[_Ticket]:
-        """After a fault in a batch that was rolled back: each by itself, so that only the faulty one fails."""
-        for number, ticket in enumerate(tickets):
-            if await self._carry_out(fleet, [ticket]):
-                return tickets[number:]
-        return []
+    async def _outcomes(self, fleet: str, requests: list[Request]) -> list[Outcome | EngineFailure]:
+        """What became of each request. The next batch is smaller if this one was too large or has failed."""
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
+        outcomes: list[Outcome | EngineFailure]
+        try:
+            outcomes = list(await loop.run_in_executor(self._thread, self._transactor.carry_out, fleet, requests))
+        except EngineFailure as failure:
+            self._limit_batch(fleet, len(requests) // 2)
+            outcomes = [failure] * len(requests)
+        except Exception as fault:  # noqa: BLE001 - a fault in one request must not end the writer
+            self._limit_batch(fleet, len(requests) // 2)
+            if len(requests) > 1:
+                return [AGAIN] * len(requests)  # halved until the faulty one is alone, so that only it fails
+            outcomes = [_internal_error(fleet, fault)]
+        else:
+            self._learn(fleet, len(requests), sum(not isinstance(outcome, Again) for outcome in outcomes))
+        self._counts.note_batch(requests, outcomes, loop.time() - begun_s)
+        return outcomes
+
+    def _learn(self, fleet: str, asked: int, carried_out: int) -> None:
+        if carried_out < asked:
+            self._limit_batch(fleet, 2 * carried_out)
+        elif fleet in self._batch_limits:
+            self._limit_batch(fleet, 2 * self._batch_limits[fleet])
+
+    def _limit_batch(self, fleet: str, requests: int) -> None:
+        """Takes at most so many of the fleet's requests next time: fewer after a failure or a cut, else ever more."""
+        if requests >= self._limits.max_batch:
+            self._batch_limits.pop(fleet, None)
+        elif fleet in self._batch_limits or len(self._batch_limits) < MAX_BATCH_LIMITS:
+            self._batch_limits[fleet] = max(1, requests)
 
 
 class Writers:
@@ -280,13 +319,6 @@ class Writers:
 
 def _calls(tickets: list[_Ticket]) -> int:
     return sum(ticket.begins_call for ticket in tickets)
-
-
-def _by_fleet(tickets: list[_Ticket]) -> dict[str, list[_Ticket]]:
-    groups: dict[str, list[_Ticket]] = {}
-    for ticket in tickets:
-        groups.setdefault(ticket.request.fleet, []).append(ticket)
-    return groups
 
 
 def _internal_error(fleet: str, fault: Exception) -> InternalError:

@@ -11,6 +11,7 @@ from blockyard_server.store.codec import Row
 from blockyard_server.store.postgres_arrays import encode_columns
 from blockyard_server.store.postgres_line import Line, Request
 from blockyard_server.store.postgres_pipe import Answer
+from blockyard_server.store.rows import Run
 
 BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
 """After the wait for the lock each statement sees what was committed meanwhile. Not always the default."""
@@ -86,13 +87,25 @@ class PostgresSession:
 
     def count(self, statement: str, rows: Sequence[Row], otherwise: str) -> None:
         """See the protocol. They are counted by `flush`."""
-        if len(rows) >= MANY_ROWS:
-            self.take_time()
-        kinds = statements.KINDS.get(statement)
-        if kinds is not None:
-            self._held_back.append(_Change((statement, encode_columns(rows, kinds)), len(rows), otherwise))
+        if statement in statements.KINDS:
+            self._change_many(statement, rows, len(rows), otherwise)
         else:
             self._held_back += (_Change((statement, row), 1, otherwise) for row in rows)
+
+    def hold(self, runs: Sequence[Run]) -> None:
+        """See the protocol. They are counted by `flush`."""
+        self._change_many(statements.HOLD_RUN, runs, sum(run.blocks for run in runs), "not every block was inserted")
+
+    def free(self, runs: Sequence[Run], otherwise: str) -> None:
+        """See the protocol. They are counted by `flush`."""
+        self._change_many(statements.FREE_RUN, runs, sum(run.blocks for run in runs), otherwise)
+
+    def _change_many(self, statement: str, rows: Sequence[Row], expected: int, otherwise: str) -> None:
+        """One statement for all rows, which must change so many rows of the table."""
+        if expected >= MANY_ROWS:
+            self.take_time()
+        columns = encode_columns(rows, statements.KINDS[statement])
+        self._held_back.append(_Change((statement, columns), expected, otherwise))
 
     def flush(self) -> None:
         """See the protocol."""

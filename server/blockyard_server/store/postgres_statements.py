@@ -50,7 +50,8 @@ _TYPES: Final = MappingProxyType(
         "end_time_us": "bigint",
         "annotations": "text",
         "revision": "bigint",
-        "block": "int",
+        "first": "int",
+        "last": "int",
         "fingerprint": "bytea",
         "time_us": "bigint",
         "kind": "text",
@@ -156,12 +157,18 @@ EXTEND_LEASES: Final = """
 UPDATE allocations SET expire_time_us = greatest(expire_time_us, least($1::bigint + ttl_us, $2::bigint))
 WHERE fleet = $3 AND live = 1 AND expire_time_us < $4"""
 
-INSERT_HELD: Final = _insert("held_blocks", ("fleet", "instance", "block", "allocation"))
-DELETE_HELD: Final = _bulk(
+HOLD_RUN: Final = _bulk(
+    """
+INSERT INTO held_blocks (fleet, instance, block, allocation)
+SELECT k.fleet, k.instance, generate_series(k.first, k.last), k.allocation FROM {rows}""",
+    ("fleet", "instance", "allocation", "first", "last"),
+)
+FREE_RUN: Final = _bulk(
     """
 DELETE FROM held_blocks h USING {rows}
-WHERE h.fleet = k.fleet AND h.instance = k.instance AND h.block = k.block AND +h.allocation = k.allocation""",
-    ("fleet", "instance", "block", "allocation"),
+WHERE h.fleet = k.fleet AND h.instance = k.instance AND h.block BETWEEN k.first AND k.last
+  AND +h.allocation = k.allocation""",
+    ("fleet", "instance", "allocation", "first", "last"),
 )
 HOLD_EXCLUSIVELY: Final = _bulk(
     """

@@ -7,9 +7,10 @@ transaction's (`transaction.SqlTransaction.write`).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from blockyard_server.domain.allocation import Allocation, AllocationState
-from blockyard_server.domain.blocks import Placements
+from blockyard_server.domain.blocks import Placements, to_mask, to_runs
 from blockyard_server.domain.events import (
     Event,
     Expired,
@@ -35,6 +36,25 @@ from blockyard_server.store.codec import Row, encode_allocation, encode_map, enc
 
 NO_FINGERPRINT = b""
 """A cancelled token's fingerprint: no request was made with it."""
+
+
+Held = dict[str, dict[int, int]]
+"""By instance: which set of its blocks (bit i is block i) which allocation holds."""
+
+
+class Run(NamedTuple):
+    """Neighbouring blocks of one instance that one allocation holds, from the first to the last."""
+
+    fleet: str
+    instance: str
+    allocation: int
+    first: int
+    last: int
+
+    @property
+    def blocks(self) -> int:
+        """How many there are: each is a row."""
+        return self.last - self.first + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +86,10 @@ class RowChanges:
     instances_created: dict[str, NewInstance] = field(default_factory=dict)
     leases_extended: list[LeasesExtended] = field(default_factory=list)
     """Carried out before the final states of single allocations are written: these have the extension in them."""
-    freed: dict[tuple[str, int], int] = field(default_factory=dict)
-    """(instance, block) that are held by this allocation before the batch, and not after it."""
-    taken: dict[tuple[str, int], int] = field(default_factory=dict)
-    """(instance, block) that are held by this allocation after the batch, and were not before."""
+    freed: Held = field(default_factory=dict)
+    """What is held before the batch, and not after it."""
+    taken: Held = field(default_factory=dict)
+    """What is held after the batch, and was not before."""
     granted: dict[int, None] = field(default_factory=dict)
     """Allocations that begin in the batch, in order."""
     changed: dict[int, None] = field(default_factory=dict)
@@ -77,15 +97,13 @@ class RowChanges:
     tokens: list[Row] = field(default_factory=list)
     journal: list[Row] = field(default_factory=list)
 
-    def held_deleted(self) -> list[Row]:
-        """(fleet, instance, block, allocation) of the rows that go."""
-        fleet = self.fleet
-        return [(fleet, instance, block, allocation) for (instance, block), allocation in self.freed.items()]
+    def held_deleted(self) -> list[Run]:
+        """The rows that go."""
+        return _runs(self.fleet, self.freed)
 
-    def held_inserted(self) -> list[Row]:
-        """(fleet, instance, block, allocation) of the rows that come."""
-        fleet = self.fleet
-        return [(fleet, instance, block, allocation) for (instance, block), allocation in self.taken.items()]
+    def held_inserted(self) -> list[Run]:
+        """The rows that come."""
+        return _runs(self.fleet, self.taken)
 
     def instances_inserted(self) -> list[Row]:
         """New rows, in codec.INSTANCE_COLUMNS."""
@@ -165,26 +183,34 @@ def _touch(changes: RowChanges, allocation: int) -> None:
 
 
 def _take(changes: RowChanges, placements: Placements, allocation: int) -> None:
-    taken = changes.taken
     for instance, blocks in placements:
-        for block in blocks:
-            key = (instance, block)
-            if key in taken:
-                raise InvariantBroken(f"fleet {changes.fleet}: block {block} of {instance} is granted twice")
-            taken[key] = allocation
+        mask, taken = to_mask(blocks), changes.taken.setdefault(instance, {})
+        if any(mask & others for others in taken.values()):
+            raise InvariantBroken(f"fleet {changes.fleet}: blocks {blocks} of {instance} are granted twice")
+        taken[allocation] = taken.get(allocation, 0) | mask
 
 
 def _free(changes: RowChanges, placements: Placements, allocation: int) -> None:
-    taken, freed = changes.taken, changes.freed
     for instance, blocks in placements:
-        for block in blocks:
-            key = (instance, block)
-            if taken.get(key) == allocation:
-                del taken[key]
-            elif key in taken or key in freed:
-                raise InvariantBroken(f"fleet {changes.fleet}: block {block} of {instance} is freed by a stranger")
-            else:
-                freed[key] = allocation
+        mask = to_mask(blocks)
+        taken, freed = changes.taken.setdefault(instance, {}), changes.freed.setdefault(instance, {})
+        own = mask & taken.get(allocation, 0)
+        if own:
+            taken[allocation] ^= own
+        others = mask ^ own
+        if any(others & held for held in (*taken.values(), *freed.values())):
+            raise InvariantBroken(f"fleet {changes.fleet}: blocks {blocks} of {instance} are freed by a stranger")
+        if others:
+            freed[allocation] = freed.get(allocation, 0) | others
+
+
+def _runs(fleet: str, held: Held) -> list[Run]:
+    return [
+        Run(fleet, instance, allocation, first, last)
+        for instance, sets in held.items()
+        for allocation, blocks in sets.items()
+        for first, last in to_runs(blocks)
+    ]
 
 
 def _change_instance(changes: RowChanges, event: InstanceEvent) -> None:

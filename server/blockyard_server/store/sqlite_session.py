@@ -8,9 +8,14 @@ from blockyard_server.domain.requests import TokenKey
 from blockyard_server.engine.store_protocol import InvariantBroken
 from blockyard_server.store import statements
 from blockyard_server.store.codec import Row, encode_keys
+from blockyard_server.store.rows import Run
 
 MAX_ROWS_AT_ONCE: Final = 64
 """A power of two. With 14 columns 896 parameters, which every SQLite allows."""
+
+
+LONG_RUN: Final = 64
+"""A run of so many blocks is inserted by a statement of its own."""
 
 
 class SqliteSession:
@@ -70,6 +75,26 @@ class SqliteSession:
         changed = self._db.executemany(statement, rows).rowcount
         if changed != len(rows):
             raise InvariantBroken(f"{otherwise} ({changed} rows of {len(rows)})")
+
+    def hold(self, runs: Sequence[Run]) -> None:
+        """See the protocol. Of a long run SQLite makes the rows itself."""
+        short = [run for run in runs if run.blocks < LONG_RUN]
+        single = [
+            (run.fleet, run.instance, block, run.allocation)
+            for run in short
+            for block in range(run.first, run.last + 1)
+        ]
+        self.insert(statements.INSERT_HELD, single)
+        for run in runs:
+            if run.blocks >= LONG_RUN:
+                self._db.execute(statements.HOLD_RUN, run)
+
+    def free(self, runs: Sequence[Run], otherwise: str) -> None:
+        """See the protocol."""
+        blocks = sum(run.blocks for run in runs)
+        changed = self._db.executemany(statements.FREE_RUN, runs).rowcount
+        if changed != blocks:
+            raise InvariantBroken(f"{otherwise} ({changed} rows of {blocks})")
 
     def flush(self) -> None:
         """See the protocol. Nothing was held back."""

@@ -105,7 +105,14 @@ UPDATE allocations SET expire_time_us = max(expire_time_us, min(? + ttl_us, ?))
 WHERE fleet = ? AND live = 1 AND expire_time_us < ?"""
 
 INSERT_HELD: Final = "INSERT INTO held_blocks (fleet, instance, block, allocation) VALUES (?, ?, ?, ?)"
-DELETE_HELD: Final = "DELETE FROM held_blocks WHERE fleet = ? AND instance = ? AND block = ? AND allocation = ?"
+# The parameters of the next two are those of a `rows.Run`: fleet, instance, allocation, the first and the last block.
+HOLD_RUN: Final = """
+INSERT INTO held_blocks (fleet, instance, block, allocation)
+WITH RECURSIVE run (fleet, instance, allocation, block, last) AS (
+  VALUES (?, ?, ?, ?, ?) UNION ALL SELECT fleet, instance, allocation, block + 1, last FROM run WHERE block < last
+) SELECT fleet, instance, block, allocation FROM run"""
+FREE_RUN: Final = """
+DELETE FROM held_blocks WHERE fleet = ? AND instance = ? AND allocation = ? AND block BETWEEN ? AND ?"""
 
 # Whoever holds it exclusively has all its busy blocks; a trigger ends it with the last of them.
 HOLD_EXCLUSIVELY: Final = """

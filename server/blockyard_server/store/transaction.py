@@ -27,6 +27,7 @@ from blockyard_server.store.codec import (
 from blockyard_server.store.repair import mend_rows
 from blockyard_server.store.rows import (
     RowChanges,
+    Run,
     allocations_changed,
     allocations_inserted,
     exclusive_holds,
@@ -62,8 +63,6 @@ class Statements(Protocol):
     KEEP_ALLOCATION: str
     END_ALLOCATION: str
     EXTEND_LEASES: str
-    INSERT_HELD: str
-    DELETE_HELD: str
     HOLD_EXCLUSIVELY: str
     INSERT_TOKEN: str
     INSERT_EVENT: str
@@ -117,6 +116,14 @@ class Session(Protocol):
 
         If one does not, this or `flush` raises InvariantBroken with `otherwise`.
         """
+        ...
+
+    def hold(self, runs: Sequence[Run]) -> None:
+        """Inserts the held blocks of these runs."""
+        ...
+
+    def free(self, runs: Sequence[Run], otherwise: str) -> None:
+        """Deletes the held blocks of these runs. `otherwise` as for `count`, if any of them is not there."""
         ...
 
     def flush(self) -> None:
@@ -202,16 +209,17 @@ class SqlTransaction:
         changes = net_changes(self._fleet, self._revision, events)
         self.wrote = True
         self._write_fleet(changes.fleet_events)
-        self._count(
-            self._statements.DELETE_HELD, changes.held_deleted(), "a block that is freed is not held by the allocation"
-        )
+        freed, taken = changes.held_deleted(), changes.held_inserted()
+        if freed:
+            self._session.free(freed, f"fleet {self._fleet}: a block that is freed is not held by the allocation")
         self._write_instances(changes)
         for extension in changes.leases_extended:
             until_us = extension.expire_time_us
             self._session.take_time()
             self._session.change(self._statements.EXTEND_LEASES, (extension.time_us, until_us, self._fleet, until_us))
         self._insert(self._statements.INSERT_ALLOCATION, allocations_inserted(changes, allocations))
-        self._insert(self._statements.INSERT_HELD, changes.held_inserted())
+        if taken:
+            self._session.hold(taken)
         self._count(
             self._statements.HOLD_EXCLUSIVELY,
             exclusive_holds(changes, allocations),
