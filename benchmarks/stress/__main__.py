@@ -13,9 +13,10 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.stress import expiry, large_grants
 from benchmarks.stress.scenario import Figure, Scale, Scenario
 
-SCENARIOS: Final[tuple[Scenario, ...]] = ()
+SCENARIOS: Final[tuple[Scenario, ...]] = (*large_grants.SCENARIOS, expiry.SCENARIO)
 
 
 def run(scenarios: list[Scenario], console: Console, *, short: bool) -> list[tuple[Scenario, Figure]]:

@@ -153,6 +153,12 @@ class ServerProcess:
         return code
 
     @property
+    def pid(self) -> int:
+        """The process's number."""
+        assert self._process is not None, "it does not run"
+        return self._process.pid
+
+    @property
     def runs(self) -> bool:
         """Whether the process is alive."""
         return self._process is not None and self._process.poll() is None
