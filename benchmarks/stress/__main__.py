@@ -13,10 +13,15 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.stress import expiry, large_grants, overload
+from benchmarks.stress import expiry, large_grants, overload, selectors
 from benchmarks.stress.scenario import Figure, Scale, Scenario
 
-SCENARIOS: Final[tuple[Scenario, ...]] = (*large_grants.SCENARIOS, expiry.SCENARIO, overload.SCENARIO)
+SCENARIOS: Final[tuple[Scenario, ...]] = (
+    *large_grants.SCENARIOS,
+    *selectors.SCENARIOS,
+    expiry.SCENARIO,
+    overload.SCENARIO,
+)
 
 
 def run(scenarios: list[Scenario], console: Console, *, short: bool) -> list[tuple[Scenario, Figure]]:

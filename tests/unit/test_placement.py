@@ -3,7 +3,7 @@
 import pytest
 
 from blockyard_server.domain.errors import LimitExceeded, NoCapacity, Unsatisfiable
-from blockyard_server.domain.index import MAX_SCANNED
+from blockyard_server.domain.index import MIN_DENSE
 from blockyard_server.domain.placement import blocks_needed
 from blockyard_server.domain.requests import DeleteInstance, Demand, FleetFields, InstanceState, PlacementStrategy
 from tests.unit.pure_fleet import ACTIVE, BEST_FIT, CORDONED, FIRST_FIT, OFFLINE, WORST_FIT, PureFleet, shape, term
@@ -207,10 +207,10 @@ def test_an_instance_that_is_not_active_would_fit_but_not_now(state: InstanceSta
     assert fleet.take(demand)[0][0] == "n1"
 
 
-@pytest.mark.parametrize("many", [False, True], ids=["looked at one by one", "by a view"])
+@pytest.mark.parametrize("many", [False, True], ids=["positions", "bitmaps"])
 def test_what_would_not_fit_an_idle_fleet_is_unsatisfiable_and_what_would_is_a_lack_of_capacity(*, many: bool) -> None:
     fleet = PureFleet()
-    for n in range(MAX_SCANNED + 1 if many else 3):
+    for n in range(MIN_DENSE + 1 if many else 3):
         fleet.add(f"n{n}", shape(4, labels={"zone": "a"}))
     count = len(fleet.busy)
     zone = (term("zone", "IN", "a"),)

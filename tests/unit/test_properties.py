@@ -243,17 +243,18 @@ class History(RuleBasedStateMachine):
 
 
 BOUNDS = pytest.mark.parametrize(
-    ("scanned", "share", "views"),
-    [(0, 8, 256), (0, 2, 2), (2, 8, 256), (64, 8, 256)],
-    ids=["views alone", "views that come and go", "views and scans", "as served"],
+    ("min_dense", "min_gone", "kept"),
+    [(1, 0, 64), (10**9, 10**9, 64), (2, 1, 1), (index_module.MIN_DENSE, index_module.MIN_GONE, 64)],
+    ids=["bitmaps alone", "positions alone", "both, and nothing kept for long", "as served"],
 )
 
 
 @pytest.fixture
-def bounds(monkeypatch: pytest.MonkeyPatch, scanned: int, share: int, views: int) -> None:
-    monkeypatch.setattr(index_module, "MAX_SCANNED", scanned)
-    monkeypatch.setattr(index_module, "MAX_VIEW_SHARE", share)
-    monkeypatch.setattr(index_module, "MAX_VIEWS", views)
+def bounds(monkeypatch: pytest.MonkeyPatch, min_dense: int, min_gone: int, kept: int) -> None:
+    monkeypatch.setattr(index_module, "MIN_DENSE", min_dense)
+    monkeypatch.setattr(index_module, "MIN_GONE", min_gone)
+    monkeypatch.setattr(index_module, "MAX_TERMS", kept)
+    monkeypatch.setattr(index_module, "MAX_REQUIREMENTS", kept)
 
 
 HEALTH = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture]

@@ -33,18 +33,17 @@ def test_101_nobody_is_told_to_wait_for_what_can_never_be() -> None:
     assert fleet.refusal(fleet.wish(Demand(blocks=1), Demand(blocks=4)), NoCapacity).metadata["demand"] == "0"
 
 
-def test_102_views_stay_within_their_bound_when_the_fleet_grows_after_they_were_made() -> None:
-    fleet = PureFleet()
-    for n in range(index_module.MAX_VIEWS):
-        with pytest.raises(Unsatisfiable):
-            fleet.take(Demand(blocks=1, selector=(term(f"absent-{n}", "DOES_NOT_EXIST"),)))
+def test_102_what_is_kept_for_selectors_stays_within_its_bound_and_is_dropped_when_the_fleet_grows() -> None:
+    fleet = PureFleet(8)
+    index = fleet.state.index
+    for n in range(2 * index_module.MAX_TERMS):
+        assert index.matching((term(f"absent-{n}", "DOES_NOT_EXIST"),))
+    assert len(index._terms) == index_module.MAX_TERMS
 
-    for n in range(50):
-        fleet.add(f"n{n}")
+    fleet.add("n2")
 
-    views = fleet.state.index._views.values()
-    assert sum(len(view.members) for view in views) <= 50 * index_module.MAX_VIEW_SHARE
-    assert all(set(instance.views) <= set(views) for instance in fleet.state.index.by_order.values())
+    assert index.matching((term("absent-0", "DOES_NOT_EXIST"),)).bit_count() == 2
+    assert len(index._terms) == 1
 
 
 def test_103_a_fingerprint_does_not_depend_on_the_version_of_unicode() -> None:

@@ -1,9 +1,12 @@
 """One test for each fault that was found in how much work is done at once; the number never changes."""
 
+from collections.abc import Mapping
+
 import pytest
 
+from blockyard_server.domain import placement
 from blockyard_server.domain.answers import Grant
-from blockyard_server.domain.index import Group
+from blockyard_server.domain.index import InstanceIndex, Requirements
 from blockyard_server.domain.requests import Demand, InstanceFields, PlacementStrategy
 from blockyard_server.engine import batch as batch_module
 from blockyard_server.engine.batch import AGAIN
@@ -28,22 +31,29 @@ def test_301_a_sweep_ends_by_the_blocks_it_frees_too(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("strategy", PlacementStrategy)
-def test_302_a_gang_asks_each_group_of_instances_once_and_then_only_those_it_takes_from(
+def test_302_a_gang_looks_at_each_shape_of_instances_once_and_at_each_level_of_idle_blocks_once(
     monkeypatch: pytest.MonkeyPatch, strategy: PlacementStrategy
 ) -> None:
     fleet = PureFleet()
     for n in range(50):
         fleet.add(f"n{n}", InstanceFields(2, resources=(("gpu", 2), ("memory_mib", 1000 + n))))
-    asked: list[int] = []
-    best = Group.best
+    shapes: list[int] = []
+    levels: list[int] = []
+    covering, first_level = placement.blocks_covering, InstanceIndex._first_level
 
-    def counted(group: Group, need: int, by: PlacementStrategy) -> tuple[int, int] | None:
-        asked.append(need)
-        return best(group, need, by)
+    def counted_shape(requirements: Requirements, total: int, resources: Mapping[str, int]) -> int | None:
+        shapes.append(total)
+        return covering(requirements, total, resources)
 
-    monkeypatch.setattr(Group, "best", counted)
+    def counted_level(index: InstanceIndex, among: int, by: PlacementStrategy) -> int:
+        levels.append(among)
+        return first_level(index, among, by)
+
+    monkeypatch.setattr(placement, "blocks_covering", counted_shape)
+    monkeypatch.setattr(InstanceIndex, "_first_level", counted_level)
 
     placements = fleet.take(Demand(instances=40, requirements=(("gpu", 1),)), strategy=strategy)
 
     assert [instance for instance, _ in placements] == [f"n{n}" for n in range(40)]
-    assert len(asked) < 50 + 40
+    assert len(shapes) == 50 + 40
+    assert len(levels) == 1

@@ -284,7 +284,9 @@ class AcquireRequest(_message.Message):
     """Decides, and says what would be granted or why not, but changes nothing and leaves the token unused."""
     @_builtins.property
     def demands(self) -> _containers.RepeatedCompositeFieldContainer[Global___Demand]:
-        """Required, 1..64. Granted together or not at all; at most 16,384 blocks on 1000 instances in all."""
+        """Required, 1..64. Granted together or not at all; at most 16,384 blocks on 1000 instances in all. Their selectors
+        and `instance_names` have at most 8192 label values and names in all, else LIMIT_EXCEEDED.
+        """
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
@@ -842,7 +844,9 @@ class BatchRequest(_message.Message):
     OPERATIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def operations(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchOperation]:
-        """1..1000, and at most 16,384 blocks asked for in all."""
+        """1..1000, and at most 16,384 blocks asked for in all. The acquires' selectors and `instance_names` have at most 8192
+        label values and names in all, else LIMIT_EXCEEDED.
+        """
 
     def __init__(
         self,

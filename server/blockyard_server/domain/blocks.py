@@ -44,31 +44,48 @@ def choose_blocks(idle: int, count: int) -> int:
     """Which `count` blocks of `idle` to grant (design: neighbours are what NVLink pairs and NUMA domains are made of).
 
     The smallest run of neighbouring idle blocks that fits, the lowest first; if no run fits, the lowest
-    idle numbers. `idle` has at least `count` members.
+    idle numbers. `idle` has at least `count` members. The cost does not grow with the number of runs.
     """
-    best_start, best_length = -1, 0
-    rest = idle
-    while rest:
-        start = (rest & -rest).bit_length() - 1
-        shifted = rest >> start
-        length = (~shifted & (shifted + 1)).bit_length() - 1
-        if length == count:
-            return ((1 << count) - 1) << start
-        if length > count and (best_start < 0 or length < best_length):
-            best_start, best_length = start, length
-        rest = rest >> (start + length) << (start + length)
-    if best_start >= 0:
-        return ((1 << count) - 1) << best_start
-    return _lowest(idle, count)
+    first = idle & ~(idle << 1)
+    """Where runs begin."""
+    runs = first & _beginning(idle, count)
+    if not runs:
+        return _lowest(idle, count)
+    fitting = runs ^ (runs & _beginning(idle, count + 1))
+    if fitting:
+        return ((1 << count) - 1) << ((fitting & -fitting).bit_length() - 1)
+    # The smallest run that fits has the most blocks that no run falls short of.
+    shortest, too_long = count, idle.bit_count() + 1
+    while too_long - shortest > 1:
+        length = (shortest + too_long) // 2
+        if runs & _beginning(idle, length) == runs:
+            shortest = length
+        else:
+            too_long = length
+    runs ^= runs & _beginning(idle, shortest + 1)
+    return ((1 << count) - 1) << ((runs & -runs).bit_length() - 1)
+
+
+def _beginning(idle: int, length: int) -> int:
+    """Where so many neighbouring idle blocks begin."""
+    done = 1
+    while done < length:
+        step = min(done, length - done)
+        idle &= idle >> step
+        done += step
+    return idle
 
 
 def _lowest(idle: int, count: int) -> int:
-    chosen = 0
-    for _ in range(count):
-        low = idle & -idle
-        chosen |= low
-        idle ^= low
-    return chosen
+    """The `count` lowest numbers of the set."""
+    enough, too_few = idle.bit_length(), 0
+    while enough - too_few > 1:
+        middle = (enough + too_few) // 2
+        if (idle & ((1 << middle) - 1)).bit_count() >= count:
+            enough = middle
+        else:
+            too_few = middle
+    return idle & ((1 << enough) - 1)
 
 
 def block_count(placements: Placements) -> int:

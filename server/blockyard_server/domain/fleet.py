@@ -189,9 +189,7 @@ class FleetState:
                 instance = self._known(event.instance)
                 cut_off = instance.busy >> event.fields.total_blocks
                 self._expect(not cut_off, f"blocks of instance {event.instance} that go are held")
-                self.index.remove(instance)
-                instance.set_fields(event.fields, event.revision, event.time_us)
-                self.index.add(instance)
+                self.index.update(instance, event.fields, event.revision, event.time_us)
             case InstanceDeleted():
                 instance = self._known(event.instance)
                 self._expect(not instance.busy, f"blocks of instance {event.instance} that goes are held")

@@ -56,6 +56,7 @@ def _load(fleet: str, head: FleetHead, tx: Transaction) -> FleetState:
                 name = row.record.instance
                 raise InvariantBroken(f"fleet {fleet}: the counter of instance {name} is not what its held blocks are")
             state.restore(row.record, row.busy)
+        state.index.prepare()
         state.next_expire_time_us = tx.next_expire_time_us(after_us=-1)
     return state
 

@@ -10,7 +10,7 @@ from blockyard_server.domain.allocation import AllocationState
 from blockyard_server.domain.blocks import Blocks, Placements
 from blockyard_server.domain.errors import InvalidRequest
 from blockyard_server.domain.requests import Acquire, PlacementStrategy, Release, Renew
-from blockyard_server.rpc.decode_demand import blocks_asked, decode_demands
+from blockyard_server.rpc.decode_demand import blocks_asked, check_selector_values, decode_demands
 from blockyard_server.rpc.fields import (
     HOLDER_RULE,
     TOKEN_RULE,
@@ -153,12 +153,13 @@ def decode_renew(request: pb.RenewRequest) -> Renew:
 def decode_operations(request: pb.BatchRequest, caller: str) -> list[Operation | InvalidRequest]:
     """A batch's operations in their order; a malformed one is its own refusal, in its place.
 
-    Raises InvalidRequest for what is wrong with the batch as a whole: its length, or its blocks in all.
+    Raises, for the batch as a whole: InvalidRequest for its length or its blocks, LimitExceeded for its selectors.
     """
     operations = request.operations
     if not 1 <= len(operations) <= limits.MAX_BATCH_OPERATIONS:
         problem = f"has {len(operations)} entries; 1..{limits.MAX_BATCH_OPERATIONS} are allowed"
         raise InvalidRequest(("operations", problem))
+    check_selector_values(operation.acquire.demands for operation in operations)
     decoded: list[Operation | InvalidRequest] = []
     blocks = 0
     for operation in operations:

@@ -1,11 +1,12 @@
 """Demands and selectors: what an Acquire asks for, in the canonical form that fingerprints compare."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Final
 
 from blockyard.v1 import allocator_pb2 as pb
 from blockyard_server.domain import limits
+from blockyard_server.domain.errors import LimitExceeded
 from blockyard_server.domain.requests import Demand, Operator, Selector, Term
 from blockyard_server.rpc.fields import (
     LABEL_KEY_RULE,
@@ -29,7 +30,8 @@ _term_order: Final = attrgetter("key", "operator", "values")
 
 
 def decode_demands(demands: Sequence[pb.Demand], fleet: str, bad: Violations) -> tuple[Demand, ...]:
-    """The field `demands`, each by itself and all together."""
+    """The field `demands`, each by itself and all together. Raises LimitExceeded."""
+    check_selector_values([demands])
     if not 1 <= len(demands) <= limits.MAX_DEMANDS:
         bad.append(("demands", f"has {len(demands)} entries; 1..{limits.MAX_DEMANDS} are allowed"))
         return ()
@@ -47,6 +49,24 @@ def decode_demands(demands: Sequence[pb.Demand], fleet: str, bad: Violations) ->
         problem = f"asks for {blocks} blocks in all; at most {limits.MAX_BLOCKS_PER_REQUEST} are allowed"
         bad.append(("demands", problem))
     return tuple(decoded)
+
+
+def check_selector_values(acquires: Iterable[Sequence[pb.Demand]]) -> None:
+    """Counts what the demands of these acquires select by, before any of it is decoded. Raises LimitExceeded."""
+    count = sum(
+        len(demand.instance_names)
+        + len(demand.selector.match_labels)
+        + sum(len(expression.values) for expression in demand.selector.match_expressions)
+        for demands in acquires
+        for demand in demands
+    )
+    most = limits.MAX_SELECTOR_VALUES_PER_REQUEST
+    if count > most:
+        message = (
+            f"the demands select by {count} label values and instance names in all, and at most {most} are allowed; "
+            "give the instances a label that says in one value what the request lists, or send the demands one by one"
+        )
+        raise LimitExceeded(message, limit="selector_values_per_request", maximum=most)
 
 
 def blocks_asked(demands: Sequence[Demand]) -> int:
