@@ -13,7 +13,7 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.stress import expiry, large_grants, overload, selectors
+from benchmarks.stress import backup, expiry, large_grants, overload, selectors
 from benchmarks.stress.scenario import Figure, Scale, Scenario
 
 SCENARIOS: Final[tuple[Scenario, ...]] = (
@@ -21,6 +21,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     *selectors.SCENARIOS,
     expiry.SCENARIO,
     overload.SCENARIO,
+    backup.SCENARIO,
 )
 
 

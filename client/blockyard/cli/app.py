@@ -4,6 +4,7 @@ import typer
 
 from blockyard.cli.acquire import acquire
 from blockyard.cli.allocations import get_allocation, list_allocations
+from blockyard.cli.backup import backup
 from blockyard.cli.describe import describe
 from blockyard.cli.events import list_events
 from blockyard.cli.fleet import fleet_app
@@ -49,3 +50,4 @@ app.command("verify")(verify)
 app.command("repair")(repair)
 app.command("run", context_settings={"allow_interspersed_args": False})(run)
 app.command("replay")(replay)
+app.command("backup")(backup)

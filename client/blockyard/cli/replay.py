@@ -2,20 +2,18 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from blockyard.cli.connection import connect
 from blockyard.cli.failures import ExitCode, Recoded
 from blockyard.cli.options import Address, Output
 from blockyard.cli.output import Document, OutputFormat, document, print_document, print_line
+from blockyard.cli.progress import counting
 from blockyard.cli.replay_drive import MAX_OPERATIONS, Replay, create_fresh_fleet
 from blockyard.cli.replay_log import LogEvent, events_in_order, read_instances, read_requests
 from blockyard.cli.replay_tally import ReplayFigures, ReplayTally
@@ -90,9 +88,9 @@ def replay(
     name = fleet or f"replay-{secrets.token_hex(4)}"
     tally = ReplayTally(instances)
     with connect(address) as client:
-        with _progress("Registering instances", len(instances)) as advance:
+        with counting("Registering instances", len(instances)) as advance:
             create_fresh_fleet(client, name, instances, advance=advance)
-        with _progress("Replaying", len(events)) as advance:
+        with counting("Replaying", len(events)) as advance:
             run = Replay(client, name, tally, strategy=strategy, batch_size=batch, advance=advance)
             elapsed_s = _timed(run, events)
         verdict, failure = _verify(client, name)
@@ -127,24 +125,6 @@ def _timed(run: Replay, events: Sequence[LogEvent]) -> float:
     started = time.monotonic()
     run.play(events)
     return time.monotonic() - started
-
-
-@contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[int], object]]:
-    """A progress bar on stderr, if that is a terminal; it goes away at the end."""
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    bar.disable = not bar.console.is_terminal
-    with bar:
-        task = bar.add_task(title, total=total)
-        yield lambda done: bar.advance(task, done)
 
 
 def _flat(report: ReplayReport) -> Document:

@@ -292,6 +292,14 @@ class DataFile:
         os.ftruncate(descriptor, len(text))
 
 
+def says_sync_failed(data: Path) -> bool:
+    """Whether the lock file beside this data file says that a sync failed, and no start has dealt with it yet."""
+    try:
+        return _SYNC_FAILED in data.with_name(data.name + ".lock").read_bytes()
+    except FileNotFoundError:
+        return False
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in a folder durable. Raises OSError."""
     descriptor = os.open(folder, os.O_DIRECTORY)
