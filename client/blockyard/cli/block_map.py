@@ -16,8 +16,10 @@ from itertools import cycle
 from string import ascii_lowercase, ascii_uppercase, digits
 from typing import Final
 
+from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
+from blockyard.cli.safe_text import safe
 from blockyard.enums import InstanceState
 from blockyard.types import InstanceBlocks
 
@@ -82,7 +84,7 @@ def draw_instances(instances: Sequence[InstanceBlocks], *, width: int, ascii_onl
     if not instances:
         return
     marks = mark_holders(instances)
-    name_width = min(max(len(_short_name(instance.instance)) for instance in instances), _MAX_NAME)
+    name_width = min(max(cell_len(_short_name(instance.instance)) for instance in instances), _MAX_NAME)
     room = max(width - name_width - 2 - _TAIL, _MIN_CELLS)
     per_line = max((room + 1) // (_GROUP + 1), 1) * _GROUP
     cells_width = min(max(_cells_width(min(instance.total_blocks, per_line)) for instance in instances), room)
@@ -95,7 +97,7 @@ def draw_legend(instances: Sequence[InstanceBlocks], *, width: int, ascii_only: 
     marks = mark_holders(instances)
     busy = _blocks_by_holder(instances)
     entries = [
-        Text.assemble((mark.symbol, mark.style), f" {holder} ({busy[holder]})")
+        Text.assemble((mark.symbol, mark.style), f" {safe(holder)} ({busy[holder]})")
         for holder, mark in marks.items()
         if mark.symbol != _CROWD
     ]
@@ -120,13 +122,13 @@ def _draw_instance(
     ascii_only: bool,
 ) -> Iterator[Text]:
     name = _short_name(instance.instance)
-    if len(name) > name_width:
-        name = name[: name_width - 1] + ("~" if ascii_only else "…")
+    if cell_len(name) > name_width:
+        name = set_cell_size(name, name_width - 1) + ("~" if ascii_only else "…")
     idle = _idle_cell(ascii_only=ascii_only) if instance.state is InstanceState.ACTIVE else _CLOSED
     holder_of = {block: hold.holder for hold in instance.holds for block in hold.blocks}
     for first in range(0, instance.total_blocks, per_line):
         last = min(first + per_line, instance.total_blocks)
-        line = Text(f"{name:<{name_width}}  " if first == 0 else f"{first:>{name_width}}  ", no_wrap=True)
+        line = Text(f"{set_cell_size(name, name_width)}  " if first == 0 else f"{first:>{name_width}}  ", no_wrap=True)
         line.append_text(_draw_cells(range(first, last), holder_of, marks, idle))
         if first == 0:
             line.append(" " * max(cells_width - _cells_width(last), 0))
@@ -176,7 +178,7 @@ def _cells_width(cells: int) -> int:
 
 
 def _short_name(instance: str) -> str:
-    return instance.rpartition("/")[2]
+    return safe(instance.rpartition("/")[2])
 
 
 def _idle_cell(*, ascii_only: bool) -> str:

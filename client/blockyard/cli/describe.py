@@ -1,11 +1,9 @@
 """`blockyard describe`: a fleet at one revision, its blocks drawn."""
 
-import typer
-
 from blockyard.cli.block_map import draw_instances, draw_legend
 from blockyard.cli.connection import connect
 from blockyard.cli.options import Address, FleetArgument, Output
-from blockyard.cli.output import OutputFormat, ascii_only, drawing_width, print_document, print_line, screen
+from blockyard.cli.output import OutputFormat, ascii_only, drawing_width, print_document, print_line, screen, tell
 from blockyard.enums import DescribeView
 from blockyard.types import FleetSnapshot
 
@@ -28,7 +26,7 @@ def _print_snapshot(snapshot: FleetSnapshot) -> None:
         f"{totals.idle_blocks} idle" + (f" ({closed} of them not acquirable)" if closed else "")
     )
     if not snapshot.consistent:
-        typer.echo("The fleet changed while its pages were read: instances may differ from the totals.", err=True)
+        tell("The fleet changed while its pages were read: instances may differ from the totals.")
     if not snapshot.instances:
         print_line("It has no instances yet; `blockyard instance create` registers one.")
         return

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blockyard.cli.failures import EndsWith, ExitCode, Explanation, OutputClosed, explain
+from blockyard.cli.safe_text import safe
 
 
 def run_command(arguments: Sequence[str] | None = None) -> int:
@@ -44,16 +45,18 @@ def render_failure(explanation: Explanation, *, as_json: bool) -> str:
             "metadata": dict(explanation.metadata),
             "exit_code": int(explanation.exit_code),
         }
-        return json.dumps({"error": fault}, ensure_ascii=False, indent=2) + "\n"
+        return json.dumps({"error": fault}, indent=2) + "\n"
     title = f"Error ({explanation.reason})" if explanation.reason else "Error"
-    next_step = f"Next: {explanation.next_step}\n" if explanation.next_step else ""
-    return f"{title}: {explanation.message}\n{next_step}"
+    lines = [f"{title}: {explanation.message}"]
+    if explanation.next_step:
+        lines.append(f"Next: {explanation.next_step}")
+    return "".join(f"{safe(line)}\n" for line in lines)
 
 
 def _report(error: Exception, *, as_json: bool) -> int:
     explanation = explain(error)
     if os.environ.get("BLOCKYARD_TRACEBACK"):
-        traceback.print_exception(error)
+        _complain("".join(f"{safe(line)}\n" for line in "".join(traceback.format_exception(error)).split("\n")))
     _complain(render_failure(explanation, as_json=as_json))
     try:
         sys.stdout.flush()

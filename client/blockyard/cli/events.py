@@ -7,7 +7,16 @@ import typer
 
 from blockyard.cli.connection import connect
 from blockyard.cli.options import Address, FleetArgument, OfHolder, OfInstance, OfKind, Output
-from blockyard.cli.output import OutputFormat, print_document, print_table, write_pairs, write_placements, write_time
+from blockyard.cli.output import (
+    OutputFormat,
+    print_document,
+    print_table,
+    tell,
+    write_pairs,
+    write_placements,
+    write_time,
+)
+from blockyard.cli.safe_text import safe
 from blockyard.client import Client
 from blockyard.enums import EventKind
 from blockyard.types import Event
@@ -45,11 +54,11 @@ def _tell_what_is_gone(client: Client, fleet: str) -> None:
     """Says on stderr where the journal begins, if that is not with the fleet's first change."""
     for first in islice(client.list_events(fleet, page_size=1), 1):
         if first.revision > 1:
-            typer.echo(f"The journal of {fleet} is kept from revision {first.revision} on.", err=True)
+            tell(f"The journal of {fleet} is kept from revision {first.revision} on.")
 
 
 def describe_event(event: Event) -> str:
-    """What an event was about, in words; `-` if its kind says it all."""
+    """What an event was about, in words, safe to be shown; `-` if its kind says it all."""
     parts: list[str] = []
     if event.allocation:
         parts.append(f"{event.allocation} of {event.holder}")
@@ -73,4 +82,4 @@ def describe_event(event: Event) -> str:
         parts.append(", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)))
     if event.kind is EventKind.RELEASED and not event.ended:
         parts.append("(a part)")
-    return "  ".join(parts) or "-"
+    return safe("  ".join(parts)) or "-"

@@ -9,18 +9,18 @@ from decimal import Decimal
 from enum import Enum, StrEnum
 from typing import Final, TypeAlias
 
-from rich.console import Console, RenderableType
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from blockyard.cli.failures import OutputClosed
+from blockyard.cli.safe_text import safe
 from blockyard.types import Placement
 
 Document: TypeAlias = "str | int | float | bool | list[Document] | dict[str, Document] | None"
 """What JSON can say."""
 
-_UNBOUNDED_WIDTH: Final = 4000
-"""For tables that go to a file or a pipe: nothing there needs cutting."""
 _PIPE_MAP_WIDTH: Final = 100
 """For drawings that go to a file or a pipe."""
 
@@ -68,33 +68,60 @@ def document(value: object) -> Document:
 
 def print_document(value: object) -> None:
     """Prints the one JSON document of a command."""
-    _write(json.dumps(document(value), ensure_ascii=False, indent=2) + "\n")
+    _write(json.dumps(document(value), indent=2) + "\n")
 
 
 def print_json_line(value: object) -> None:
     """Prints one of many JSON documents, on a line of its own, at once."""
-    _write(json.dumps(document(value), ensure_ascii=False) + "\n")
+    _write(json.dumps(document(value)) + "\n")
 
 
-def print_line(text: RenderableType = "") -> None:
-    """Prints text for people."""
-    screen().print(text, soft_wrap=True)
+def print_line(text: str | Text = "") -> None:
+    """Prints a line for people, with nothing in it that a terminal would obey."""
+    screen().print(_safe_line(text), soft_wrap=True)
+
+
+def tell(sentence: str) -> None:
+    """Says a sentence on stderr, at once: other threads and other programs write there, too. Raises OSError."""
+    sys.stderr.write(f"{safe(sentence)}\n")
+    sys.stderr.flush()
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, if_empty: str) -> None:
-    """Prints rows under headings, or the sentence `if_empty`."""
+    """Prints rows under headings, or the sentence `if_empty`.
+
+    A terminal folds long cells. Elsewhere each row is a line, however long, with two spaces or more between cells.
+    """
+    cells = [[safe(cell) for cell in row] for row in rows]
+    if not cells:
+        print_line(if_empty)
+    elif goes_to_terminal():
+        _print_folding(columns, cells)
+    else:
+        _print_lines([list(columns), *cells])
+
+
+def _print_folding(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    if not table.row_count:
-        print_line(Text(if_empty))
-        return
-    console = screen()
-    if not console.is_terminal:
-        console.width = _UNBOUNDED_WIDTH
-    console.print(table)
+    screen().print(table)
+
+
+def _print_lines(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        padded = [set_cell_size(cell, width) for cell, width in zip(row, widths, strict=True)]
+        _write("  ".join(padded).rstrip(" ") + "\n")
+
+
+def _safe_line(text: str | Text) -> Text:
+    """Text whose parts were not made safe loses its style with what is hidden in it."""
+    plain = text if isinstance(text, str) else text.plain
+    cleaned = safe(plain)
+    return text if isinstance(text, Text) and cleaned == plain else Text(cleaned)
 
 
 def screen() -> Console:
@@ -104,7 +131,12 @@ def screen() -> Console:
 
 def drawing_width(console: Console) -> int:
     """How many columns a drawing may have."""
-    return console.width if console.is_terminal else _PIPE_MAP_WIDTH
+    return console.width if goes_to_terminal() else _PIPE_MAP_WIDTH
+
+
+def goes_to_terminal() -> bool:
+    """Whether people read stdout as it is written; FORCE_COLOR asks for colour elsewhere, and for no other form."""
+    return sys.stdout.isatty()
 
 
 def ascii_only() -> bool:

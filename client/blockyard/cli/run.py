@@ -3,7 +3,6 @@
 import contextlib
 import os
 import random
-import sys
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -39,7 +38,7 @@ from blockyard.cli.options import (
     own_holder,
     parse_duration,
 )
-from blockyard.cli.output import write_duration
+from blockyard.cli.output import tell, write_duration
 from blockyard.cli.supervision import Outcome, Supervision
 from blockyard.cli.switchboard import SignalledBeforeStart, Switchboard
 from blockyard.client import Client
@@ -290,6 +289,4 @@ def _holds(lease: HeldLease) -> bool:
 def _tell(sentence: str) -> None:
     # Nobody may listen on stderr any more, and the command goes on nevertheless.
     with contextlib.suppress(OSError):
-        # At once: other threads, and the command, write there too.
-        sys.stderr.write(f"{sentence}\n")
-        sys.stderr.flush()
+        tell(sentence)

@@ -15,7 +15,7 @@ import typer
 
 from blockyard.cli.demo import DEMO_FLEET, create_demo_fleet
 from blockyard.cli.failures import CommandFailed, ExitCode, OutputClosed, explain
-from blockyard.cli.output import print_line
+from blockyard.cli.output import print_line, tell
 from blockyard.client import Client
 from blockyard.errors import BlockyardError
 from blockyard_server.settings import Settings, SettingsRefused
@@ -87,7 +87,7 @@ def _make_demo(address: str) -> None:
         with Client(address) as client:
             made = create_demo_fleet(client)
     except BlockyardError as error:
-        typer.echo(f"The demo fleet could not be made: {explain(error).message}", err=True)
+        tell(f"The demo fleet could not be made: {explain(error).message}")
         return
     print_line(f"The fleet {DEMO_FLEET!r} {'is made' if made else 'is there already'}: blockyard describe {DEMO_FLEET}")
 

@@ -12,7 +12,7 @@ from rich.live import Live
 from blockyard.cli.connection import connect
 from blockyard.cli.keys import pressed_keys
 from blockyard.cli.options import Address, FleetArgument
-from blockyard.cli.output import ascii_only, drawing_width, screen
+from blockyard.cli.output import ascii_only, drawing_width, goes_to_terminal, screen
 from blockyard.cli.top_frame import EVENTS_KEPT, Frame, draw_frame
 from blockyard.cli.watch import NO_ANSWER
 from blockyard.client import Client
@@ -41,7 +41,7 @@ def top(fleet: FleetArgument, address: Address = None) -> None:
     """
     console = screen()
     with connect(address) as client, _Feed(client, fleet) as feed:
-        if console.is_terminal:
+        if goes_to_terminal():
             _show(console, feed)
         else:
             feed.wait()

@@ -20,6 +20,7 @@ from typing import Final
 from rich.text import Text
 
 from blockyard.cli.block_map import draw_instances, draw_legend
+from blockyard.cli.safe_text import safe
 from blockyard.cli.watch import draw_event
 from blockyard.types import Event, FleetPage, InstanceBlocks
 
@@ -60,7 +61,7 @@ def _draw_title(frame: Frame) -> Text:
     totals = frame.page.totals
     closed = totals.idle_blocks - totals.acquirable_blocks
     return Text.assemble(
-        (frame.page.fleet, "bold"),
+        (safe(frame.page.fleet), "bold"),
         f" at revision {frame.page.revision}: {totals.busy_blocks} of {totals.total_blocks} blocks busy, "
         f"{totals.idle_blocks} idle" + (f" ({closed} of them not acquirable)" if closed else ""),
     )

@@ -13,7 +13,7 @@ from rich.text import Text
 from blockyard.cli.connection import connect
 from blockyard.cli.events import describe_event
 from blockyard.cli.options import Address, FleetArgument, OfHolder, OfInstance, OfKind, Output
-from blockyard.cli.output import OutputFormat, print_json_line, print_line, write_time
+from blockyard.cli.output import OutputFormat, print_json_line, print_line, tell, write_time
 from blockyard.enums import EventKind
 from blockyard.types import Event
 
@@ -82,7 +82,7 @@ def watch_events(
 def _tell(sentence: str) -> None:
     # Nobody may listen on stderr any more, and the watch goes on nevertheless.
     with contextlib.suppress(OSError):
-        typer.echo(sentence, err=True)
+        tell(sentence)
 
 
 class SilenceNotice:
