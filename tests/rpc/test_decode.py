@@ -76,6 +76,28 @@ def test_an_acquire_with_every_field() -> None:
     )
 
 
+MISLEADING = ["\u202e", "\u202a", "\u2066", "\u2069", "\u200b", "\u2028", "\ufeff", "\xad", "\U000e0041"]
+
+
+@pytest.mark.parametrize("character", MISLEADING, ids=ascii)
+def test_a_new_holder_has_no_character_that_makes_it_look_like_another_one(character: str) -> None:
+    request = acquire_request()
+    request.holder = f"job{character}7"
+
+    assert fields_of(decode_acquire, request, "default") == ["holder"]
+    # What an earlier release has granted can still be named, to find it or to release it.
+    release = pb.ReleaseRequest(name="fleets/gpu/allocations/7", holder=request.holder)
+    assert decode_release(release, "default").holder == request.holder
+
+
+@pytest.mark.parametrize("holder", ["Zürich", "東京", "\u0645\u06cc\u200c\u062e", "👩\u200d🔧", "אבג 7"])
+def test_a_holder_may_be_written_in_any_script(holder: str) -> None:
+    request = acquire_request()
+    request.holder = holder
+
+    assert decode_acquire(request, "default").holder == holder
+
+
 def test_a_selector_has_one_form_however_it_is_written() -> None:
     written = pb.LabelSelector(
         match_labels={"gpu": "a100"},

@@ -277,7 +277,9 @@ class AcquireRequest(_message.Message):
     Remembered as long as the allocation lives and the server's retention beyond (7 days by default).
     """
     holder: _builtins.str
-    """Required. Who will have it, in the scheduler's own words: 1..256 characters without control characters."""
+    """Required. Who will have it, in the scheduler's own words: 1..256 characters without control characters, invisible
+    characters (such as U+200B), and those that change the direction of text (such as U+202E).
+    """
     placement_strategy: _resources_pb2.PlacementStrategy.ValueType
     """UNSPECIFIED: the fleet's default."""
     validate_only: _builtins.bool

@@ -12,14 +12,14 @@ from blockyard_server.domain.errors import InvalidRequest
 from blockyard_server.domain.requests import Acquire, PlacementStrategy, Release, Renew
 from blockyard_server.rpc.decode_demand import blocks_asked, check_selector_values, decode_demands
 from blockyard_server.rpc.fields import (
-    HOLDER_RULE,
+    NEW_HOLDER_RULE,
     TOKEN_RULE,
     Violations,
     decode_annotations,
     decode_fencing_token,
     decode_guard_holder,
     decode_ttl_us,
-    is_holder,
+    is_new_holder,
     is_token,
     raise_if_any,
 )
@@ -50,8 +50,8 @@ def decode_acquire(request: pb.AcquireRequest, caller: str) -> Acquire:
     fleet = decode_fleet(request.fleet, "fleet", bad)
     if not is_token(token):
         bad.append(("idempotency_token", TOKEN_RULE))
-    if not is_holder(holder):
-        bad.append(("holder", HOLDER_RULE))
+    if not is_new_holder(holder):
+        bad.append(("holder", NEW_HOLDER_RULE))
     demands = decode_demands(request.demands, fleet, bad)
     if request.placement_strategy not in STRATEGIES:
         bad.append(("placement_strategy", STRATEGY_RULE))

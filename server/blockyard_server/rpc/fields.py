@@ -25,6 +25,11 @@ MAX_INT64: Final = 2**63 - 1
 # The patterns are used through `fullmatch`: `$` would let a final newline pass.
 is_token: Final = re.compile(rf"[\x20-\x7e]{{1,{limits.MAX_TOKEN_LENGTH}}}").fullmatch
 is_holder: Final = re.compile(rf"[^\x00-\x1f\x7f-\x9f]{{1,{limits.MAX_HOLDER_LENGTH}}}").fullmatch
+misleads: Final = re.compile(
+    "[\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+).search
+"""Finds characters that turn the direction of others, begin a line, or are not seen at all: with them two names can
+look the same. The joiners U+200C and U+200D are part of how some scripts are written, and are not among them."""
 is_etag: Final = re.compile(rf"[\x20-\x7e]{{1,{MAX_ETAG_LENGTH}}}").fullmatch
 is_label_key: Final = re.compile(
     rf"[A-Za-z0-9](?:[A-Za-z0-9._/-]{{0,{limits.MAX_LABEL_KEY_LENGTH - 2}}}[A-Za-z0-9])?"
@@ -37,6 +42,7 @@ is_annotation_value: Final = re.compile(
 
 TOKEN_RULE: Final = f"must be 1..{limits.MAX_TOKEN_LENGTH} printable ASCII characters"
 HOLDER_RULE: Final = f"must be 1..{limits.MAX_HOLDER_LENGTH} characters without control characters"
+NEW_HOLDER_RULE: Final = f"{HOLDER_RULE}, nor invisible ones or such that change the direction of text (U+202E)"
 LABEL_KEY_RULE: Final = (
     f"must be 1..{limits.MAX_LABEL_KEY_LENGTH} characters of [A-Za-z0-9._/-], "
     "beginning and ending with a letter or digit"
@@ -64,6 +70,11 @@ def quoted(value: str) -> str:
     """A client's own text inside a message: ASCII, escaped, not too long."""
     shown = ascii(value[:_QUOTED_LENGTH])
     return shown if len(value) <= _QUOTED_LENGTH else f"{shown}…"
+
+
+def is_new_holder(value: str) -> bool:
+    """Whether an allocation may be made for this holder. Guards and filters take also what was allowed before."""
+    return is_holder(value) is not None and (value.isascii() or misleads(value) is None)
 
 
 def decode_guard_holder(value: str | None, bad: Violations) -> str | None:
