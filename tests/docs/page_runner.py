@@ -21,7 +21,7 @@ from typing import Final
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from tests.docs.snippets import Command, Program, RunByCI, Server, Snippet, read_snippets
+from tests.docs.snippets import Command, Program, RunByCI, Server, ServerStops, Snippet, read_snippets
 
 ROOT: Final = Path(__file__).parents[2]
 DEFAULT_ADDRESS: Final = "127.0.0.1:7350"
@@ -64,7 +64,7 @@ class Reader:
     def __init__(self, page: Path, folder: Path, stack: ExitStack) -> None:
         self.page = page
         self.folder = folder
-        self.stack = stack
+        self._server = stack.enter_context(ExitStack())
         self.address = _free_address()
         self.names: dict[str, object] = {"__name__": "__main__"}
         self.environment = _environment(folder, self.address)
@@ -80,7 +80,10 @@ class Reader:
             case Program():
                 self._run(snippet)
             case Server(command):
-                self.stack.enter_context(self._served(command))
+                self._server.close()
+                self._server.enter_context(self._served(command))
+            case ServerStops():
+                self._server.close()
             case RunByCI(command):
                 self._look_up_in_ci(command)
 

@@ -23,7 +23,7 @@ UNEXECUTED_SPELLINGS: Final = {
 }
 """Fences that look as if they were executed, and what to write instead."""
 
-MARKER: Final = re.compile(r"<!-- (server|run by \.ci/run|not run)(?:: (.+?))? -->", re.DOTALL)
+MARKER: Final = re.compile(r"<!-- (server stops|server|run by \.ci/run|not run)(?:: (.+?))? -->", re.DOTALL)
 
 
 class MalformedPage(Exception):
@@ -58,13 +58,20 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerStops:
+    """The page's server is stopped here."""
+
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunByCI:
     """A command that CI runs by itself, because a test cannot run the tests."""
 
     command: Command
 
 
-Snippet = Command | Program | Server | RunByCI
+Snippet = Command | Program | Server | ServerStops | RunByCI
 
 
 def read_snippets(text: str) -> list[Snippet]:
@@ -79,7 +86,7 @@ def _snippets(tokens: Sequence[Token]) -> Iterator[Snippet]:
             output = _output_below(tokens, index)
             yield from _snippets_of_fence(token, marker, output)
         elif hidden := _marker_of(token):
-            yield from _hidden_server(token, hidden, tokens[index + 1 : index + 2])
+            yield from _standing_alone(token, hidden, tokens[index + 1 : index + 2])
 
 
 def _marker_of(token: Token) -> re.Match[str] | None:
@@ -92,9 +99,11 @@ def _line_of(token: Token) -> int:
     return first + 1 if token.type == "fence" else first
 
 
-def _hidden_server(token: Token, marker: re.Match[str], below: Sequence[Token]) -> Iterator[Snippet]:
+def _standing_alone(token: Token, marker: re.Match[str], below: Sequence[Token]) -> Iterator[Snippet]:
     if marker[1] == "server" and marker[2]:
         yield Server(Command(_line_of(token), marker[2], ""))
+    elif marker[1] == "server stops":
+        yield ServerStops(_line_of(token))
     elif not below or below[0].type != "fence":
         raise MalformedPage(f"line {_line_of(token)}: {token.content.strip()} must stand directly above a block")
 

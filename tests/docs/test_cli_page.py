@@ -16,12 +16,13 @@ PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 NOT_OPTIONS = {
     "BLOCKYARD_TRACEBACK",
+    "BLOCKYARD_DATABASE",
     "BLOCKYARD_ALLOCATION",
     "BLOCKYARD_INSTANCE",
     "BLOCKYARD_BLOCKS",
     "BLOCKYARD_FENCING_TOKEN",
 }
-"""Variables that stand for no option: for the reporter of a fault, and for the command of `run`."""
+"""Variables that stand for no option of a client: for the reporter of a fault, the server, and the command of `run`."""
 
 
 def commands_of(group: Any, path: str) -> Iterator[tuple[str, Any]]:

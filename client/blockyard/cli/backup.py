@@ -66,7 +66,7 @@ def _expect_file(context: typer.Context) -> None:
     if os.environ.get("BLOCKYARD_DATABASE") and (source is None or source.name != "COMMANDLINE"):
         raise CommandFailed(
             "The data is in a PostgreSQL (BLOCKYARD_DATABASE), and that makes its backups itself.",
-            next_step="Use pg_dump --format=custom for one database, or pg_basebackup for the whole server; "
+            next_step="Use pg_dump -Fc for one database, or pg_basebackup for the whole server; "
             "for a data file beside it, name that with --data.",
             exit_code=ExitCode.USAGE,
         )
