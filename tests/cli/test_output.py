@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from blockyard.cli.output import document, write_blocks, write_duration
+from blockyard.cli.output import document, print_table, write_blocks, write_duration
 from blockyard.enums import InstanceState
 from blockyard.types import BlockCounts, Placement
 
@@ -63,3 +63,22 @@ def test_durations_are_written_as_people_write_them(duration: timedelta | None, 
 @pytest.mark.parametrize(("blocks", "text"), [((0,), "0"), ((0, 1, 2), "0-2"), ((0, 2, 3, 7), "0,2-3,7"), ((), "")])
 def test_runs_of_blocks_are_drawn_together(blocks: tuple[int, ...], text: str) -> None:
     assert write_blocks(blocks) == text
+
+
+@pytest.mark.parametrize("force_colour", [False, True])
+def test_a_table_in_a_pipe_has_a_row_on_each_line_however_long(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *, force_colour: bool
+) -> None:
+    if force_colour:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    rows = [("node-1", "x" * 10_000, "end"), ("two\nlines", "[bold red]", "a\tb"), ("東京", "e\u0301", "")]
+
+    print_table(("NAME", "LONG", "LAST"), rows, if_empty="none")
+
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in out] == ["NAME", "node-1", r"two\nlines", "東京"]
+    assert out[1].endswith("x  end")
+    assert r"a\tb" in out[2]
+    assert "[bold red]" in out[2]
+    # Columns begin at the same place of a terminal: the wide letters take two places each.
+    assert out[3].index("e\u0301") == out[2].index("[bold red]") - 2

@@ -376,3 +376,33 @@ def test_an_older_releases_file_is_copied_too(data: Path) -> None:
         db.executescript(OLDER)
 
     assert copied(data).fleets == {"gpu": 1}
+
+
+def test_a_copy_that_somebody_has_replaced_is_not_given_the_name(story: Story, data: Path) -> None:
+    assert story.revision
+    partial = data.with_name("copy.db.partial")
+
+    def replace(done: int, total: int) -> None:
+        if done == total:
+            partial.rename(data.with_name("elsewhere"))
+            shutil.copy(data.with_name("elsewhere"), partial)
+
+    with pytest.raises(BackupFailed, match="was replaced while it was written"):
+        make_backup(data, data.with_name("copy.db"), replace=False, progress=replace)
+
+    assert left_over(data) == ["copy.db.partial", "elsewhere"]
+
+
+def test_what_a_killed_backup_has_left_does_not_count_as_room_that_is_missing(
+    story: Story, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert story.revision
+    partial = data.with_name("copy.db.partial")
+    partial.write_bytes(b"left over")
+
+    def free(_: Path) -> Usage:
+        return Usage(free=10**9 if partial.stat().st_size == 0 else 0)
+
+    monkeypatch.setattr(shutil, "disk_usage", free)
+
+    assert held_in(copied(data).file) == HELD

@@ -1,8 +1,8 @@
 """The command line: `blockyard COMMAND …`.
 
 One noun or command a file; `app` puts them together. What can be decided without a service is in modules that say
-*Pure* (`block_map`, `option_values`, `selector_text`, `replay_log`, `replay_tally`, `failures`), the rest talks to the
-service through the SDK alone. Results go to stdout, everything else to stderr.
+*Pure* (`block_map`, `option_values`, `selector_text`, `replay_log`, `replay_tally`, `safe_text`, `failures`), the
+rest talks to the service through the SDK alone. Results go to stdout, everything else to stderr.
 """
 
 from collections.abc import Sequence

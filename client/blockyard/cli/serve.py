@@ -1,4 +1,4 @@
-"""`blockyard serve`: runs the service. The only part of the command line that knows the server.
+"""`blockyard serve`: runs the service. With `blockyard backup` the only part of the command line that knows the server.
 
 The options are the server's settings: each field of `Settings` is one, with its environment variable and default, so
 that a new setting is an option at once.

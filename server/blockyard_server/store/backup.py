@@ -36,6 +36,7 @@ DAMAGED: Final = ".damaged"
 """What is added to the name of a copy that was found to be wrong."""
 _BESIDE: Final = ("-wal", "-shm", "-journal")
 _MIB: Final = 1024 * 1024
+_ON_LINUX: Final = os.uname().sysname == "Linux"
 
 Progress: TypeAlias = Callable[[int, int], object]
 """Is told the bytes that are copied and the bytes in all; the last call has both equal, and the checks follow."""
@@ -74,19 +75,20 @@ def make_backup(data: Path, file: Path, *, replace: bool, progress: Progress) ->
     _expect_free(target, data, replace=replace)
     partial = _with(target, PARTIAL)
     try:
-        with _snapshot(data) as source:
+        with _snapshot(data) as source, _own_partial(partial) as owned:
             _expect_room(source, target)
-            with _own_partial(partial) as owned:
-                _copy(source, partial, progress)
-                source.close()  # from here on the server's log can begin anew
-                fleets, found = _check(partial)
-                os.fsync(owned)
-                if found:
-                    raise _damaged(partial, _with(target, DAMAGED), found)
-                _expect_free(target, data, replace=replace)
-                size_bytes = os.fstat(owned).st_size
-                partial.rename(target)
-                sync_folder(target.parent)
+            _copy(source, partial, progress)
+            source.close()  # from here on the server's log can begin anew
+            fleets, found = _check(partial)
+            os.fsync(owned)
+            if found:
+                raise _damaged(partial, _with(target, DAMAGED), found)
+            _expect_free(target, data, replace=replace)
+            if not _names(partial, owned):
+                raise BackupFailed(f"{partial} was replaced while it was written, and the copy with it.")
+            size_bytes = os.fstat(owned).st_size
+            partial.rename(target)
+            sync_folder(target.parent)
     except sqlite3.Error as failure:
         if failure.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
             raise KeyboardInterrupt from failure
@@ -215,6 +217,8 @@ def _remove(partial: Path) -> None:
 
 
 def _lock(descriptor: int, partial: Path) -> None:
+    if not _ON_LINUX:
+        return  # there the lock of this descriptor would keep SQLite out, too
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
