@@ -226,3 +226,10 @@ def test_where_it_can_the_command_has_a_cgroup_of_its_own_which_goes_with_it(
     name = own.rpartition("/")[2]
     assert name.startswith("blockyard-run-")
     assert not (trial.folder.parent / name).exists()
+
+
+def test_a_command_with_a_zero_byte_in_it_cannot_be_started_and_says_so() -> None:
+    done = drive(["true", "a\0b"], ())
+
+    assert "OSError: [Errno 22] embedded null byte" in done.stderr
+    assert "guard" not in done.stderr

@@ -6,6 +6,7 @@ it knows when nothing of the command is left. It has no threads, and a process g
 """
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -219,10 +220,11 @@ class Guard:
                 process_group=0,
                 preexec_fn=lambda: _before_exec(cgroup, start.terminal),  # noqa: PLW1509  # the guard has no threads
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in an argument, or in what the server has said
             if cgroup is not None:
                 cgroup.remove()
-            self._report(CannotExecute(error))
+            failure = error if isinstance(error, OSError) else OSError(errno.EINVAL, str(error))
+            self._report(CannotExecute(failure))
             return
         self._command, self._tree.group, self._tree.cgroup = command, command.pid, cgroup
         self._report(Started(command.pid, None if cgroup is None else str(cgroup.folder)))
