@@ -1,6 +1,10 @@
 """The drawing of a fleet says who has which block, also without colour."""
 
+import pytest
+from rich.cells import cell_len
+
 from blockyard.cli.block_map import draw_instances, draw_legend, mark_holders
+from blockyard.cli.safe_text import safe
 from blockyard.enums import InstanceState
 from blockyard.types import Hold, InstanceBlocks
 
@@ -115,3 +119,14 @@ def test_what_a_holder_calls_itself_is_never_read_as_markup() -> None:
 
 def test_a_fleet_without_instances_draws_nothing() -> None:
     assert draw() == []
+
+
+@pytest.mark.parametrize("name", ["東京" * 10, "e\u0301" * 40, "a\u202eb\x1b[2J\n" * 5, "\U0001f469" * 30])
+def test_a_name_of_any_letters_leaves_the_columns_where_they_are(name: str) -> None:
+    shown = [make_instance(f"fleets/f/instances/{text}", 8, {}) for text in (name, "node-1")]
+
+    odd, even = draw_instances(shown, width=80)
+
+    assert odd.cell_len == even.cell_len <= 80
+    assert cell_len(odd.plain.partition("·")[0]) == cell_len(even.plain.partition("·")[0])
+    assert safe(odd.plain) == odd.plain
