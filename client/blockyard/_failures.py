@@ -16,13 +16,19 @@ _DETAILS_KEY: Final = "grpc-status-details-bin"
 _BY_STATUS: Final = {"UNAVAILABLE": Unavailable, "DEADLINE_EXCEEDED": DeadlineExceeded}
 
 
-def failure_of_error(error: grpc.RpcError) -> CallFailed:
-    """The exception for an RPC that gRPC reports as failed."""
+def failure_of_error(error: grpc.RpcError, *, cancelled_here: bool = False) -> CallFailed:
+    """The exception for an RPC that gRPC reports as failed.
+
+    A CANCELLED without details is no answer of a Blockyard: a server's gRPC, a proxy or a server that ends has dropped
+    the call. That is `Unavailable`, unless this side has cancelled it (`cancelled_here`).
+    """
     assert isinstance(error, grpc.Call | grpc.aio.AioRpcError)
     for key, value in error.trailing_metadata() or ():
         if key == _DETAILS_KEY and isinstance(value, bytes):
             return failure_of_status(Status.FromString(value))
     code: grpc.StatusCode = error.code()
+    if code is grpc.StatusCode.CANCELLED and not cancelled_here:
+        return Unavailable(f"the call was dropped on its way ({error.details() or code.name})", status="UNAVAILABLE")
     return _failure(code.name, error.details() or "", [])
 
 

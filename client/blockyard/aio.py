@@ -179,7 +179,7 @@ class AsyncClient:
             try:
                 answer = await attempt
             except grpc.aio.AioRpcError as error:
-                failure = failure_of_error(error)
+                failure = failure_of_error(error, cancelled_here=self._closed)
             else:
                 return call.decode(answer)
             finally:

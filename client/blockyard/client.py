@@ -173,7 +173,7 @@ class Client:
             try:
                 answer = stub(call.request, timeout=attempts.timeout_s(time.monotonic()), metadata=self._metadata)
             except grpc.RpcError as error:
-                failure = failure_of_error(error)
+                failure = failure_of_error(error, cancelled_here=self._closed)
             else:
                 return call.decode(answer)
             time.sleep(attempts.pause_s(failure, time.monotonic(), _dice.random()))
