@@ -13,10 +13,11 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.stress import backup, expiry, large_grants, overload, selectors
+from benchmarks.stress import backup, bursts, expiry, large_grants, overload, selectors
 from benchmarks.stress.scenario import Figure, Scale, Scenario
 
 SCENARIOS: Final[tuple[Scenario, ...]] = (
+    bursts.SCENARIO,
     *large_grants.SCENARIOS,
     *selectors.SCENARIOS,
     expiry.SCENARIO,

@@ -94,6 +94,18 @@ def test_a_precondition_names_what_it_is_about() -> None:
     assert [(v.type, v.subject) for v in violations] == [("LEASE_EXPIRED", "fleets/gpu/allocations/7")]
 
 
+@pytest.mark.parametrize("reason", ["OVERLOADED", "SHUTTING_DOWN", "STORE_UNAVAILABLE"])
+def test_those_who_are_refused_together_are_not_asked_back_together(reason: str) -> None:
+    kind = FAILURES[reason]
+    assert issubclass(kind, EngineFailure)
+    assert kind.retry_after_s is not None
+    asked = {seen(failure_of(reason)).details["RetryInfo"].retry_delay.ToNanoseconds() for _ in range(100)}
+
+    assert len(asked) > 50
+    assert min(asked) >= kind.retry_after_s * 1e9
+    assert max(asked) <= (kind.retry_after_s + kind.retry_spread_s) * 1e9
+
+
 def test_a_limit_names_itself() -> None:
     refusal = seen(failure_of("LIMIT_EXCEEDED"))
 

@@ -62,7 +62,7 @@ async def test_a_failure_of_the_store_says_when_to_try_again_and_nothing_interna
     refusal = await refusal_of(blockyard.allocator.Acquire(acquire_request()))
 
     assert refusal.code is grpc.StatusCode.UNAVAILABLE
-    assert refusal.details["RetryInfo"].retry_delay.ToMilliseconds() == 1000
+    assert 1000 <= refusal.details["RetryInfo"].retry_delay.ToMilliseconds() <= 2000
     assert "x.db" not in str(refusal)
 
 
@@ -110,7 +110,7 @@ async def test_one_call_too_many_is_refused_as_overload_and_the_others_go_on(edg
     after = await refusal_of(Blockyard(channels[2]).allocator.Acquire(acquire_request("c")))
 
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, Overloaded.reason)
-    assert refusal.details["RetryInfo"].retry_delay.ToMilliseconds() == 200
+    assert 200 <= refusal.details["RetryInfo"].retry_delay.ToMilliseconds() <= 1000
     assert [other.reason for other in [*others, after]] == ["FLEET_NOT_FOUND"] * 3
     for channel in channels:
         await channel.close()

@@ -8,11 +8,13 @@ from blockyard_server.engine.store_protocol import StoreCorrupt, StoreFailed
 class EngineFailure(Exception):
     """The outcome is unknown to who asked, unless the class says otherwise; asking again is safe.
 
-    `retry_after_s` is when (seconds), for RetryInfo; None if asking again does not help.
+    `retry_after_s` is when (seconds), for RetryInfo; None if asking again does not help. Each answer asks for up to
+    `retry_spread_s` more, at random: those who are refused together must not come back together.
     """
 
     reason: ClassVar[str]
     retry_after_s: ClassVar[float | None] = None
+    retry_spread_s: ClassVar[float] = 1.0
 
     def __init__(self, message: str, **metadata: object) -> None:
         super().__init__(message)
@@ -25,6 +27,7 @@ class Overloaded(EngineFailure):
 
     reason = "OVERLOADED"
     retry_after_s = 0.2
+    retry_spread_s = 0.8
 
 
 class ShuttingDown(EngineFailure):

@@ -4,6 +4,7 @@ Every error carries an ErrorInfo; the other details follow from its reason. All 
 8 KB of metadata that gRPC peers accept: beyond that a client sees an unreadable error instead of this one.
 """
 
+import random
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -27,6 +28,8 @@ MAX_MESSAGE_BYTES: Final = 512
 MAX_VALUE_BYTES: Final = 256
 """One metadata value, resource name or description."""
 MAX_VIOLATIONS_BYTES: Final = 2048
+
+_dice = random.SystemRandom()
 
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 _CODES: Final = {reason: grpc.StatusCode[spec.status] for reason, spec in REASONS.items()}
@@ -118,7 +121,8 @@ def _retry_info(failure: Failure, _message: str, _metadata: Mapping[str, str]) -
     if not isinstance(failure, EngineFailure) or failure.retry_after_s is None:
         return None
     detail = error_details_pb2.RetryInfo()
-    detail.retry_delay.FromNanoseconds(int(failure.retry_after_s * 1e9))
+    delay_s = failure.retry_after_s + _dice.random() * failure.retry_spread_s
+    detail.retry_delay.FromNanoseconds(int(delay_s * 1e9))
     return detail
 
 

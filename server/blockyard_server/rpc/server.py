@@ -31,6 +31,15 @@ class EdgeSettings:
 
     max_concurrent_calls: int = 4096
     """Calls under way at once, and streams open at once; one more is answered UNAVAILABLE, OVERLOADED. At least 1."""
+    max_pending_calls: int = 32_768
+    """Calls that gRPC holds before they are looked at, about 16 kB each. It drops each one more with a bare CANCELLED,
+    so this is far above `max_concurrent_calls`: a burst is to meet the limit that gives a reason."""
+    max_pending_s: int = 600
+    """gRPC drops, in the same way, a call that nobody has looked at for so long."""
+    max_connections: int = 10_000
+    """Connections open at once; one more is closed as soon as it is accepted."""
+    handshake_timeout_s: float = 10.0
+    """A connection that has not said its first words of HTTP/2 after so long is closed."""
     keepalive_time_s: float = 60.0
     """After so long without traffic a connection is pinged."""
     keepalive_timeout_s: float = 20.0
@@ -45,6 +54,14 @@ class EdgeSettings:
     """A draining server has refused new calls politely for long enough once none came for so long."""
     farewell_s: float = 2.0
     """It does not wait longer than this for that, nor longer than its grace."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError if gRPC would drop calls before this server's own limit is met."""
+        if self.max_pending_calls < 2 * self.max_concurrent_calls:
+            message = (
+                "max_pending_calls must be twice max_concurrent_calls at least: gRPC must not be the one to refuse"
+            )
+            raise ValueError(message)
 
 
 class Edge:
@@ -130,6 +147,13 @@ def _options(settings: EdgeSettings) -> tuple[tuple[str, int], ...]:
         ("grpc.max_send_message_length", -1),
         # What is waiting beyond this waits in the client, where its deadline is known.
         ("grpc.max_concurrent_streams", settings.max_concurrent_calls),
+        # Between the two limits gRPC would drop calls at random (docs/adr/0015).
+        ("grpc.server.max_pending_requests", settings.max_pending_calls),
+        ("grpc.server.max_pending_requests_hard_limit", settings.max_pending_calls),
+        ("grpc.server_max_unrequested_time_in_server", settings.max_pending_s),
+        # One more would take a file descriptor that the database needs.
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.server_handshake_timeout_ms", int(settings.handshake_timeout_s * 1000)),
         ("grpc.keepalive_time_ms", int(settings.keepalive_time_s * 1000)),
         ("grpc.keepalive_timeout_ms", int(settings.keepalive_timeout_s * 1000)),
         # Since gRPC has two timers for one ping, the earlier one counts; this one's default is a minute.
