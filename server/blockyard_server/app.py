@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from blockyard_server.descriptors import TooFewDescriptors, share_out
 from blockyard_server.engine.auditor import AuditorSettings
 from blockyard_server.engine.clock import Clock, SystemClock
 from blockyard_server.engine.engine import Engine, EngineSettings
@@ -15,7 +16,7 @@ from blockyard_server.engine.store_protocol import Store, StoreRefused
 from blockyard_server.engine.sweeper import SweeperSettings
 from blockyard_server.engine.writer import WriterLimits
 from blockyard_server.metrics import MetricsServer
-from blockyard_server.rpc.server import build_server
+from blockyard_server.rpc.server import EdgeSettings, build_server
 from blockyard_server.settings import Settings
 from blockyard_server.store.postgres import PostgresStore
 from blockyard_server.store.sqlite import SqliteStore
@@ -48,6 +49,10 @@ async def running_server(
 
     `clock` and `store` stand in for the real ones where a test says so. Raises StartRefused.
     """
+    try:
+        descriptors = share_out(settings)
+    except TooFewDescriptors as refused:
+        raise StartRefused(str(refused)) from refused
     store = store or _store(settings)
     if settings.restart_grace_s is not None:
         _log.warning(
@@ -61,7 +66,7 @@ async def running_server(
         clock_decides=clock is not None,
         available=lambda available: edge.health.set_available(available),  # noqa: PLW0108 - made below
     )
-    edge = build_server(engine)
+    edge = build_server(engine, EdgeSettings(max_connections=descriptors.connections))
     try:
         await engine.start()
     except StoreRefused as refused:
@@ -78,6 +83,12 @@ async def running_server(
         await edge.stop(0)
         await engine.stop()
         raise StartRefused(f"metrics cannot be served on {settings.metrics_listen}: {error.strerror}") from error
+    _log.info(
+        "at most %d connections: this process may open %d files, and keeps %d for itself",
+        descriptors.connections,
+        descriptors.limit,
+        descriptors.own,
+    )
     try:
         address = f"{settings.listen.rpartition(':')[0]}:{port}"
         yield RunningServer(address, engine, store.made_new, metrics.address if metrics is not None else None)

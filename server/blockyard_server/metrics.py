@@ -4,15 +4,24 @@ The registry is this server's own, so that several servers in one process show t
 numbers in a thread of its own, and never waits for the event loop or the database.
 """
 
+import socket
+import threading
 from collections.abc import Iterator
-from typing import Final
+from socketserver import ThreadingMixIn
+from typing import Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from blockyard_server.engine.counts import Counts
 from blockyard_server.engine.engine import Engine
+
+MAX_SCRAPES: Final = 16
+"""Connections that are answered at once; one more is closed. Each has a thread and a file descriptor."""
+SCRAPE_PATIENCE_S: Final = 5.0
+"""A connection that says nothing, or takes nothing, for so long is closed."""
 
 _COUNTERS: Final = {
     "batches": "Transactions that carried out requests.",
@@ -71,6 +80,42 @@ def _transactions(counts: Counts) -> Metric:
     )
 
 
+class _Scrape(WSGIRequestHandler):
+    timeout = SCRAPE_PATIENCE_S
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the base class's
+        """Scrapes are not logged."""
+
+
+class _BoundedServer(ThreadingMixIn, WSGIServer):
+    """A thread for each connection, and no more of them than MAX_SCRAPES."""
+
+    daemon_threads = True
+    request_queue_size = MAX_SCRAPES
+
+    def __init__(self, address: tuple[str, int], family: socket.AddressFamily) -> None:
+        self.address_family = family
+        self._free = threading.BoundedSemaphore(MAX_SCRAPES)
+        super().__init__(address, _Scrape)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Begins to answer, in a thread, unless all threads are taken."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answers, in the thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away or is too slow is no fault."""
+
+
 class MetricsServer:
     """Serves one engine's metrics while it is open."""
 
@@ -79,7 +124,12 @@ class MetricsServer:
         registry = CollectorRegistry()
         registry.register(EngineMetrics(engine))
         host, _, port = listen.rpartition(":")
-        self._server, self._thread = start_http_server(int(port), host.strip("[]"), registry)
+        bare = host.strip("[]")
+        family, *_ = socket.getaddrinfo(bare, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        self._server = _BoundedServer((bare, int(port)), family)
+        self._server.set_app(make_wsgi_app(registry))
+        self._thread = threading.Thread(target=self._server.serve_forever, name="blockyard-metrics", daemon=True)
+        self._thread.start()
         self.address = f"{host}:{self._server.server_port}"
 
     def close(self) -> None:

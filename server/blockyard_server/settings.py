@@ -91,6 +91,12 @@ class Settings:
         least=0,
         most=320_000_000,
     )
+    max_connections: int = _setting(
+        10_000,
+        "Connections that may be open; one more is closed at once. Fewer if the system's limit of open files says so.",
+        least=16,
+        most=60_000,
+    )
     drain_grace_s: float = _setting(
         10.0, "How long calls under way may take to end when the server is stopped, in seconds.", least=0, most=3600
     )
