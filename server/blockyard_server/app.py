@@ -3,10 +3,13 @@
 import asyncio
 import gc
 import logging
+import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from blockyard_server.descriptors import TooFewDescriptors, share_out
 from blockyard_server.engine.auditor import AuditorSettings
@@ -20,6 +23,12 @@ from blockyard_server.rpc.server import EdgeSettings, build_server
 from blockyard_server.settings import Settings
 from blockyard_server.store.postgres import PostgresStore
 from blockyard_server.store.sqlite import SqliteStore
+
+STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
+EXIT_MARGIN_S: Final = 5.0
+"""How long after the grace the process may still be there, whatever hangs."""
+EXIT_OF_HANGING: Final = 70
+"""The exit code then, EX_SOFTWARE of sysexits.h."""
 
 _log = logging.getLogger(__name__)
 
@@ -101,24 +110,48 @@ async def running_server(
         _log.info("stopped")
 
 
-async def serve(settings: Settings, *, on_ready: Callable[[RunningServer], None]) -> None:
-    """Serves until SIGTERM or SIGINT, then drains. Raises StartRefused."""
+async def serve(
+    settings: Settings, *, on_ready: Callable[[RunningServer], None], on_stop: Callable[[], None] = lambda: None
+) -> None:
+    """Serves until SIGTERM or SIGINT, then calls `on_stop` and drains. Raises StartRefused.
+
+    Before it serves, either signal ends the process at once, however long a migration still takes: nothing was
+    promised yet, and what is half done is rolled back.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_DFL)
     async with running_server(settings) as running:
+        for number in STOPPING:
+            loop.add_signal_handler(number, stop.set)
         spare_the_collector()
         on_ready(running)
         await stop.wait()
+        on_stop()
+
+
+def _exit_now() -> None:
+    """As kill -9, which loses nothing that was answered: a disk or a database keeps a thread from its end."""
+    _log.critical("the server has not stopped within its grace: something hangs, and it ends as if it were killed")
+    logging.shutdown()
+    os._exit(EXIT_OF_HANGING)
 
 
 def serve_forever(settings: Settings, *, on_ready: Callable[[RunningServer], None]) -> None:
-    """Runs `serve` on uvloop, to its end. Raises StartRefused."""
+    """Runs `serve` on uvloop, to its end. Raises StartRefused.
+
+    A drain that hangs ends the process `EXIT_MARGIN_S` after its grace.
+    """
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    with asyncio.Runner(loop_factory=_new_event_loop) as runner:
-        runner.run(serve(settings, on_ready=on_ready))
+    exit_ = threading.Timer(settings.drain_grace_s + EXIT_MARGIN_S, _exit_now)
+    exit_.daemon = True
+    try:
+        with asyncio.Runner(loop_factory=_new_event_loop) as runner:
+            runner.run(serve(settings, on_ready=on_ready, on_stop=exit_.start))
+    finally:
+        exit_.cancel()
 
 
 def spare_the_collector() -> None:

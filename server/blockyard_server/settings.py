@@ -98,7 +98,10 @@ class Settings:
         most=60_000,
     )
     drain_grace_s: float = _setting(
-        10.0, "How long calls under way may take to end when the server is stopped, in seconds.", least=0, most=3600
+        10.0,
+        "How long the server may take to stop, in seconds: reads under way have half of it, changes nearly all.",
+        least=0,
+        most=3600,
     )
     audit_interval_s: float = _setting(
         60.0,

@@ -358,6 +358,9 @@ class SimulatedEvidence:
         """As in the protocol."""
         yield from self._rows.kept()
 
+    def abandon(self) -> None:
+        """No read of it takes any time."""
+
     def close(self) -> None:
         """As in the protocol."""
 

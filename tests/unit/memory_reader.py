@@ -182,6 +182,9 @@ class MemoryEvidence:
         """As in the protocol."""
         return (row for row in self.held_blocks() if after < row[2] <= upto)
 
+    def abandon(self) -> None:
+        """No read of it takes any time."""
+
     def close(self) -> None:
         """As in the protocol."""
         self.closed = True

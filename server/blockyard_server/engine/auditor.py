@@ -85,6 +85,8 @@ class Auditor:
         self._positions: dict[str, Position] = {}
         self._last_fleet = ""
         self._stopping = asyncio.Event()
+        self._in_step = False
+        """A slice is being compared: only that closes its snapshot."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -93,10 +95,12 @@ class Auditor:
             self._task = asyncio.create_task(self._run(), name="blockyard-auditor")
 
     async def stop(self) -> None:
-        """Ends, between two steps."""
+        """Ends, after the step that is under way; `LedgerWork.end` cuts that short."""
         self._stopping.set()
         if self._task is not None:
-            await self._task
+            if not self._in_step:
+                self._task.cancel()  # it may wait for a reader behind all others
+            await asyncio.gather(self._task, return_exceptions=True)
 
     async def round(self) -> None:
         """Takes a step in each of the next fleets, one after the other. Raises ShuttingDown, StoreFailed."""
@@ -108,13 +112,19 @@ class Auditor:
             self._counts.halted_fleets = set(halted) | self._transactor.halts_to_record
         self._last_fleet = fleets[-1] if len(fleets) == MAX_FLEETS_AT_ONCE else ""
         for fleet in fleets:
-            if not self._stopping.is_set():
+            if self._stopping.is_set():
+                return
+            self._in_step = True
+            try:
                 await apart("verified", fleet, self.step(fleet))
+            finally:
+                self._in_step = False
 
     async def step(self, fleet: str) -> None:
         """Compares the next slice of a fleet, and halts the fleet if anything differs. Raises EngineFailure."""
         position = self._positions.setdefault(fleet, Position())
         async with self._ledger.turn:
+            self._ledger.expect_going_on()
             after = position.instance
             pinned = await self._writers.of(fleet).run_aside(
                 lambda: self._transactor.pin_slice(fleet, after, MAX_INSTANCES_AT_ONCE)
@@ -122,7 +132,7 @@ class Auditor:
             if pinned is None:
                 del self._positions[fleet]
                 return
-            findings = await self._ledger.in_worker(lambda: self._compare(pinned, position))
+            findings = await self._ledger.read(pinned, lambda pinned: self._compare(pinned, position))
             self._counts.audit_steps += 1
             if findings.discrepancies:
                 await self._ledger.halt(fleet, tuple(findings.discrepancies))

@@ -153,6 +153,7 @@ class Engine:
         await self._availability.stop()
         await self._sweeper.stop()
         self._writers.refuse()
+        self._ledger.end()
         # What these find must still halt its fleet, in the writers' threads, where what was accepted is carried out.
         await self._auditor.stop()
         await self._ledger.stop()
@@ -263,6 +264,14 @@ class Engine:
     def end_watches(self) -> None:
         """Ends every watch with a last mark."""
         self._watches.end()
+
+    def end_audits(self) -> None:
+        """Every Verify and Repair ends with ShuttingDown; new ones are refused."""
+        self._ledger.end()
+
+    def give_up(self) -> None:
+        """Changes that wait and were not begun end with ShuttingDown; new ones are refused."""
+        self._writers.give_up()
 
     async def verify(self, fleet: str) -> VerifyReport:
         """Compares all records of a fleet at one revision; mends nothing, and halts the fleet if they differ."""

@@ -7,9 +7,9 @@ others have to do, and among fleets that are always busy each gets an equal shar
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
-from itertools import count
+from itertools import chain, count
 from typing import Final, Generic, TypeVar
 
 MAX_IDLE_FLEETS: Final = 1000
@@ -35,6 +35,10 @@ class FairQueue(Generic[T]):
 
     def __len__(self) -> int:
         return self._length
+
+    def __iter__(self) -> Iterator[T]:
+        """All that wait, fleet by fleet."""
+        return chain.from_iterable(self._waiting.values())
 
     @property
     def first(self) -> str | None:

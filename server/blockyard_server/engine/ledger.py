@@ -12,10 +12,10 @@ from typing import Final, TypeVar
 from blockyard_server.domain.answers import Discrepancy, RepairReport, VerifyReport
 from blockyard_server.domain.repair import Plan
 from blockyard_server.engine.counts import Counts
-from blockyard_server.engine.failures import Overloaded, StoreUnavailable, failure_of_store
+from blockyard_server.engine.failures import Overloaded, ShuttingDown, StoreUnavailable, failure_of_store
 from blockyard_server.engine.pinned import PinnedFleet
 from blockyard_server.engine.repair import Planned, Repairer, plan, rehearsal_of, report_of
-from blockyard_server.engine.store_protocol import Store, StoreFailed
+from blockyard_server.engine.store_protocol import Evidence, Store, StoreFailed
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.verify import audit
 from blockyard_server.engine.writer import Writers
@@ -39,10 +39,23 @@ class LedgerWork:
         self._repairer = Repairer(store, transactor)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="blockyard-verify")
         self.turn = asyncio.Lock()
+        self._ending = False
+        self._evidence: Evidence | None = None
+        """What the worker reads now: there is one turn, and so one snapshot."""
         self._tasks: set[asyncio.Task[VerifyReport] | asyncio.Task[RepairReport]] = set()
+
+    def end(self) -> None:
+        """What is under way or waits ends soon, with ShuttingDown, and no more begins. Does not wait for that.
+
+        A repair is not cut off in its one transaction; after it, it ends before it has verified.
+        """
+        self._ending = True
+        if self._evidence is not None:
+            self._evidence.abandon()
 
     async def stop(self) -> None:
         """Ends what is under way."""
+        self.end()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._worker.shutdown()
 
@@ -64,6 +77,27 @@ class LedgerWork:
         """Runs what is slow in the one worker thread."""
         return await asyncio.get_running_loop().run_in_executor(self._worker, work)
 
+    async def read(self, pinned: PinnedFleet, work: Callable[[PinnedFleet], T]) -> T:
+        """Runs what reads a snapshot, and closes it, in the worker thread. Whoever calls has the turn.
+
+        Raises ShuttingDown if `end` was called before the snapshot was read, StoreFailed.
+        """
+        self._evidence = pinned.evidence
+        if self._ending:
+            pinned.evidence.abandon()
+        try:
+            return await self.in_worker(lambda: work(pinned))
+        except StoreFailed:
+            self.expect_going_on()
+            raise
+        finally:
+            self._evidence = None
+
+    def expect_going_on(self) -> None:
+        """Raises ShuttingDown."""
+        if self._ending:
+            raise ShuttingDown("the server is stopping; nothing was done: try again at another one or later")
+
     async def halt(self, fleet: str, found: tuple[Discrepancy, ...]) -> None:
         """Stops a fleet's writes because of these differences."""
         self._counts.discrepancies += len(found)
@@ -72,6 +106,7 @@ class LedgerWork:
         await self._writers.of(fleet).run_aside(halt, however_many=True)
 
     def _expect_room(self) -> None:
+        self.expect_going_on()
         if len(self._tasks) >= MAX_WAITING_AUDITS:
             raise Overloaded(
                 f"{MAX_WAITING_AUDITS} Verifies are waiting, the most that this server accepts; try again later",
@@ -80,17 +115,23 @@ class LedgerWork:
 
     async def _shielded(self, task: "asyncio.Task[Report]") -> Report:
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
         return await asyncio.shield(task)
+
+    def _done(self, task: "asyncio.Task[VerifyReport] | asyncio.Task[RepairReport]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # perhaps nobody waits any more, and asyncio would report it as lost
 
     async def _verify(self, fleet: str) -> VerifyReport:
         async with self.turn:
             return await self._compare(fleet)
 
     async def _compare(self, fleet: str) -> VerifyReport:
+        self.expect_going_on()
         try:
             pinned = await self._writers.of(fleet).run_aside(lambda: self._transactor.pin(fleet))
-            report = await self.in_worker(lambda: audit(fleet, pinned))
+            report = await self.read(pinned, partial(audit, fleet))
         except StoreFailed as failure:
             raise failure_of_store(failure, "the database cannot be read; try again") from failure
         self._counts.verifies += 1
@@ -104,9 +145,10 @@ class LedgerWork:
             return rehearsal_of(planned, halted=pinned.halted)
 
     async def _plan(self, fleet: str) -> tuple[PinnedFleet, Planned]:
+        self.expect_going_on()
         try:
             pinned = await self._writers.of(fleet).run_aside(lambda: self._transactor.pin(fleet))
-            return pinned, await self.in_worker(lambda: plan(fleet, pinned))
+            return pinned, await self.read(pinned, partial(plan, fleet))
         except StoreFailed as failure:
             raise failure_of_store(failure, "the database cannot be read; try again") from failure
 
@@ -114,13 +156,23 @@ class LedgerWork:
         async with self.turn:
             planned = await self._mend(fleet)
             self._counts.repairs += bool(planned.corrections)
+            try:
+                return report_of(planned, await self._compare_and_resume(fleet))
+            except ShuttingDown:
+                if not planned.corrections:
+                    raise
+                made = f"{len(planned.corrections)} corrections were made, and the server stops before it has verified"
+                raise ShuttingDown(f"{made}; repair again at another one or later") from None
+
+    async def _compare_and_resume(self, fleet: str) -> VerifyReport:
+        """What Verify finds after a repair; if that is nothing, the fleet is served again."""
+        report = await self._compare(fleet)
+        for _ in range(MAX_LOOKS):
+            resume = partial(self._repairer.resume, fleet, report.revision)
+            if not report.clean or await self._writers.of(fleet).run_aside(resume):
+                break
             report = await self._compare(fleet)
-            for _ in range(MAX_LOOKS):
-                resume = partial(self._repairer.resume, fleet, report.revision)
-                if not report.clean or await self._writers.of(fleet).run_aside(resume):
-                    break
-                report = await self._compare(fleet)
-            return report_of(planned, report)
+        return report
 
     async def _mend(self, fleet: str) -> Plan:
         """Carries out what is planned for the fleet as it is; one that changes meanwhile is made to stand still."""

@@ -104,6 +104,14 @@ class Service(Protocol):
         """Every watch sends a last mark and ends with ShuttingDown; new ones are refused."""
         ...
 
+    def end_audits(self) -> None:
+        """Every Verify and Repair ends with ShuttingDown; new ones are refused."""
+        ...
+
+    def give_up(self) -> None:
+        """Changes that wait and were not begun end with ShuttingDown; new ones are refused."""
+        ...
+
     async def verify(self, fleet: str) -> VerifyReport:
         """Compares all records of a fleet at one revision; mends nothing, and halts the fleet if they differ."""
         ...

@@ -176,7 +176,10 @@ class Transaction(Protocol):
 
 
 class Evidence(Protocol):
-    """All records of a fleet at one revision, for Verify. Used in one worker thread; close it in the end."""
+    """All records of a fleet at one revision, for Verify. Used in one worker thread; close it in the end.
+
+    Any read may raise StoreFailed.
+    """
 
     revision: int
     compacted_revision: int
@@ -226,6 +229,10 @@ class Evidence(Protocol):
 
     def held_of_allocations(self, after: int, upto: int) -> Iterator[tuple[str, int, int]]:
         """As `held_blocks`, of the allocations above `after` and up to `upto`."""
+        ...
+
+    def abandon(self) -> None:
+        """From any thread: the read under way fails soon, and those to come at once. Does not wait for that."""
         ...
 
     def close(self) -> None:

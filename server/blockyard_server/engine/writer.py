@@ -106,6 +106,8 @@ class Writer:
         self._wake = asyncio.Event()
         self._refusing = False
         """New requests are refused; asides are not yet."""
+        self._given_up = False
+        """What was not begun is refused, too."""
         self._stopping = False
         self._loop_task: asyncio.Task[None] | None = None
 
@@ -121,6 +123,13 @@ class Writer:
     def refuse(self) -> None:
         """From now on new requests are refused. What was accepted, and asides, are carried out."""
         self._refusing = True
+
+    def give_up(self) -> None:
+        """Refuses what waits and was not begun, too: there is no time left for it."""
+        self._refusing = self._given_up = True
+        for ticket in self._queue:
+            if not ticket.outcome.done():
+                ticket.outcome.set_exception(_no_time_left())
 
     async def stop(self) -> None:
         """Carries out what was accepted, refuses the rest, and ends."""
@@ -245,7 +254,10 @@ class Writer:
             if ticket.outcome.done():
                 continue
             if isinstance(outcome, Again):
-                again.append(ticket)
+                if self._given_up:
+                    ticket.outcome.set_exception(_no_time_left())
+                else:
+                    again.append(ticket)
             elif isinstance(outcome, Refused | EngineFailure):
                 ticket.outcome.set_exception(outcome)
             else:
@@ -312,9 +324,18 @@ class Writers:
         for lane in self._lanes:
             lane.refuse()
 
+    def give_up(self) -> None:
+        """Refuses what waits and was not begun, too."""
+        for lane in self._lanes:
+            lane.give_up()
+
     async def stop(self) -> None:
         """Carries out what was accepted, refuses the rest, and ends."""
         await asyncio.gather(*(lane.stop() for lane in self._lanes))
+
+
+def _no_time_left() -> ShuttingDown:
+    return ShuttingDown("the server is stopping; nothing was done: try again at another one or later")
 
 
 def _calls(tickets: list[_Ticket]) -> int:

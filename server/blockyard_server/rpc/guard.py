@@ -8,7 +8,7 @@ Requests are parsed here and not by grpc, which would answer bytes that do not d
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -18,7 +18,14 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from blockyard_server.domain.errors import InvalidRequest, Refused
-from blockyard_server.engine.failures import EngineFailure, InternalError, Overloaded, ShuttingDown, WatcherTooSlow
+from blockyard_server.engine.failures import (
+    EngineFailure,
+    InternalError,
+    Overloaded,
+    ShuttingDown,
+    StoreUnavailable,
+    WatcherTooSlow,
+)
 from blockyard_server.rpc.errors import Abort, Failure, encode_abort
 
 _LOG: Final = logging.getLogger(__name__)
@@ -41,19 +48,32 @@ class GuardedMethods(grpc.GenericRpcHandler):
         # Of their own: a stream may stay open for as long as its client lives, and must not take a call's place.
         self._free_streams = max_concurrent
         self._streams: set[asyncio.Task[Any]] = set()
+        self._reads: set[asyncio.Task[Any]] = set()
+        self._changes: set[asyncio.Task[Any]] = set()
+        self._out_of_time: dict[asyncio.Task[Any], Abort] = {}
+        """Calls that were ended from here, and what each is to be answered."""
         self._write_patience_s = write_patience_s
         self.streams_that_are_ending = 0
         """Streams whose end is on its way to a client that has not taken it yet."""
         self._ending = asyncio.Event()
         self._refusing = False
-        self._refused = 0
+        self._arrived = 0
+        """Calls that gRPC has handed over so far."""
 
     def service(self, handler_call_details: Any) -> "_Handler | None":
         """The method's handler, or None if there is no such method (grpc answers UNIMPLEMENTED)."""
+        self._arrived += 1
         return self._handlers.get(handler_call_details.method)
 
-    def add(self, service: ServiceDescriptor, servicer: object, *, to_the_last: bool = False) -> None:
-        """Registers all of a service's methods.
+    def add(
+        self,
+        service: ServiceDescriptor,
+        servicer: object,
+        *,
+        changes: Collection[str] = (),
+        to_the_last: bool = False,
+    ) -> None:
+        """Registers all of a service's methods; those of these names change something, all others read.
 
         The servicer has a coroutine for each method with one answer, and an async generator for each
         method with a stream of them. `to_the_last`: calls with one answer are carried out even while others are
@@ -66,7 +86,9 @@ class GuardedMethods(grpc.GenericRpcHandler):
                 handler = self._stream(handle, parse, client_streaming=method.client_streaming)
             else:
                 assert not method.client_streaming, f"{method.full_name} streams to the server only: not supported"
-                handler = grpc.unary_unary_rpc_method_handler(self._unary(handle, parse, to_the_last=to_the_last))
+                under_way = self._changes if method.name in changes else self._reads
+                guarded = self._unary(handle, parse, under_way, to_the_last=to_the_last)
+                handler = grpc.unary_unary_rpc_method_handler(guarded)
             self._handlers[f"/{service.full_name}/{method.name}"] = handler
 
     async def end_streams(self, patience_s: float) -> None:
@@ -80,36 +102,63 @@ class GuardedMethods(grpc.GenericRpcHandler):
         for stream in self._streams:
             stream.cancel()
 
-    async def refuse_until_quiet(self, quiet_s: float, most_s: float) -> None:
+    def end_reads(self) -> None:
+        """Every read that is under way is answered with SHUTTING_DOWN."""
+        self._end(self._reads, _stopping())
+
+    def end_changes(self) -> None:
+        """Every change that is under way is answered with STORE_UNAVAILABLE: it may have been made, or be made yet."""
+        self._end(self._changes, encode_abort(StoreUnavailable("the server stops without an answer of the database")))
+
+    def _end(self, calls: "set[asyncio.Task[Any]]", refusal: Abort) -> None:
+        for task in calls:
+            self._out_of_time[task] = refusal
+            task.cancel()
+
+    async def refuse_until_quiet(self, quiet_s: float, most_s: float, until_s: float) -> None:
         """Refuses new calls with SHUTTING_DOWN from now on; returns once none came for `quiet_s`, or after `most_s`.
 
         What still waits in grpc's own queue when it stops is cancelled without a word, and its client could not tell
-        that from a call that was carried out.
+        that from a call that was carried out. A busy event loop has not looked at what waits there: such a time counts
+        for neither, but at `until_s` of the event loop's time it is over.
         """
         self._refusing = True
         loop = asyncio.get_running_loop()
-        until = loop.time() + most_s
-        before = -1
-        while self._refused != before and loop.time() < until:
-            before = self._refused
+        waited_s = 0.0
+        while waited_s < most_s and loop.time() < until_s:
+            before, began_s = self._arrived, loop.time()
             await asyncio.sleep(quiet_s)
+            if loop.time() - began_s > 2 * quiet_s:
+                continue
+            if self._arrived == before:
+                return
+            waited_s += quiet_s
 
     def _unary(
-        self, handle: _Unary, parse: _Parse, *, to_the_last: bool
+        self, handle: _Unary, parse: _Parse, under_way: "set[asyncio.Task[Any]]", *, to_the_last: bool
     ) -> Callable[[bytes, _Context], Awaitable[bytes]]:
         async def guarded(data: bytes, context: _Context) -> bytes:
             if self._refusing and not to_the_last:
-                self._refused += 1
                 await context.abort(*_stopping())
             if self._free <= 0:
                 await context.abort(*_too_many(self._max_concurrent))
             self._free -= 1
+            task = cast("asyncio.Task[Any]", asyncio.current_task())
+            under_way.add(task)
             try:
                 answer = await handle(parse(data), context)
                 return answer.SerializeToString()
+            except asyncio.CancelledError:
+                # Of the client, or its deadline, unless it was ended from here, and from here alone.
+                ended = self._out_of_time.get(task)
+                if ended is None or task.uncancel() > 0:
+                    raise
+                refusal = ended
             except Exception as error:  # noqa: BLE001 - whatever it is, its text must not reach a client
                 refusal = encode_abort(failure_of(error))
             finally:
+                under_way.discard(task)
+                self._out_of_time.pop(task, None)
                 self._free += 1
             # Not in the except clause: abort's exception would carry the other along, frames and all.
             return await context.abort(*refusal)

@@ -3,6 +3,7 @@
 Transport settings have their reasons here; `app.py` decides when each step happens.
 """
 
+import asyncio
 import socket
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,6 +24,18 @@ from blockyard_server.rpc.reflection import reflection_servicer
 
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
 """What gRPC clients and servers accept by default; the limits of every request keep below it."""
+
+
+CHANGES: Final = frozenset(
+    {"Acquire", "Release", "Renew", "Batch", "Repair"}
+    | {f"{verb}{noun}" for verb in ("Create", "Update", "Delete") for noun in ("Fleet", "Instance")}
+    | {"CordonInstance", "UncordonInstance"}
+)
+"""The methods that change something. When the server stops they have nearly all of its grace, all others half."""
+TIME_OF_READS: Final = 0.5
+"""The part of the grace after which a read, a Verify or a Repair that is still under way is ended."""
+TIME_OF_CHANGES: Final = 0.9
+"""The part of the grace after which a change that was not begun is refused. The rest is for the answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +96,7 @@ class Edge:
         services.append((reflection, reflection_servicer([*reflected, reflection.full_name])))
         for descriptor, servicer in services:
             # Whoever asks a draining server for its health is to hear NOT_SERVING.
-            self.methods.add(descriptor, servicer, to_the_last=servicer is self.health)
+            self.methods.add(descriptor, servicer, changes=CHANGES, to_the_last=servicer is self.health)
         self.server = grpc.aio.server(options=_options(settings))
         self.server.add_generic_rpc_handlers((self.methods,))
 
@@ -103,12 +116,33 @@ class Edge:
         await self.server.start()
 
     async def stop(self, grace_s: float) -> None:
-        """Drains: NOT_SERVING, streams end, new calls are refused; calls under way have `grace_s` to finish."""
+        """Drains within `grace_s`: NOT_SERVING, streams end, new calls are refused, those under way are answered.
+
+        What has not ended in its part of the grace is answered with SHUTTING_DOWN, or, where the database does not say
+        what became of a change, with STORE_UNAVAILABLE.
+        """
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + grace_s
         self.health.drain()
         self._service.end_watches()
-        await self.methods.end_streams(self._settings.stream_patience_s)
-        await self.methods.refuse_until_quiet(self._settings.quiet_s, min(self._settings.farewell_s, grace_s))
-        await self.server.stop(grace_s)
+        ending = asyncio.create_task(self._end_in_time(grace_s), name="blockyard-drain")
+        try:
+            await self.methods.end_streams(min(self._settings.stream_patience_s, grace_s / 4))
+            await self.methods.refuse_until_quiet(
+                self._settings.quiet_s, min(self._settings.farewell_s, grace_s / 4), until_s - grace_s / 4
+            )
+            await self.server.stop(max(0.0, until_s - loop.time()))
+        finally:
+            ending.cancel()
+
+    async def _end_in_time(self, grace_s: float) -> None:
+        await asyncio.sleep(grace_s * TIME_OF_READS)
+        self._service.end_audits()
+        self.methods.end_reads()
+        await asyncio.sleep(grace_s * (TIME_OF_CHANGES - TIME_OF_READS))
+        self._service.give_up()
+        await asyncio.sleep(0)  # who was refused just now takes that for an answer, before all others are ended
+        self.methods.end_changes()
 
 
 def build_server(service: Service, settings: EdgeSettings | None = None) -> Edge:

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.events import Event
@@ -10,6 +10,9 @@ from blockyard_server.engine.store_protocol import StoreFailed
 from blockyard_server.store import statements
 from blockyard_server.store.codec import Row, decode_allocation, decode_journal
 from blockyard_server.store.slices import Slices
+
+ABANDONED_STEPS: Final = 50_000
+"""How many of its own steps SQLite takes between two looks whether the snapshot was abandoned: some milliseconds."""
 
 
 class SqliteEvidence(Slices):
@@ -30,12 +33,14 @@ class SqliteEvidence(Slices):
         self._fleet = fleet
         self._closed = closed
         self._unreadable = unreadable
+        self._abandoned = False
         db.execute("BEGIN")
         # The first read is what takes the snapshot.
         head = db.execute(statements.EVIDENCE_HEAD, (fleet,)).fetchone()
         self.revision: int = head[0] if head else 0
         self.exists = head is not None and not head[1]
         self.compacted_revision: int = head[2] if head else 0
+        db.set_progress_handler(lambda: self._abandoned, ABANDONED_STEPS)
 
     def instances(self) -> Iterator[tuple[str, int, int]]:
         """See the protocol."""
@@ -61,6 +66,10 @@ class SqliteEvidence(Slices):
         """See the protocol."""
         return map(decode_journal, self._rows(statements.EVIDENCE_EVENTS))
 
+    def abandon(self) -> None:
+        """See the protocol. SQLite itself looks, within a statement, too."""
+        self._abandoned = True
+
     def close(self) -> None:
         """See the protocol. Closing twice is the same as once."""
         self._db.close()
@@ -70,6 +79,8 @@ class SqliteEvidence(Slices):
         return self._select(statement)
 
     def _select(self, statement: str, *parameters: Any) -> Iterator[Row]:
+        if self._abandoned:
+            raise StoreFailed(f"the snapshot of fleet {self._fleet} was abandoned")
         try:
             yield from self._db.execute(statement, (self._fleet, *parameters))
         except sqlite3.Error as failure:

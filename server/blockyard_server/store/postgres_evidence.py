@@ -7,6 +7,7 @@ import psycopg
 
 from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.events import Event
+from blockyard_server.engine.store_protocol import StoreFailed
 from blockyard_server.store import statements
 from blockyard_server.store.codec import Row, decode_allocation, decode_journal
 from blockyard_server.store.postgres_errors import reading
@@ -32,6 +33,7 @@ class PostgresEvidence(Slices):
         self._db: psycopg.Connection[Row] = psycopg.Connection.connect(conninfo)
         self._watch = watchdog.watch(self._db.pgconn)
         self._cursors = 0
+        self._abandoned = False
         try:
             self._db.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             self._db.read_only = True
@@ -68,6 +70,11 @@ class PostgresEvidence(Slices):
         """See the protocol."""
         return map(decode_journal, self._rows(statements.EVIDENCE_EVENTS))
 
+    def abandon(self) -> None:
+        """See the protocol. The watchdog ends the connection, so that a read under way ends, too."""
+        self._abandoned = True
+        self._watch.begin(0)
+
     def close(self) -> None:
         """See the protocol. Closing twice is the same as once."""
         self._watch.end()
@@ -93,13 +100,15 @@ class PostgresEvidence(Slices):
         """Closes it, also half read. If that fails, the connection is given up: whoever reads on is told."""
         try:
             self._bound(cursor.close)
-        except psycopg.Error:
+        except (psycopg.Error, StoreFailed):
             self._watch.end()
             self._db.close()
             cursor.close()
 
     def _bound(self, step: Callable[[], Any]) -> Any:
         self._watch.begin(FETCH_TIMEOUT_S)
+        if self._abandoned:  # looked at after the bound was set: `abandon` sets its own after this
+            raise StoreFailed(f"the snapshot of fleet {self._fleet} was abandoned")
         try:
             return step()
         finally:
