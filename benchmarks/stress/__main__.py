@@ -13,7 +13,7 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.stress import backup, bursts, expiry, large_grants, overload, selectors
+from benchmarks.stress import backup, bursts, descriptors, drains, expiry, large_grants, overload, selectors
 from benchmarks.stress.scenario import Figure, Scale, Scenario
 
 SCENARIOS: Final[tuple[Scenario, ...]] = (
@@ -22,6 +22,8 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     *selectors.SCENARIOS,
     expiry.SCENARIO,
     overload.SCENARIO,
+    descriptors.SCENARIO,
+    drains.SCENARIO,
     backup.SCENARIO,
 )
 
