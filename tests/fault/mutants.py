@@ -337,6 +337,25 @@ MUTANTS: Final[dict[str, Mutant]] = {
         ),
         (f"{EDGE}::test_a_draining_server_refuses_new_calls_politely_until_none_comes_and_tells_its_health",),
     ),
+    "leaves a burst to gRPC": Mutant(
+        "the server's own limit answers a burst, with a reason",
+        (
+            Edit("rpc/server.py", '        ("grpc.server.max_pending_requests", settings.max_pending_calls),\n', ""),
+            Edit(
+                "rpc/server.py",
+                '        ("grpc.server.max_pending_requests_hard_limit", settings.max_pending_calls),\n',
+                "",
+            ),
+        ),
+        ("tests/rpc/test_bursts.py::test_every_call_of_a_burst_is_granted_or_refused_with_a_reason_and_a_time",),
+    ),
+    "gives the database's descriptors away": Mutant(
+        "connections are limited below the file descriptors",
+        (Edit("rpc/server.py", '        ("grpc.max_allowed_incoming_connections", settings.max_connections),\n', ""),),
+        (
+            "tests/fault/test_descriptors.py::test_a_crowd_of_connections_takes_no_descriptor_that_the_server_needs[sqlite]",
+        ),
+    ),
     "stops without a word": Mutant(
         "a server that drains says NOT_SERVING",
         (Edit("rpc/server.py", "        self.health.drain()\n", ""),),

@@ -53,7 +53,7 @@ def place(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(90)
-async def test_a_crowd_of_connections_takes_no_descriptor_from_reads_verify_sweeper_and_auditor(
+async def test_a_crowd_of_connections_takes_no_descriptor_that_the_server_needs(
     tmp_path: Path, place: dict[str, Any]
 ) -> None:
     metrics = free_port()
