@@ -91,3 +91,8 @@ def test_the_runs_of_a_set_are_its_numbers_and_do_not_touch(numbers: set[int]) -
 
     assert [number for first, last in runs for number in range(first, last + 1)] == sorted(numbers)
     assert all(before[1] + 1 < after[0] for before, after in pairwise(runs))
+
+
+@given(st.lists(st.integers(0, 300)))
+def test_the_set_of_some_numbers_does_not_depend_on_their_order_and_repetition(numbers: list[int]) -> None:
+    assert to_mask(tuple(numbers)) == sum(1 << number for number in set(numbers))

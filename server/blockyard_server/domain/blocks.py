@@ -4,6 +4,8 @@ An instance has at most 4096 blocks, so a set of them is one Python integer, and
 arithmetic.
 """
 
+from blockyard_server.domain.bitmaps import bitmap_of
+
 Blocks = tuple[int, ...]
 """Block numbers in ascending order."""
 
@@ -12,13 +14,8 @@ Placements = tuple[tuple[str, Blocks], ...]
 
 
 def to_mask(blocks: Blocks) -> int:
-    """The set of these block numbers."""
-    if blocks and blocks[-1] - blocks[0] == len(blocks) - 1:
-        return ((1 << len(blocks)) - 1) << blocks[0]
-    mask = 0
-    for block in blocks:
-        mask |= 1 << block
-    return mask
+    """The set of these block numbers, in any order."""
+    return bitmap_of(blocks, max(blocks) + 1) if blocks else 0
 
 
 def to_blocks(mask: int) -> Blocks:
