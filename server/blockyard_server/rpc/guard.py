@@ -8,6 +8,7 @@ Requests are parsed here and not by grpc, which would answer bytes that do not d
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -27,6 +28,7 @@ from blockyard_server.engine.failures import (
     WatcherTooSlow,
 )
 from blockyard_server.rpc.errors import Abort, Failure, encode_abort
+from blockyard_server.rpc.load_shedding import MIN_UNDER_WAY, RecentLatency
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -137,16 +139,23 @@ class GuardedMethods(grpc.GenericRpcHandler):
     def _unary(
         self, handle: _Unary, parse: _Parse, under_way: "set[asyncio.Task[Any]]", *, to_the_last: bool
     ) -> Callable[[bytes, _Context], Awaitable[bytes]]:
+        latency = RecentLatency()
+
         async def guarded(data: bytes, context: _Context) -> bytes:
             if self._refusing and not to_the_last:
                 await context.abort(*_stopping())
             if self._free <= 0:
                 await context.abort(*_too_many(self._max_concurrent))
+            others = self._max_concurrent - self._free
+            if not to_the_last and latency.is_too_late(context.time_remaining(), others):
+                await context.abort(*_too_late(others))
             self._free -= 1
+            began_s = time.monotonic()
             task = cast("asyncio.Task[Any]", asyncio.current_task())
             under_way.add(task)
             try:
                 answer = await handle(parse(data), context)
+                latency.note(time.monotonic() - began_s)
                 return answer.SerializeToString()
             except asyncio.CancelledError:
                 # Of the client, or its deadline, unless it was ended from here, and from here alone.
@@ -238,6 +247,14 @@ async def _parsed(incoming: AsyncIterator[bytes], parse: _Parse) -> AsyncIterato
 def _too_many(most: int) -> Abort:
     message = f"{most} calls are under way, the most that this server accepts; nothing was done, try again"
     return encode_abort(Overloaded(message, maximum=most))
+
+
+def _too_late(others: int) -> Abort:
+    message = (
+        f"{others} calls are under way, and this one could not be answered before its deadline; nothing was done, try "
+        "again later, or with more time"
+    )
+    return encode_abort(Overloaded(message, maximum=MIN_UNDER_WAY))
 
 
 def _stopping() -> Abort:
