@@ -13,7 +13,7 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.stress import backup, bursts, descriptors, drains, expiry, large_grants, overload, selectors
+from benchmarks.stress import backup, bursts, descriptors, drains, expiry, large_grants, overload, selectors, starts
 from benchmarks.stress.scenario import Figure, Scale, Scenario
 
 SCENARIOS: Final[tuple[Scenario, ...]] = (
@@ -24,6 +24,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     overload.SCENARIO,
     descriptors.SCENARIO,
     drains.SCENARIO,
+    starts.SCENARIO,
     backup.SCENARIO,
 )
 

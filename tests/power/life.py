@@ -164,7 +164,7 @@ class _Server:
             assert begin.digest == digest, "a life begins with what was found on the disk"
             self.promises.append(replace(begin, steps=0))
         self._transactor = self._make_transactor()
-        for fleet in self._store.fleet_names():
+        for fleet in self._store.fleet_sizes():
             self._transactor.load(fleet)
             self._transactor.greet(fleet)
 

@@ -95,13 +95,13 @@ def _faults(store: SqliteStore, promises: Sequence[Promises], due: int, state: i
         yield Fault.LOST, f"batch {state} is found, and batch {due} was acknowledged"
     promise = promises[due if state is None else max(due, state)]
     transactor = Transactor(store, ManualClock(promise.now_us))
-    for fleet in store.fleet_names():
+    for fleet in store.fleet_sizes():
         report = audit(fleet, transactor.pin(fleet))
         if not report.clean:
             yield Fault.UNCLEAN, str(report.discrepancies[:3])
     if promise.in_doubt:
         return
-    if FLEET in store.fleet_names():
+    if FLEET in store.fleet_sizes():
         yield from _untold(store, promise)
         yield from _answered_otherwise(transactor, promise)
     elif promise.allocations:

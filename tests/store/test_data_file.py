@@ -234,7 +234,7 @@ async def test_what_is_found_again_is_not_used_before_a_new_start(sqlite: Sqlite
         pass
     await sqlite.close()
     sqlite.open()
-    assert sqlite.fleet_names() == ["gpu"]
+    assert list(sqlite.fleet_sizes()) == ["gpu"]
 
 
 async def test_no_reader_makes_a_file(sqlite: SqliteStore) -> None:

@@ -77,7 +77,7 @@ def test_every_trigger_and_function_has_the_name_it_is_listed_under() -> None:
 async def test_three_servers_open_one_empty_database_at_once(database: str) -> None:
     stores = await asyncio.gather(*(opened(database) for _ in range(3)))
     Story(stores[0]).begin(node_1=8)
-    assert [store.fleet_names() for store in stores] == [["gpu"]] * 3
+    assert [list(store.fleet_sizes()) for store in stores] == [["gpu"]] * 3
     for store in stores:
         await store.close()
 
@@ -229,7 +229,7 @@ def test_of_several_hosts_the_one_that_takes_writes_is_used(postgres: Postgres, 
     listed = re.sub(r"@127.0.0.1:\d+/", f"@127.0.0.1:{free_port()},127.0.0.1:{postgres.port}/", database)
     store = PostgresStore(listed)
     store.open()
-    assert store.fleet_names() == []
+    assert list(store.fleet_sizes()) == []
     asyncio.run(store.close())
 
 
@@ -237,7 +237,7 @@ def test_many_threads_open_and_close_their_stores(database: str) -> None:
     def once(_: int) -> list[str]:
         store = PostgresStore(database)
         store.open()
-        names = store.fleet_names()
+        names = list(store.fleet_sizes())
         asyncio.run(store.close())
         return names
 

@@ -78,7 +78,7 @@ def test_a_file_that_takes_too_long_is_served_all_the_same(
     store = SqliteStore(data)
     store.open()
     assert "too large to be looked through for damage" in caplog.text
-    assert store.fleet_names() == ["gpu"]
+    assert list(store.fleet_sizes()) == ["gpu"]
     asyncio.run(store.close())
 
 

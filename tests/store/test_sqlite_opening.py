@@ -84,7 +84,7 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path: Path) -
         holder.kill()
         holder.wait()
         store.open()
-        assert store.fleet_names() == []
+        assert list(store.fleet_sizes()) == []
         asyncio.run(store.close())
 
 
@@ -143,7 +143,7 @@ async def test_a_refused_store_may_be_opened_once_the_reason_is_gone(tmp_path: P
         store.open()
     path.unlink()
     store.open()
-    assert store.fleet_names() == []
+    assert list(store.fleet_sizes()) == []
     await store.close()
 
 

@@ -183,7 +183,7 @@ def test_a_fleet_made_again_goes_on_from_its_revision_and_order(story: Story) ->
         assert (transaction.head.revision, transaction.head.next_order) == (4, 3)
         assert transaction.load_instances() == []
         assert transaction.fleet_count() == 0
-    assert story.store.fleet_names() == []
+    assert list(story.store.fleet_sizes()) == []
     story.create_fleet(FleetFields((("again", "yes"),)))
     story.add("node-1", 4)
     story.commit()
@@ -192,7 +192,7 @@ def test_a_fleet_made_again_goes_on_from_its_revision_and_order(story: Story) ->
         assert transaction.head.record is not None
         assert transaction.head.record.fields.labels == (("again", "yes"),)
         assert [row.record.order for row in transaction.load_instances()] == [3]
-    assert story.store.fleet_names() == ["gpu"]
+    assert list(story.store.fleet_sizes()) == ["gpu"]
 
 
 def test_a_fleet_may_be_deleted_and_made_again_in_one_batch(story: Story) -> None:
@@ -230,7 +230,7 @@ def test_fleets_do_not_see_each_other(story: Story) -> None:
     with story.store.transaction("cpu") as transaction:
         assert set(transaction.allocations([mine, theirs])) == {theirs}
         assert transaction.tokens([("default", "same")])["default", "same"].allocation == theirs
-    assert story.store.fleet_names() == ["cpu", "gpu"]
+    assert list(story.store.fleet_sizes()) == ["cpu", "gpu"]
 
 
 def test_a_block_that_raises_leaves_nothing_behind(story: Story) -> None:

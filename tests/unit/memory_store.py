@@ -120,7 +120,7 @@ class MemoryTransaction:
 
     def fleet_count(self) -> int:
         """As in the protocol."""
-        return len(self._store.fleet_names())
+        return len(self._store.fleet_sizes())
 
     def write(self, events: Sequence[Event], allocations: Mapping[int, Allocation]) -> None:
         """As in the protocol."""
@@ -284,9 +284,9 @@ class MemoryStore:
         self.evidence.append(evidence)
         return evidence
 
-    def fleet_names(self) -> list[str]:
+    def fleet_sizes(self) -> dict[str, int]:
         """As in the protocol."""
-        return sorted(fleet for fleet, rows in self.rows.items() if rows.record is not None)
+        return {fleet: len(rows.instances) for fleet, rows in sorted(self.rows.items()) if rows.record is not None}
 
     async def follow(self, heard: Callable[[str], None]) -> None:  # noqa: ARG002 - there is no other server
         """As in the protocol."""

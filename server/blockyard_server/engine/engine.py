@@ -3,9 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Final, TypeVar
 
 from blockyard_server.domain.answers import (
@@ -40,15 +38,9 @@ from blockyard_server.engine.failures import (
     StoreUnavailable,
     failure_of_store,
 )
+from blockyard_server.engine.fleet_loader import FleetLoader
 from blockyard_server.engine.ledger import LedgerWork
-from blockyard_server.engine.store_protocol import (
-    InvariantBroken,
-    Reader,
-    Store,
-    StoreFailed,
-    StoreRefused,
-    StoreStopped,
-)
+from blockyard_server.engine.store_protocol import InvariantBroken, Reader, Store, StoreFailed, StoreRefused
 from blockyard_server.engine.sweeper import Sweeper, SweeperSettings
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.watch import WatchHub
@@ -104,6 +96,7 @@ class Engine:
             monotonic_s=time.monotonic,
         )
         self._writers = Writers(self._transactor, settings.writer, store.lanes, self.counts)
+        self._loader = FleetLoader(store, self._writers, self._transactor)
         self._sweeper = Sweeper(store, self._writers, self._transactor, settings.sweeper)
         self._availability = Availability(store, available, self._writers)
         self._ledger = LedgerWork(store, self._writers, self._transactor, self.counts)
@@ -111,7 +104,7 @@ class Engine:
         self._reads = 0
 
     async def start(self) -> None:
-        """Opens the store, brings every fleet into memory and begins to work. Raises StoreRefused, EngineFailure.
+        """Opens the store, brings fleets into memory and begins to work. Raises StoreRefused, EngineFailure.
 
         A fleet whose invariants do not hold is halted; the others are served, and Verify tells what is wrong with it.
         """
@@ -119,38 +112,24 @@ class Engine:
         self._writers.start()
         self._watches.start()
         try:
-            fleets = self._store.fleet_names()
-            await self._for_each(fleets, self._transactor.load)
-            # Only now: no lease can be renewed before all fleets are loaded, which may take longer than the grace.
-            await self._for_each(fleets, self._greet)
+            await self._loader.load()
         except BaseException as failure:
             await self.stop()
             if isinstance(failure, StoreUnavailable | StoreDamaged | StoreFailed):
                 raise StoreRefused(f"the data cannot be loaded: {failure.__cause__ or failure}") from failure
             raise
+        self._loader.start()
         self._sweeper.start()
         self._auditor.start()
         self._availability.start()
 
-    def _greet(self, fleet: str) -> None:
-        """Extends the fleet's leases. Where nothing can be written now, its first transaction does it."""
-        try:
-            self._transactor.greet(fleet)
-        except StoreUnavailable as unavailable:
-            if isinstance(unavailable.__cause__, StoreStopped) or not self._store.write_failed:
-                raise
-
     def _now_us(self, fleet: str) -> int:
         return self._transactor.times.now_us(fleet)
-
-    async def _for_each(self, fleets: list[str], work: Callable[[str], None]) -> None:
-        for fleet in fleets:
-            with suppress(InvariantViolated):
-                await self._writers.of(fleet).run_aside(partial(work, fleet))
 
     async def stop(self) -> None:
         """Carries out what was accepted, then closes the store."""
         await self._availability.stop()
+        await self._loader.stop()
         await self._sweeper.stop()
         self._writers.refuse()
         self._ledger.end()

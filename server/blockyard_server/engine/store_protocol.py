@@ -346,8 +346,8 @@ class Store(Protocol):
         """
         ...
 
-    def fleet_names(self) -> list[str]:
-        """All fleets that are not deleted, for start-up."""
+    def fleet_sizes(self) -> dict[str, int]:
+        """All fleets that are not deleted, by name, and how many instances each has. For start-up."""
         ...
 
     def reader(self) -> AbstractAsyncContextManager[Reader]:

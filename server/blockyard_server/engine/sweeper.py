@@ -5,18 +5,26 @@ It decides nothing: a lease has ended by the predicate alone, swept or not.
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from blockyard_server.domain.retention import Forgettable, Retention
 from blockyard_server.engine.apart import apart
 from blockyard_server.engine.failures import EngineFailure
+from blockyard_server.engine.pace import Pace
 from blockyard_server.engine.store_protocol import Store, StoreFailed, StoreStopped
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.writer import Writers
 
 MAX_FLEETS_AT_ONCE: Final = 100
-"""How many fleets one round looks after; the others come next."""
+"""How many fleets with ended leases one round looks after; the others come next."""
+MAX_PAST_AT_ONCE: Final = 25
+"""How many fleets with something to forget one round looks at; the others come next."""
+MAX_AGED_AT_ONCE: Final = 5
+"""How many of these it lets grow older, each in a transaction: 100,000 deleted fleets are a small load for ever."""
+SEARCH_SHARE: Final = 0.02
+"""Of the time, for each search for such fleets: the more fleets there are, the less often they are searched."""
 MAX_COMPACTIONS: Final = 10
 """How many transactions one round spends on a fleet's journal: leases that end meanwhile do not wait for history."""
 
@@ -55,6 +63,7 @@ class Sweeper:
         """The last fleet whose past this round or the one before looked at: the next one goes on behind it."""
         self._unfinished: dict[str, Forgettable] = {}
         """Fleets with more events to forget than one round does."""
+        self._due_pace, self._past_pace = Pace(SEARCH_SHARE), Pace(SEARCH_SHARE)
 
     def start(self) -> None:
         """Begins to work in the background."""
@@ -87,19 +96,38 @@ class Sweeper:
         if not sweep.cancelled():
             sweep.exception()  # whoever waited has it; asyncio would report it as lost where nobody waits any more
 
-    async def round(self) -> None:
-        """Looks after every fleet that needs it. Raises ShuttingDown, StoreFailed."""
-        now_us = self._transactor.times.store_us()
-        async with self._store.reader() as reader:
-            due = await reader.fleets_with_due_leases(now_us, MAX_FLEETS_AT_ONCE)
-            past = await reader.fleets_with_past(self._looked_upto, MAX_FLEETS_AT_ONCE)
-        self._looked_upto = past[-1] if len(past) == MAX_FLEETS_AT_ONCE else ""
+    async def round(self, *, paced: bool = False) -> None:
+        """Looks after the next fleets that need it. Raises ShuttingDown, StoreFailed.
+
+        `paced`: it searches for them only if the last search was long enough ago.
+        """
+        due: list[str] = []
+        past: list[str] = []
+        if not paced or self._due_pace.is_due:
+            async with self._store.reader() as reader:
+                with self._due_pace.measured():
+                    due = await reader.fleets_with_due_leases(self._transactor.times.store_us(), MAX_FLEETS_AT_ONCE)
+        if not paced or self._past_pace.is_due:
+            async with self._store.reader() as reader:
+                with self._past_pace.measured():
+                    past = await reader.fleets_with_past(self._looked_upto, MAX_PAST_AT_ONCE)
         for fleet in self._transactor.fleets_to_look_at()[:MAX_FLEETS_AT_ONCE]:
             await apart("looked at", fleet, self._look_at(fleet))
         for fleet in due:
             await apart("swept", fleet, self.sweep_fleet(fleet))
-        for fleet in past:
+        await self._forget_past(past)
+
+    async def _forget_past(self, fleets: Sequence[str]) -> None:
+        """Looks at these fleets' past, in order. Those behind the last that may grow older in this round come next."""
+        aged = 0
+        for fleet in fleets:
+            aged += self._transactor.ages.due(fleet, self._settings.retention.step_us)
             await apart("pruned", fleet, self._forget_old(fleet))
+            self._looked_upto = fleet
+            if aged == MAX_AGED_AT_ONCE:
+                return
+        if len(fleets) < MAX_PAST_AT_ONCE:
+            self._looked_upto = ""
 
     async def _look_at(self, fleet: str) -> None:
         await self._writers.of(fleet).run_aside(lambda: self._transactor.look_at(fleet))
@@ -122,7 +150,7 @@ class Sweeper:
         while True:
             await asyncio.sleep(self._settings.interval_s)
             try:
-                await self.round()
+                await self.round(paced=True)
             except StoreStopped:
                 _log.debug("the store has stopped, and has said why")
             except (EngineFailure, StoreFailed) as failure:

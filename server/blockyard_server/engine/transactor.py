@@ -6,7 +6,7 @@ forgotten and loaded anew (docs/adr/0002).
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
 from blockyard_server.domain import limits
@@ -108,6 +108,10 @@ class Transactor:
         """
         self._ungreeted.add(fleet)
         self.in_transaction(fleet, lambda _attempt: None)
+
+    def extend_at_first_use(self, fleets: Iterable[str]) -> None:
+        """The first transaction on each of these fleets loads it and does what `greet` does, before anything else."""
+        self._ungreeted.update(fleets)
 
     def age(self, fleet: str, retention: Retention) -> Forgettable:
         """Lets the fleet's age grow by what this server has certainly seen pass. Answers what is old enough to go."""

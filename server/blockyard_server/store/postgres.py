@@ -117,17 +117,17 @@ class PostgresStore:
         self._evidence.add(evidence)
         return evidence
 
-    def fleet_names(self) -> list[str]:
+    def fleet_sizes(self) -> dict[str, int]:
         """See the protocol."""
         line = self._lines.take()
         try:
             with reading():
-                names = [row[0] for row in line.send([(statements.FLEET_NAMES, ())])[0].rows()]
+                sizes = {row[0]: row[1] for row in line.send([(statements.FLEET_SIZES, ())])[0].rows()}
         except BaseException:
             line.close()
             raise
         self._lines.give_back(line)
-        return names
+        return sizes
 
     @asynccontextmanager
     async def reader(self) -> AsyncIterator[SqlReader]:

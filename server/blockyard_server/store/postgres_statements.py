@@ -90,7 +90,7 @@ NOW: Final = f"SELECT {_NOW_US}"
 # The clock is read outside of what locks the row: so it is read after it.
 HEAD: Final = f"SELECT {_NOW_US}, locked.* FROM ({numbered(statements.HEAD)} FOR UPDATE) locked"
 FLEET_COUNT: Final = statements.FLEET_COUNT
-FLEET_NAMES: Final = statements.FLEET_NAMES
+FLEET_SIZES: Final = statements.FLEET_SIZES
 
 LOAD_INSTANCES: Final = f"""
 SELECT (SELECT string_agg(block::text, ',') FROM held_blocks h WHERE h.fleet = i.fleet AND h.instance = i.instance),

@@ -86,7 +86,7 @@ class SqlReader:
         due = exists().where(
             allocations.c.fleet == fleets.c.fleet, _LIVE, allocations.c.expire_time_us <= _of_the_fleet(now_us)
         )
-        return await self._names(select(fleets.c.fleet).where(due), limit)
+        return await self._names(select(fleets.c.fleet).where(fleets.c.deleted == 0, due), limit)
 
     async def fleets_with_past(self, after: str, limit: int) -> list[str]:
         """See the protocol. With no range of revisions SQLite would walk the primary keys."""

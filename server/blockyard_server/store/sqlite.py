@@ -147,10 +147,10 @@ class SqliteStore:
         self._evidence.add(evidence)
         return evidence
 
-    def fleet_names(self) -> list[str]:
+    def fleet_sizes(self) -> dict[str, int]:
         """See the protocol."""
         try:
-            return [row[0] for row in self._connected().execute(statements.FLEET_NAMES)]
+            return dict(self._connected().execute(statements.FLEET_SIZES).fetchall())
         except sqlite3.Error as failure:
             raise self._unreadable(failure) from failure
 
