@@ -13,7 +13,18 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.stress import backup, bursts, descriptors, drains, expiry, large_grants, overload, selectors, starts
+from benchmarks.stress import (
+    backup,
+    bursts,
+    descriptors,
+    drains,
+    expiry,
+    large_grants,
+    overload,
+    selectors,
+    starts,
+    watches,
+)
 from benchmarks.stress.scenario import Figure, Scale, Scenario
 
 SCENARIOS: Final[tuple[Scenario, ...]] = (
@@ -21,6 +32,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     *large_grants.SCENARIOS,
     *selectors.SCENARIOS,
     expiry.SCENARIO,
+    watches.SCENARIO,
     overload.SCENARIO,
     descriptors.SCENARIO,
     drains.SCENARIO,

@@ -32,11 +32,15 @@ MAX_WATCHES: Final = 2000
 PAGE_EVENTS: Final = 256
 """How many events one answer has, and one read of the journal."""
 RECENT_PAGES: Final = 16
-"""How many reads' worth of events the watches of a fleet share; who is further behind reads the journal."""
+"""How many pages of events the watches of a fleet share; who is further behind reads the journal."""
 RECENT_PAGES_IN_ALL: Final = 512
 """The same of all fleets together: beyond it the page that was read first goes, whosever it is."""
-READS_AT_ONCE: Final = 2
-"""Database connections that watches use at a time; the other readers keep theirs."""
+CURRENT_AT_ONCE: Final = 1
+"""Reads of what is new, at a time: each serves all watches of a fleet that are current. The other readers keep their
+database connections."""
+CATCHING_UP_AT_ONCE: Final = 1
+"""Reads for single watches that are behind, at a time. They have a turn of their own: however many catch up, those who
+are current do not wait for them."""
 ALL_EVENTS: Final = EventFilter()
 
 _log = logging.getLogger(__name__)
@@ -68,7 +72,8 @@ class WatchHub:
         self._recent: deque[_Tail] = deque()
         """Whose the pages are that all tails together hold, in the order in which they were read."""
         self._watches = 0
-        self._reads = asyncio.Semaphore(READS_AT_ONCE)
+        self._current = asyncio.Semaphore(CURRENT_AT_ONCE)
+        self._catching_up = asyncio.Semaphore(CATCHING_UP_AT_ONCE)
         self._committed: deque[str] = deque()
         self._noticed = True
         """The event loop knows that something was committed. From the start on it wants to be told."""
@@ -154,7 +159,7 @@ class WatchHub:
             if seen < tail.revision:
                 page = tail.after(seen, asked.where)
                 if page is None:
-                    page = await self._events(asked.fleet, asked.where, seen)
+                    page = await self._events(self._catching_up, asked.fleet, asked.where, seen)
                 seen = max(seen, page.upto)
                 if page.events:
                     yield WatchPage(page.events, seen, self._now_us(asked.fleet))
@@ -201,7 +206,7 @@ class WatchHub:
             await tail.rung.wait()
             tail.rung.clear()
             try:
-                page = await self._events(tail.fleet, ALL_EVENTS, tail.revision)
+                page = await self._events(self._current, tail.fleet, ALL_EVENTS, tail.revision)
             except Exception as failure:  # noqa: BLE001 - it is not lost: every watch of the fleet raises it
                 # Who watches is to look for a server that can read, and whoever comes anew finds out anew.
                 self._drop(tail)
@@ -216,7 +221,8 @@ class WatchHub:
         """Gives a fleet's watches the events that were read, and has what is too old for that forgotten."""
         if page.upto <= tail.revision or self._tails.get(tail.fleet) is not tail:
             return
-        tail.take(page)
+        if not tail.take(page):
+            return
         self._recent.append(tail)
         if tail.pages_held > RECENT_PAGES:
             tail.forget_oldest()
@@ -225,20 +231,20 @@ class WatchHub:
             self._recent.popleft().forget_oldest()
 
     async def _bounds(self, fleet: str) -> JournalBounds:
-        bounds = await self._read(lambda reader: reader.journal_bounds(fleet), fleet)
+        bounds = await self._read(self._current, lambda reader: reader.journal_bounds(fleet), fleet)
         if bounds is None:
             raise fleet_not_found(fleet)
         return bounds
 
-    async def _events(self, fleet: str, where: EventFilter, after: int) -> EventPage:
+    async def _events(self, turn: asyncio.Semaphore, fleet: str, where: EventFilter, after: int) -> EventPage:
         """A page of the journal. Raises Compacted if what follows is no longer kept."""
-        page = await self._read(lambda reader: reader.events(fleet, where, after=after, limit=PAGE_EVENTS), fleet)
+        page = await self._read(turn, lambda reader: reader.events(fleet, where, after=after, limit=PAGE_EVENTS), fleet)
         check_kept(fleet, after, page.compacted_revision)
         return page
 
-    async def _read(self, read: Callable[[Reader], Awaitable[T]], fleet: str = "") -> T:
+    async def _read(self, turn: asyncio.Semaphore, read: Callable[[Reader], Awaitable[T]], fleet: str = "") -> T:
         try:
-            async with self._reads, self._store.reader() as reader:
+            async with turn, self._store.reader() as reader:
                 return await read(reader)
         except InvariantBroken as broken:
             raise InvariantViolated("a record cannot be read; run Verify", fleet=f"fleets/{fleet}") from broken
@@ -281,7 +287,7 @@ class WatchHub:
         if not fleets:
             return
         try:
-            revisions = await self._read(lambda reader: reader.revisions(fleets))
+            revisions = await self._read(self._current, lambda reader: reader.revisions(fleets))
         except EngineFailure:
             # Each finds out for itself whether it can still be read, and tells its watches.
             self._ring_all()
@@ -318,11 +324,20 @@ class _Tail:
         self._turned = asyncio.Event()
         self._failure: Exception | None = None
 
-    def take(self, page: EventPage) -> None:
-        """The next page of the journal, all of its events."""
-        self.revision = page.upto
-        self._pages.append((page.upto, page.events))
+    def take(self, read: EventPage) -> bool:
+        """What was read next of the journal, all of its events. Answers whether it begins a page.
+
+        Small reads share a page: else a few commits, each read by itself, would put those behind who are not.
+        """
+        self.revision = read.upto
+        _, last = self._pages[-1] if self._pages else (0, ())
+        begins = not self._pages or len(last) + len(read.events) > PAGE_EVENTS
+        if begins:
+            self._pages.append((read.upto, read.events))
+        else:
+            self._pages[-1] = (read.upto, last + read.events)
         self.turn()
+        return begins
 
     @property
     def pages_held(self) -> int:
