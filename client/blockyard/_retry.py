@@ -24,7 +24,8 @@ from blockyard.errors import (
 )
 
 SHORTEST_ATTEMPT_S: Final = 0.25
-"""No attempt is cut shorter than this in favour of another one."""
+"""No attempt is cut shorter than this in favour of another one, and one that the caller's time cut shorter says nothing
+of the server: the failure before it is raised."""
 
 LONGEST_CHANGE_TIMEOUT_S: Final = 300.0
 """A change is asked for again for no longer than this, whatever the caller's timeout is: a server remembers a token for
@@ -76,11 +77,14 @@ class Attempts:
         self._deadline = deadline
         self._several = several
         self._lost = 0
+        self._attempt_s = 0.0
+        self._failure_before: CallFailed | None = None
 
     def timeout_s(self, now: float) -> float:
         """How long the next attempt may take: for a change half of the time that is left, so as to ask again."""
         left = max(0.0, self._deadline - now)
-        return left if self._call.if_unknown is None else max(left / 2, min(left, SHORTEST_ATTEMPT_S))
+        self._attempt_s = left if self._call.if_unknown is None else max(left / 2, min(left, SHORTEST_ATTEMPT_S))
+        return self._attempt_s
 
     def pause_s(self, failure: CallFailed, now: float, roll: float) -> float:
         """How long to wait before the next attempt, after one that ended with `failure`.
@@ -91,6 +95,9 @@ class Attempts:
         """
         if failure.status not in IN_DOUBT or isinstance(failure, ServerFault):
             raise self._refusal(failure)
+        if isinstance(failure, DeadlineExceeded) and self._attempt_s < SHORTEST_ATTEMPT_S and self._failure_before:
+            failure = self._failure_before
+        self._failure_before = failure
         pause = None
         if isinstance(failure, Unavailable):
             pause = max(self._asked_s(failure), self._policy.pause_s(self._lost, roll))

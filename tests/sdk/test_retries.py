@@ -182,3 +182,25 @@ def test_no_attempt_begins_after_the_total_time() -> None:
     assert attempts.pause_s(broken, now=109.0, roll=0) == 0.5
     with pytest.raises(Unavailable):
         attempts.pause_s(broken, now=109.5, roll=0)
+
+
+def test_an_attempt_that_the_callers_time_cut_short_says_nothing_and_the_failure_before_is_raised() -> None:
+    broken, late = Unavailable("gone", status="UNAVAILABLE"), DeadlineExceeded("late", status="DEADLINE_EXCEEDED")
+    attempts = Attempts(READ, RetryPolicy(initial_s=1, max_s=1), deadline=110.0)
+    attempts.timeout_s(109.0)
+    attempts.pause_s(broken, now=109.1, roll=0)
+    attempts.timeout_s(109.9)
+    with pytest.raises(Unavailable, match="gone"):
+        attempts.pause_s(late, now=110.0, roll=0)
+
+    alone = Attempts(READ, RetryPolicy(), deadline=110.0)
+    alone.timeout_s(109.9)
+    with pytest.raises(DeadlineExceeded):
+        alone.pause_s(late, now=110.0, roll=0)
+
+    long = Attempts(READ, RetryPolicy(initial_s=1, max_s=1), deadline=110.0)
+    long.timeout_s(100.0)
+    long.pause_s(broken, now=100.1, roll=0)
+    long.timeout_s(101.0)
+    with pytest.raises(DeadlineExceeded):
+        long.pause_s(late, now=110.0, roll=0)
