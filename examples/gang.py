@@ -1,11 +1,11 @@
 """A gang: two workers on different machines and one coordinator, granted together or not at all.
 
-Run it with `python examples/gang.py FLEET`.
+Run it with `python examples/gang.py FLEET`. It waits for up to a minute for a server that is away.
 """
 
 import sys
 
-from blockyard import Client, Demand, Expression, NoCapacity, Operator, Selector, Unsatisfiable
+from blockyard import Client, Demand, Expression, NoCapacity, Operator, OutcomeUnknown, Selector, Unsatisfiable
 
 WORKERS = Demand(
     instances=2,  # always two different ones
@@ -20,7 +20,7 @@ NEVER = 2
 
 def main(fleet: str) -> int:
     """Returns the exit code."""
-    with Client() as client:
+    with Client(timeout_s=60) as client:
         try:
             with client.lease(fleet, demands=[COORDINATOR, WORKERS], holder="train-7", ttl=60) as lease:
                 # In the order in which the instances were chosen: first the coordinator's, then the workers'.
@@ -37,6 +37,9 @@ def main(fleet: str) -> int:
             missing = refusal.metadata
             found, needed = missing["instances_found"], missing["instances_needed"]
             print(f"not now: demand {missing['demand']} found {found} of {needed} instances", file=sys.stderr)
+            return TRY_LATER
+        except OutcomeUnknown as failure:
+            print(f"nobody answers, and nothing stays held for longer than its TTL: {failure}", file=sys.stderr)
             return TRY_LATER
     return 0
 

@@ -3,41 +3,56 @@
 Run it with `python examples/generated_client.py FLEET`.
 
 What every client has to do by itself, in any language: choose a token before the first attempt, send the same request
-again when no answer came, close the door by token when giving up, and branch on the reason of an error.
+again while no answer comes, release by the token when giving up, and branch on the reason of an error.
 """
 
 import os
 import sys
 import time
 import uuid
+from collections.abc import Callable
+from typing import TypeVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from blockyard.v1 import allocator_pb2 as pb
 from blockyard.v1 import allocator_pb2_grpc
 
-TIMEOUT_S = 5
-ATTEMPTS = 4
+ATTEMPT_S = 5
+"""How long one attempt may take."""
+PATIENCE_S = 60
+"""How long to ask again: longer than the outages to survive."""
 PAUSE_S = 0.5
+AnswerT = TypeVar("AnswerT")
+
 NO_ANSWER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 """For a change these mean: unknown."""
 
 
-def acquire(allocator: allocator_pb2_grpc.AllocatorStub, request: pb.AcquireRequest) -> pb.AcquireResponse:
-    """Asks until there is an answer. Raises grpc.RpcError; if no answer came, nothing is held and nothing will be."""
-    for attempt in range(ATTEMPTS):
-        time.sleep(PAUSE_S * attempt)
+def ask(rpc: Callable[..., AnswerT], request: Message) -> AnswerT:
+    """Sends the same request until there is an answer. Raises grpc.RpcError: a refusal, or the last failure."""
+    until_s = time.monotonic() + PATIENCE_S
+    while True:
         try:
-            return allocator.Acquire(request, timeout=TIMEOUT_S)
+            return rpc(request, timeout=ATTEMPT_S)
         except grpc.RpcError as error:
-            if error.code() not in NO_ANSWER:
+            if error.code() not in NO_ANSWER or time.monotonic() > until_s:
                 raise
-    release = pb.ReleaseRequest(fleet=request.fleet, idempotency_token=request.idempotency_token)
-    allocator.Release(release, timeout=TIMEOUT_S)
-    raise TimeoutError("no answer; the token is released, so that a late grant is impossible")
+            time.sleep(PAUSE_S)
+
+
+def acquire(allocator: allocator_pb2_grpc.AllocatorStub, request: pb.AcquireRequest) -> pb.AcquireResponse:
+    """Acquires. Raises grpc.RpcError: a refusal, or no answer, and then nothing stays held for longer than the TTL."""
+    try:
+        return ask(allocator.Acquire, request)
+    except grpc.RpcError as error:
+        if error.code() in NO_ANSWER:
+            ask(allocator.Release, pb.ReleaseRequest(fleet=request.fleet, idempotency_token=request.idempotency_token))
+        raise
 
 
 def reason_of(error: grpc.RpcError) -> str:
@@ -68,7 +83,7 @@ def main(fleet: str) -> int:
             print(f"refused: {reason_of(error)}")
             return 1
         print(f"{allocation.holder} holds {[list(placement.blocks) for placement in allocation.placements]}")
-        released = allocator.Release(pb.ReleaseRequest(name=allocation.name), timeout=TIMEOUT_S)
+        released = ask(allocator.Release, pb.ReleaseRequest(name=allocation.name))
         print(pb.ReleaseResponse.Outcome.Name(released.outcome))
     return 0
 

@@ -1,21 +1,25 @@
 """A scheduler on asyncio: each job waits for its blocks, runs under a lease, and gives them back.
 
-Run it with `python examples/scheduler_loop.py FLEET JOB…`, with names of your own for the jobs.
+Run it with `python examples/scheduler_loop.py FLEET JOB…`, with names of your own for the jobs, and again with the same
+names. It rides over an outage: jobs that run go on, and those that wait ask again.
 
 Worth copying: a token that names one attempt of one job, so that a scheduler that was restarted asks for the same
-grant and not for a second one; a wait that keeps the token; a job that is killed before its blocks can be somebody
-else's.
+grant and not for a second one; a wait that keeps the token; a TTL that is longer than the outages to survive; a job
+that is killed before its blocks can be somebody else's; and no job that ends because another one failed.
 """
 
 import asyncio
+import logging
 import os
 import random
 import sys
 from dataclasses import dataclass
+from itertools import count
 
-from blockyard import AsyncClient, AsyncLease, CallFailed, Ended, LeaseLost, NoCapacity
+from blockyard import AsyncClient, AsyncLease, BlockyardError, Ended, LeaseLost, NoCapacity, OutcomeUnknown
 
-TTL_S = 30
+TTL_S = 60
+"""A lease is given up when two thirds have passed unrenewed, and renewed when one has: outages of 20 s are survived."""
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 5.0
 ATTEMPTS = 3
@@ -34,23 +38,32 @@ class Job:
 
 async def run_job(client: AsyncClient, fleet: str, job: Job) -> int:
     """Runs a job to its end, and again if its lease is lost. Returns its exit code."""
-    for attempt in range(1, ATTEMPTS + 1):
+    lost = 0
+    for number in count(1):
         try:
-            return await run_attempt(client, fleet, job, token=f"{job.name}-try-{attempt}")
-        except (LeaseLost, Ended) as over:
-            print(f"{job.name}: attempt {attempt} is over: {over}", file=sys.stderr)
-    raise RuntimeError(f"{job.name} was given up after {ATTEMPTS} attempts")
+            return await run_attempt(client, fleet, job, token=f"{job.name}-try-{number}")
+        except Ended:
+            continue  # an earlier run of this program used this token, and its grant is over
+        except LeaseLost as over:
+            print(f"{job.name}: attempt {number} is over: {over}", file=sys.stderr)
+            lost += 1
+            if lost == ATTEMPTS:
+                raise
+    raise AssertionError("count has no end")
 
 
 async def run_attempt(client: AsyncClient, fleet: str, job: Job, token: str) -> int:
     """Waits for blocks and runs the job once. Raises LeaseLost or Ended if this attempt's grant is over."""
     pause_s = FIRST_PAUSE_S
     while True:
+        lease = client.lease(fleet, blocks=job.blocks, holder=job.name, token=token, ttl=TTL_S)
         try:
-            async with client.lease(fleet, blocks=job.blocks, holder=job.name, token=token, ttl=TTL_S) as lease:
+            async with lease:
                 return await run_command(job, lease)
-        except NoCapacity:
-            # A refusal leaves the token unused, so the next request is the same intent still.
+        except (NoCapacity, OutcomeUnknown) as failure:
+            # Neither has used the token up, so the next request is the same intent still. If nobody answered, the
+            # lease has tried to cancel the token; should that reach a server, Ended says so, and the next one serves.
+            print(f"{job.name}: waits: {failure}", file=sys.stderr)
             await asyncio.sleep(dice.uniform(pause_s / 2, pause_s))
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
@@ -77,17 +90,20 @@ async def run_command(job: Job, lease: AsyncLease) -> int:
         lost.cancel()
 
 
-async def main(fleet: str, names: list[str]) -> None:
-    """Runs one job of four blocks for each name, as many at a time as the fleet has room for."""
-    jobs = [Job(name, 4, (sys.executable, "-c", "print('working')")) for name in names]
-    async with AsyncClient() as client, asyncio.TaskGroup() as group:
-        runs = {job.name: group.create_task(run_job(client, fleet, job)) for job in jobs}
-    for name, run in runs.items():
-        print(f"{name} ended with {run.result()}")
+async def main(fleet: str, names: list[str], command: tuple[str, ...]) -> int:
+    """Runs one job of four blocks for each name, as many at a time as the fleet has room for. Returns the exit code."""
+    jobs = [Job(name, 4, command) for name in names]
+    async with AsyncClient() as client:
+        # Not a TaskGroup: that would end the healthy jobs because one could not be granted.
+        outcomes = await asyncio.gather(*(run_job(client, fleet, job) for job in jobs), return_exceptions=True)
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        if isinstance(outcome, BaseException) and not isinstance(outcome, BlockyardError):
+            raise outcome
+        print(f"{job.name} ended with {outcome}")
+    return 0 if all(outcome == 0 for outcome in outcomes) else 1
 
 
 if __name__ == "__main__":
-    try:
-        asyncio.run(main(sys.argv[1], sys.argv[2:]))
-    except* CallFailed as failures:
-        sys.exit("\n".join(str(failure) for failure in failures.exceptions))
+    logging.basicConfig(level=logging.WARNING)
+    work = os.environ.get("JOB_COMMAND", "print('working')")
+    sys.exit(asyncio.run(main(sys.argv[1], sys.argv[2:], (sys.executable, "-c", work))))

@@ -8,6 +8,8 @@ calls take and answer is in `types` and `enums`, what they raise in `errors`; al
 Nothing here needs the server to be installed, and no protobuf message is ever in your hands.
 """
 
+import logging
+
 from blockyard import operations
 from blockyard._call import Operation
 from blockyard._fleet_admin import UNSET
@@ -58,6 +60,7 @@ from blockyard.errors import (
     NoCapacity,
     NotFound,
     NotHolder,
+    NotReleased,
     OutcomeUnknown,
     Overloaded,
     ServerFault,
@@ -71,6 +74,7 @@ from blockyard.errors import (
     UnexpectedAnswer,
     Unsatisfiable,
     WatcherTooSlow,
+    WrongLoop,
     WrongProcess,
 )
 from blockyard.lease import Lease
@@ -158,6 +162,7 @@ __all__ = [
     "NoCapacity",
     "NotFound",
     "NotHolder",
+    "NotReleased",
     "Operation",
     "Operator",
     "OutcomeUnknown",
@@ -186,6 +191,9 @@ __all__ = [
     "Watch",
     "WatchUpdate",
     "WatcherTooSlow",
+    "WrongLoop",
     "WrongProcess",
     "operations",
 ]
+
+logging.getLogger("blockyard").addHandler(logging.NullHandler())

@@ -6,6 +6,7 @@ it holds the lease for lost, while the server still honours it: so no two holder
 answer comes.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
@@ -19,12 +20,17 @@ from blockyard.errors import (
     BlockyardError,
     CallFailed,
     ClientClosed,
+    DeadlineExceeded,
     Ended,
     FleetNotFound,
     GuardFailed,
     LeaseLost,
+    NotReleased,
+    OutcomeUnknown,
     ServerFault,
     TokenMismatch,
+    Unavailable,
+    WrongLoop,
     WrongProcess,
 )
 from blockyard.types import Allocation, Demand, Grant, ReleaseResult, Renewal, Seconds, Selector
@@ -41,6 +47,8 @@ PAUSE: Final = 1 / 12
 LONGEST_SLEEP_S: Final = 1.0
 """How long a lease's thread or task sleeps at most: a sleep does not count the time that the machine is suspended, so
 that a long one would notice a lost lease long after the machine is awake again."""
+
+_log = logging.getLogger("blockyard.lease")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,15 @@ class Keeper:
         self._failure: BlockyardError | None = None
         self._lost: Lost | None = None
         self.renewed(granted, sent_at=sent_at)
+        if isinstance(granted, Grant) and granted.replayed and self._span_s < inf:
+            # What the token was granted before may be about to end; a renewal gives it its whole TTL again.
+            self._may_begin = False
+            self._renew_at = sent_at
+
+    @property
+    def may_begin(self) -> bool:
+        """The work under the lease may begin: it was granted by this request, or was renewed since."""
+        return self._may_begin
 
     @property
     def lost_at(self) -> float:
@@ -106,10 +123,12 @@ class Keeper:
         self._lost_at = sent_at + self._span_s * LOST_AT
         self._ends_at = sent_at + self._span_s
         self._failure = None
+        self._may_begin = True
 
     def failed(self, failure: BlockyardError, *, now: float) -> None:
         """A renewal failed: later again, unless the server says that the lease has ended, or is somebody else's."""
         self._failure = failure
+        _log.warning("%s could not be renewed, and is lost in %.1f s: %s", self._name, self._lost_at - now, failure)
         self._renew_at = now + self._span_s * PAUSE
         if isinstance(failure, Ended | AllocationNotFound | FleetNotFound | GuardFailed):
             self.give_up(f"has ended: {failure}")
@@ -125,7 +144,7 @@ class Keeper:
 def may_be_held(error: BaseException) -> bool:
     """Whether an acquire that ended with this may have been granted, or may still be."""
     match error:
-        case ClientClosed() | WrongProcess():
+        case ClientClosed() | WrongProcess() | WrongLoop():
             return False
         case TokenMismatch():
             return False  # what the token holds is not ours to release
@@ -159,10 +178,28 @@ def renew_lease(allocation: Allocation, *, timeout_s: float) -> Operation[Renewa
     )
 
 
-def release_failed(allocation: Allocation, failure: BlockyardError) -> str:
-    """A note to the exception that ended the body of a lease, when the release failed too."""
+def log_loss(loss: LeaseLost) -> None:
+    """A lease is lost while its body works."""
+    _log.error("%s", loss)
+
+
+def release_failed(allocation: Allocation, failure: BlockyardError, body: BaseException | None) -> None:
+    """The release at the end of a lease failed; `body` is the exception that ended the body, which gets a note.
+
+    Raises:
+        NotReleased: The body ended well, no answer came, and no TTL ends what is held.
+        BlockyardError: The body ended well, and the release was answered with this.
+    """
     held = "until it is released" if allocation.expire_time is None else "until its lease runs out"
-    return f"{allocation.name} was not released, and stays held {held}: {failure}"
+    message = f"{allocation.name} was not released, and stays held {held}: {failure}"
+    if body is not None:
+        body.add_note(message)
+    elif not isinstance(failure, OutcomeUnknown | Unavailable | DeadlineExceeded):
+        raise failure
+    elif allocation.expire_time is None:
+        raise NotReleased(f"{message}; release it once a server answers", allocation=allocation.name) from failure
+    else:
+        _log.warning("%s", message)
 
 
 def cancel_failed(failure: BlockyardError) -> str:

@@ -9,6 +9,7 @@ OVERLOADED and STORE_UNAVAILABLE ask for holds anyway: load that moves on at onc
 the database is the same.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -33,6 +34,9 @@ at least ten minutes after its allocation has ended, and must not meet it as a n
 
 IN_DOUBT: Final = frozenset({"CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "UNKNOWN"})
 """Statuses that a transport makes up when no answer came. A fault that the server itself reports is an answer."""
+
+
+_log = logging.getLogger("blockyard.retry")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +109,9 @@ class Attempts:
             pause = 0.0
         if pause is not None and now + pause < self._deadline:
             self._lost += 1
+            _log.info(
+                "%s is asked for again in %.2f s, attempt %d: %s", self._call.method, pause, self._lost + 1, failure
+            )
             return pause
         raise self._unknown(failure) if self._call.if_unknown else failure
 

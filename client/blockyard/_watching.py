@@ -5,6 +5,7 @@ The next one, at whichever server, begins with the revision after the last that 
 neither a gap nor a repetition.
 """
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
@@ -22,6 +23,11 @@ from blockyard.v1 import allocator_pb2 as pb
 T_co = TypeVar("T_co", covariant=True)
 
 WATCH: Final = Method("/blockyard.v1.Allocator/Watch", pb.WatchRequest, pb.WatchResponse)
+
+NOBODY_ANSWERS: Final = 5
+"""After so many streams in a row that brought nothing, the log warns."""
+
+_log = logging.getLogger("blockyard.watch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,8 @@ class Follower:
         """The next answer of the stream."""
         update = decode_update(answer)
         self.revision = update.revision
+        if self._lost:
+            _log.info("the watch of %s goes on, at revision %d", self._first.fleet, update.revision)
         self._lost = 0
         return update
 
@@ -124,4 +132,9 @@ class Follower:
             case _:
                 raise failure
         self._lost += 1
+        if self._lost == NOBODY_ANSWERS:
+            message = "the watch of %s has no answer, after %d attempts; it goes on trying: %s"
+            _log.warning(message, self._first.fleet, self._lost, failure)
+        else:
+            _log.info("the watch of %s begins again in %.2f s: %s", self._first.fleet, pause, failure)
         return pause

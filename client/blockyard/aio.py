@@ -20,7 +20,7 @@ from blockyard._retry import DEFAULT_RETRY, Attempts, RetryPolicy, total_s
 from blockyard._watching import Subscription
 from blockyard.aio_lease import AsyncLease
 from blockyard.aio_watch import AsyncWatch
-from blockyard.errors import ClientClosed
+from blockyard.errors import ClientClosed, WrongLoop
 from blockyard.types import Event, Grant
 from blockyard.v1.allocator_pb2 import WatchRequest
 
@@ -86,10 +86,11 @@ def _watch_method(
 
 
 class AsyncClient:
-    """A connection to a Blockyard server, for asyncio. Make it where its event loop runs.
+    """A connection to a Blockyard server, for asyncio.
 
-    An async context manager; leaving it, or `close`, ends the connection. After a fork it is the parent's: in the child
-    every call raises `WrongProcess`, and `close` does nothing.
+    It may be made before an event loop runs, and belongs to the loop of its first call: in another one, every call
+    raises `WrongLoop`. An async context manager; leaving it, or `close`, ends the connection. After a fork it is the
+    parent's: in the child every call raises `WrongProcess`, and `close` does nothing.
 
     Args:
         target: The server's address, `HOST:PORT`. Several servers that share a database, as
@@ -118,13 +119,11 @@ class AsyncClient:
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         self._origin = Origin(self)
-        connection = _channel.connection(target)
-        self._several = connection.several
-        self._channel = (
-            grpc.aio.insecure_channel(connection.target, options=connection.options)
-            if credentials is None
-            else grpc.aio.secure_channel(connection.target, credentials, options=connection.options)
-        )
+        self._connection = _channel.connection(target)
+        self._credentials = credentials
+        self._several = self._connection.several
+        self._channel: grpc.aio.Channel | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._metadata = _channel.caller_metadata(caller)
         self._timeout_s = timeout_s
         self._retry = retry
@@ -191,7 +190,8 @@ class AsyncClient:
     async def close(self) -> None:
         """Ends the connection; calls that are under way fail. In a child of the process that made it: nothing."""
         self._closed = True
-        if self._origin.is_here:
+        # In another loop than its own the channel cannot be closed: its loop has ended, and it with that.
+        if self._origin.is_here and self._channel is not None and self._loop is asyncio.get_running_loop():
             await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -203,7 +203,7 @@ class AsyncClient:
     def _open_watch(self, request: WatchRequest) -> Any:
         self._require_open()
         method = _watching.WATCH
-        stub: Any = self._channel.unary_stream(method.path, _channel.serialize, method.answer.FromString)
+        stub: Any = self._open_channel().unary_stream(method.path, _channel.serialize, method.answer.FromString)
         return stub(request, metadata=self._metadata)
 
     def _require_open(self) -> None:
@@ -211,10 +211,26 @@ class AsyncClient:
         if self._closed:
             raise ClientClosed("the client is closed")
 
+    def _open_channel(self) -> grpc.aio.Channel:
+        """The channel, made in the event loop of the first call."""
+        loop = asyncio.get_running_loop()
+        if self._channel is None:
+            target, options = self._connection.target, self._connection.options
+            self._loop = loop
+            self._channel = (
+                grpc.aio.insecure_channel(target, options=options)
+                if self._credentials is None
+                else grpc.aio.secure_channel(target, self._credentials, options=options)
+            )
+        elif self._loop is not loop:
+            raise WrongLoop("this client was used in another event loop before: make an AsyncClient for each loop")
+        return self._channel
+
     def _stub(self, call: Call[Any]) -> "grpc.aio.UnaryUnaryMultiCallable[Any, Any]":
+        channel = self._open_channel()
         stub = self._stubs.get(call.path)
         if stub is None:
-            stub = self._channel.unary_unary(call.path, _channel.serialize, call.answer.FromString)
+            stub = channel.unary_unary(call.path, _channel.serialize, call.answer.FromString)
             self._stubs[call.path] = stub
         return stub
 

@@ -17,6 +17,7 @@ from blockyard._leasing import (
     Wait,
     cancel_acquire,
     cancel_failed,
+    log_loss,
     may_be_held,
     release_failed,
     release_lease,
@@ -99,12 +100,13 @@ class AsyncLease:
         sent_at = lease_now()
         try:
             grant = await self._client.call(self._acquire)
+            self._allocation = grant.allocation
+            self._keeper = Keeper(grant, sent_at=sent_at)
+            await self._renew_first()
         except BaseException as error:
             if may_be_held(error):
                 await self._cancel(error)
             raise
-        self._allocation = grant.allocation
-        self._keeper = Keeper(grant, sent_at=sent_at)
         if grant.allocation.expire_time is not None:
             self._tasks = (
                 asyncio.create_task(self._keep(), name="blockyard-lease"),
@@ -125,9 +127,18 @@ class AsyncLease:
         except AllocationNotFound:
             pass  # it ended so long ago that the server has forgotten it
         except BlockyardError as failure:
-            if error is None:
-                raise
-            error.add_note(release_failed(self.allocation, failure))
+            release_failed(self.allocation, failure, error)
+
+    async def _renew_first(self) -> None:
+        """Renews what the token was granted before. Raises LeaseLost if it ends meanwhile."""
+        while not self._keeper.may_begin:
+            match self._keeper.next_step(lease_now()):
+                case Wait(seconds):
+                    await asyncio.sleep(min(seconds, LONGEST_SLEEP_S))
+                case Renew(timeout_s):
+                    await self._renew(timeout_s)
+                case Lost(error):
+                    raise error
 
     async def _cancel(self, error: BaseException) -> None:
         if not self._origin.is_here:
@@ -185,6 +196,7 @@ class AsyncLease:
         step = self._keeper.next_step(lease_now())
         if isinstance(step, Lost) and self._told is None and not self._left:
             self._told = step.error
+            log_loss(step.error)
             self.lost.set()
             for callback in self._callbacks:
                 callback(step.error)

@@ -39,9 +39,11 @@
     │       └── InternalError
     ├── OutcomeUnknown              no answer to a change: it may have happened
     ├── LeaseLost                   the blocks may be somebody else's by now
+    ├── NotReleased                 no answer to the release of what has no lease: it is held until it is released
     ├── UnexpectedAnswer            the server is newer than this SDK
     ├── InvalidTarget               a client was asked to connect to a list that names no server
     ├── ClientClosed                nothing was sent
+    ├── WrongLoop                   an asyncio client was used in a second event loop; nothing was sent
     └── WrongProcess                a client, lease or watch of the parent was used after a fork; nothing was sent
 
 An error that carries no reason, from a proxy say, is an `Unavailable` or a `DeadlineExceeded` if its status says
@@ -260,6 +262,18 @@ class LeaseLost(BlockyardError):
     """The lease could not be renewed in time, or has ended: stop working with the blocks. `__cause__` says why."""
 
 
+class NotReleased(BlockyardError):
+    """The body of a lease ended well, but its release got no answer, and no TTL will end what it holds.
+
+    Release `allocation` once a server answers: `client.release(error.allocation)`. Its `__cause__` is the failure.
+    """
+
+    def __init__(self, message: str, *, allocation: str = "") -> None:
+        super().__init__(message)
+        self.allocation: Final = allocation
+        """The name of what may still be held, `fleets/{fleet}/allocations/{n}`."""
+
+
 class UnexpectedAnswer(BlockyardError):
     """The server's answer says something that this version of the SDK has no word for."""
 
@@ -270,6 +284,10 @@ class InvalidTarget(BlockyardError, ValueError):
 
 class ClientClosed(BlockyardError):
     """The client was closed before the call, and nothing was sent."""
+
+
+class WrongLoop(BlockyardError):
+    """An `AsyncClient` was used in another event loop than that of its first call. Make one for each loop."""
 
 
 class WrongProcess(BlockyardError):

@@ -17,6 +17,7 @@ from blockyard._leasing import (
     Wait,
     cancel_acquire,
     cancel_failed,
+    log_loss,
     may_be_held,
     release_failed,
     release_lease,
@@ -109,6 +110,7 @@ class Lease:
             grant = self._client.call(self._acquire)
             self._allocation = grant.allocation
             self._keeper = Keeper(grant, sent_at=sent_at)
+            self._renew_first()
             if grant.allocation.expire_time is not None:
                 self._thread.start()
                 self._watcher.start()
@@ -127,11 +129,20 @@ class Lease:
         except AllocationNotFound:
             pass  # it ended so long ago that the server has forgotten it
         except BlockyardError as failure:
-            if error is None:
-                raise
-            error.add_note(release_failed(self.allocation, failure))
+            release_failed(self.allocation, failure, error)
         if self._thread.is_alive():
             self._thread.join(JOIN_S)
+
+    def _renew_first(self) -> None:
+        """Renews what the token was granted before. Raises LeaseLost if it ends meanwhile."""
+        while not self._keeper.may_begin:
+            match self._keeper.next_step(lease_now()):
+                case Wait(seconds):
+                    self._left.wait(min(seconds, LONGEST_SLEEP_S))
+                case Renew(timeout_s):
+                    self._renew(timeout_s)
+                case Lost(error):
+                    raise error
 
     def _cancel(self, error: BaseException) -> None:
         if not self._origin.is_here:
@@ -186,6 +197,7 @@ class Lease:
             if not isinstance(step, Lost) or self._told is not None or self._left.is_set():
                 return step
             self._told = step.error
+            log_loss(step.error)
             callbacks = tuple(self._callbacks)
         self.lost.set()
         for callback in callbacks:
