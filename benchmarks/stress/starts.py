@@ -48,7 +48,7 @@ def run(scale: Scale) -> Sequence[Figure]:
             first_s = time.monotonic() - began_s
             held = client.describe_page(_copy(LIVE, live // 2), page_size=1).totals.busy_blocks
             clean = client.verify(last).clean
-            time.sleep(scale.of(30, 5))  # until the fleets are in memory
+            time.sleep(scale.of(30, 3))  # until the fleets are in memory
             idle = _cpu_share(server.pid, scale.of(20, 3))
     return [
         Figure(f"{live:,} fleets and {deleted:,} deleted ones: until it serves", started_s, "s", at_most=3),
