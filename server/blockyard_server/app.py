@@ -177,7 +177,7 @@ def _store(settings: Settings) -> Store:
     if settings.database is None:
         return SqliteStore(settings.data, readers=settings.readers)
     try:
-        return PostgresStore(settings.database, readers=settings.readers)
+        return PostgresStore(settings.database, readers=settings.readers, schema=settings.database_schema)
     except StoreRefused as refused:
         raise StartRefused(str(refused)) from refused
 

@@ -58,6 +58,10 @@ class Settings:
             "most": None,
         },
     )
+    database_schema: str = _setting(
+        "",
+        "The schema of the tables in --database. Empty: the one that has them, or else the first of the search path.",
+    )
     max_batch: int = _setting(512, "Requests of one fleet that share a transaction.", least=1, most=10_000)
     max_waiting: int = _setting(
         10_000, "Requests that may wait; one more is refused with OVERLOADED.", least=1, most=1_000_000

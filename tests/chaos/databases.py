@@ -21,10 +21,8 @@ STAY_STEPS: Final = (1, 4)
 
 def prepare(database: str) -> None:
     """Gives the database a clock that can be set. Before the first server starts."""
-    name = database.rpartition("/")[2]
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute(STEPPED_CLOCK)
-        connection.execute(f'ALTER DATABASE "{name}" SET search_path = public, clockwork, pg_catalog'.encode())
 
 
 def _postgres(stage: Stage) -> Postgres:

@@ -26,6 +26,7 @@ from blockyard_server.store.postgres import PostgresStore
 from blockyard_server.store.postgres_line import Line, Request
 from blockyard_server.store.postgres_pipe import Answer
 from blockyard_server.store.postgres_signals import WatchedConnection
+from blockyard_server.store.postgres_target import Target
 from blockyard_server.store.reader import SqlReader
 from blockyard_server.store.watchdog import Watchdog
 from tests.harness.patience import eventually
@@ -62,7 +63,7 @@ class Frost:
 
 @pytest.fixture
 def line(database: str) -> Iterator[Line]:
-    with closing(Line(database, Watchdog())) as line:
+    with closing(Line(Target(database, Watchdog()))) as line:
         yield line
 
 
@@ -148,8 +149,8 @@ async def test_a_reader_whose_first_connection_freezes_as_it_is_made_is_not_wait
     frost = Frost()
     reach = WatchedConnection.reach
 
-    async def reach_and_freeze(conninfo: str, watchdog: Watchdog) -> WatchedConnection:
-        made = await reach(conninfo, watchdog)
+    async def reach_and_freeze(target: Target) -> WatchedConnection:
+        made = await reach(target)
         frost.freeze(made.info.backend_pid)
         return made
 

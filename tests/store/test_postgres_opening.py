@@ -49,6 +49,7 @@ async def test_the_migrated_schema_is_the_described_one(postgres: Postgres, data
     described = postgres.fresh_database()
     engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(described))
     with engine.begin() as connection:
+        connection.exec_driver_sql("SET search_path = public, pg_temp")
         metadata.create_all(connection)
         for text in (*POSTGRES_FUNCTIONS.values(), *POSTGRES_TRIGGERS.values()):
             connection.exec_driver_sql(text.replace("%", "%%"))

@@ -23,8 +23,11 @@ from blockyard_server.store.migrate import migrate
 from blockyard_server.store.postgres_errors import failure_of, reading, said
 from blockyard_server.store.postgres_evidence import PostgresEvidence
 from blockyard_server.store.postgres_line import ANSWER_MARGIN_S, Line, Lines
+from blockyard_server.store.postgres_pooler import SessionsNotKept
+from blockyard_server.store.postgres_schema import find_schema
 from blockyard_server.store.postgres_session import PostgresSession
 from blockyard_server.store.postgres_signals import ANSWER_TIMEOUT_S, Signals, WatchedConnection
+from blockyard_server.store.postgres_target import Target
 from blockyard_server.store.postgres_url import parse_url
 from blockyard_server.store.reader import SqlReader
 from blockyard_server.store.transaction import SqlTransaction
@@ -47,17 +50,22 @@ _AWAY: Final = ("08", "57P", "25006")
 
 
 class PostgresStore:
-    """Fleets in the database at `url` (see `postgres_url`); at most `readers` read at a time."""
+    """Fleets in the database at `url` (see `postgres_url`); at most `readers` read at a time.
 
-    def __init__(self, url: str, *, readers: int = 4) -> None:
+    `schema` names the schema of the tables; without it they are where `postgres_schema` finds them.
+    """
+
+    def __init__(self, url: str, *, readers: int = 4, schema: str = "") -> None:
         self._url = parse_url(url)
+        self._schema = schema
         self.lanes = LANES
         self.made_new = False
         self.write_failed = False
         self._readers = readers
         self._watchdog = Watchdog()
-        self._lines = Lines(self._url.conninfo, self._watchdog)
-        self._signals = Signals(self._url.conninfo, self._watchdog)
+        self._target = Target(self._url.conninfo, self._watchdog)
+        self._lines = Lines(self._target)
+        self._signals = Signals(self._target)
         self._reading: AsyncEngine | None = None
         self._evidence: set[PostgresEvidence] = set()
         self._lock = threading.Lock()
@@ -113,7 +121,7 @@ class PostgresStore:
     def pin_evidence(self, fleet: str) -> PostgresEvidence:
         """See the protocol."""
         with reading():
-            evidence = PostgresEvidence(self._url.conninfo, self._watchdog, fleet, self._evidence.discard)
+            evidence = PostgresEvidence(self._target, fleet, self._evidence.discard)
         self._evidence.add(evidence)
         return evidence
 
@@ -201,11 +209,13 @@ class PostgresStore:
     def _expect_new_enough(self) -> None:
         try:
             line = self._lines.take()
+        except SessionsNotKept as refused:
+            raise StoreRefused(f"{self._url.shown}: {refused}.") from refused
         except StoreFailed as failure:
             why = str(failure).rstrip(".?")
             raise StoreRefused(f"{self._url.shown}: {why}. Check the URL, and that PostgreSQL runs.") from failure
         version = line.server_version
-        self._lines.give_back(line)
+        line.close()  # it sees no tables
         if version < OLDEST_POSTGRES:
             found = f"{version // 10_000}.{version % 10_000}"
             raise StoreRefused(f"{self._url.shown} is PostgreSQL {found}: Blockyard needs 15 or newer.")
@@ -213,20 +223,32 @@ class PostgresStore:
     def _migrate(self) -> None:
         limit_s = MIGRATION_TIMEOUT_S + ANSWER_MARGIN_S
         try:
-            raw = _MigratingConnection.connect(self._url.conninfo)
+            raw = _MigratingConnection.connect(self._url.conninfo, autocommit=True)
             raw.watch = self._watchdog.watch(raw.pgconn)
             raw.watch.begin(limit_s)
             engine = create_engine("postgresql+psycopg://", creator=lambda: raw, poolclass=NullPool)
-            with closing(raw), engine.begin() as connection:
-                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(MIGRATION_TIMEOUT_S * 1000)}")
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
-                raw.watch.begin(limit_s)  # the wait for the other server is over
-                self.made_new = migrate(connection, self._url.shown)
-        except (SQLAlchemyError, psycopg.Error) as failure:
+            with closing(raw):
+                self._name_schema(raw)
+                with engine.begin() as connection:
+                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(MIGRATION_TIMEOUT_S * 1000)}")
+                    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+                    raw.watch.begin(limit_s)  # the wait for the other server is over
+                    self.made_new = migrate(connection, self._url.shown)
+        except (SQLAlchemyError, psycopg.Error, SessionsNotKept) as failure:
             raise StoreRefused(f"{self._url.shown} cannot be set up: {_cause(failure)}") from failure
 
+    def _name_schema(self, raw: psycopg.Connection[tuple[object, ...]]) -> None:
+        """For this session and all later ones. Raises psycopg.Error, SessionsNotKept, StoreRefused."""
+        row = raw.execute("SELECT pg_catalog.current_schema()").fetchone()
+        first = row[0] if row else None
+        self._target.pin(raw)
+        schema = find_schema(raw, None if first is None else str(first), self._schema, self._url.shown)
+        self._target.name_schema(schema)
+        self._target.pin(raw)
+        raw.autocommit = False
+
     async def _connect_reader(self) -> WatchedConnection:
-        connection = await WatchedConnection.reach(self._url.conninfo, self._watchdog)
+        connection = await WatchedConnection.reach(self._target)
         connection.watch.begin(READ_TIMEOUT_S)  # SQLAlchemy asks the first one what it is
         try:
             connection.prepare_threshold = None  # planned each time, for what is asked

@@ -10,9 +10,15 @@ from blockyard_server.engine.store_protocol import CommitUnknown, InvariantBroke
 
 CONFLICTS: Final = frozenset({"40001", "40P01"})
 """Serialization failure and deadlock: the database ended this transaction for the sake of another."""
+UNKNOWN_STATEMENT: Final = "26000"
+"""A prepared statement is not there: this session is not the one that prepared it."""
+POOLER_ADVICE: Final = (
+    "a connection pooler between this server and the database does not keep sessions; have it pool by session, as "
+    "PgBouncer does with pool_mode = session, or connect to PostgreSQL itself"
+)
 _INTEGRITY: Final = "23"
 """The class of constraints; the triggers raise theirs in it, too."""
-_CERTAINLY_NOT_COMMITTED: Final = (_INTEGRITY, "22", "25", "42", "53", "54", "55")
+_CERTAINLY_NOT_COMMITTED: Final = (_INTEGRITY, "22", "25", "26", "42", "53", "54", "55")
 """Classes of errors at COMMIT after which the transaction is over and nothing of it stays."""
 
 
@@ -23,6 +29,8 @@ def failure_of(fleet: str, error: psycopg.Error) -> Exception:
         return StoreConflict(f"fleet {fleet}: {said(error)}")
     if state.startswith(_INTEGRITY):
         return InvariantBroken(f"fleet {fleet}: the database refused a change: {said(error)}")
+    if state == UNKNOWN_STATEMENT:
+        return StoreFailed(f"fleet {fleet}: {POOLER_ADVICE}: {said(error)}")
     return StoreFailed(f"fleet {fleet}: the database failed: {said(error)}")
 
 

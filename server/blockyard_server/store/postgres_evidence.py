@@ -11,8 +11,8 @@ from blockyard_server.engine.store_protocol import StoreFailed
 from blockyard_server.store import statements
 from blockyard_server.store.codec import Row, decode_allocation, decode_journal
 from blockyard_server.store.postgres_errors import reading
+from blockyard_server.store.postgres_target import Target
 from blockyard_server.store.slices import Slices
-from blockyard_server.store.watchdog import Watchdog
 
 ROWS_AT_ONCE: Final = 2000
 """How many rows a fetch brings."""
@@ -25,16 +25,16 @@ class PostgresEvidence(Slices):
     `closed` is told once the connection has gone.
     """
 
-    def __init__(
-        self, conninfo: str, watchdog: Watchdog, fleet: str, closed: Callable[["PostgresEvidence"], None]
-    ) -> None:
+    def __init__(self, target: Target, fleet: str, closed: Callable[["PostgresEvidence"], None]) -> None:
         self._fleet = fleet
         self._closed = closed
-        self._db: psycopg.Connection[Row] = psycopg.Connection.connect(conninfo)
-        self._watch = watchdog.watch(self._db.pgconn)
+        self._db: psycopg.Connection[Row] = psycopg.Connection.connect(target.conninfo, autocommit=True)
+        self._watch = target.watchdog.watch(self._db.pgconn)
         self._cursors = 0
         self._abandoned = False
         try:
+            self._bound(lambda: target.pin(self._db))
+            self._db.autocommit = False
             self._db.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             self._db.read_only = True
             # The first read is what takes the snapshot.

@@ -15,7 +15,7 @@ from blockyard_server.store.codec import Row
 from blockyard_server.store.postgres_arrays import encode_columns
 from blockyard_server.store.postgres_errors import commit_failure_of, said
 from blockyard_server.store.postgres_pipe import Answer, Pipe
-from blockyard_server.store.watchdog import Watchdog
+from blockyard_server.store.postgres_target import NO_ORPHAN, PIN, Target
 
 # A client that is told of no deadline gives an attempt five seconds: half of the SDK's ten. These stay below it.
 LOCK_TIMEOUT_S: Final = 2.0
@@ -70,18 +70,23 @@ def _limits(statement_s: float, idle_s: float) -> dict[str, str]:
 class Line:
     """One connection. Used by one thread at a time. What it raises is psycopg.Error, unless it says so."""
 
-    def __init__(self, conninfo: str, watchdog: Watchdog) -> None:
-        self._db: psycopg.Connection[Row] = psycopg.Connection.connect(conninfo, autocommit=True)
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._db: psycopg.Connection[Row] = psycopg.Connection.connect(target.conninfo, autocommit=True)
         self._db.add_notice_handler(self._note)
-        self._watch = watchdog.watch(self._db.pgconn)
+        self._watch = target.watchdog.watch(self._db.pgconn)
         self._pipe = Pipe(self._db.pgconn)
         self._warning = ""
         self._limit_s = STATEMENT_TIMEOUT_S
+        self._mixed_up = False
         self.used = False
         """It has waited for its next transaction: it may have died meanwhile."""
         try:
             limits = _limits(STATEMENT_TIMEOUT_S, IDLE_IN_TRANSACTION_TIMEOUT_S)
-            self.send([_set({**PLANNING, **limits}, local=False), (_DURABLE, ())])
+            pin = (PIN.format("$1"), (target.search_path,))
+            pinned = self.send([pin, _set({**PLANNING, **limits}, local=False), (_DURABLE, ())])[0]
+            target.expect_kept(self.process, pinned.rows()[0][0])
+            self._end_with_client()
         except BaseException:
             self.close()
             raise
@@ -89,7 +94,7 @@ class Line:
     @property
     def lost(self) -> bool:
         """There is no connection any more, or none that can be used."""
-        return self._db.closed or not self._pipe.clean
+        return self._db.closed or self._mixed_up or not self._pipe.clean
 
     @property
     def server_version(self) -> int:
@@ -106,6 +111,10 @@ class Line:
         self._watch.begin(self._limit_s + ANSWER_MARGIN_S)
         try:
             return self._pipe.send(requests)
+        except psycopg.errors.InvalidSqlStatementName:
+            self._mixed_up = True
+            self._target.doubt()
+            raise
         finally:
             self._watch.rest()
 
@@ -139,6 +148,14 @@ class Line:
         self._watch.end()
         self._db.close()
 
+    def _end_with_client(self) -> None:
+        """Tells the server to end this session once there is nobody at this end, as far as its system can see that."""
+        try:
+            self.send([(NO_ORPHAN, ())])
+        except psycopg.Error:
+            if self.lost:
+                raise
+
     def _note(self, notice: psycopg.errors.Diagnostic) -> None:
         if notice.severity_nonlocalized == "WARNING":
             self._warning = notice.message_primary or "a warning"
@@ -147,9 +164,8 @@ class Line:
 class Lines:
     """Connections that wait for their next transaction. Used by all writer threads."""
 
-    def __init__(self, conninfo: str, watchdog: Watchdog) -> None:
-        self._conninfo = conninfo
-        self._watchdog = watchdog
+    def __init__(self, target: Target) -> None:
+        self._target = target
         self._lock = threading.Lock()
         self._idle: list[Line] = []
         self._closed = False
@@ -166,7 +182,7 @@ class Lines:
     def connect(self) -> Line:
         """A new one. Raises StoreFailed."""
         try:
-            return Line(self._conninfo, self._watchdog)
+            return Line(self._target)
         except psycopg.Error as error:
             raise StoreFailed(f"the database cannot be reached: {said(error)}") from error
 

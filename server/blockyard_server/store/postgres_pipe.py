@@ -1,9 +1,11 @@
 """Several statements in one round trip, each prepared once, on libpq itself.
 
 Cursors would do the same at more than three times the cost in Python (docs/adr/0006). Parameters and values travel as
-text.
+text. No two connections ever give a statement the same name: behind a pooler that mixes their sessions up, a statement
+is missed, and never taken for another one.
 """
 
+import secrets
 import select
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -54,7 +56,8 @@ class Pipe:
     def __init__(self, connection: PGconn) -> None:
         self._connection = connection
         self._prepared: dict[str, bytes] = {}
-        self._names = 0
+        self._names = secrets.token_hex(8)
+        self._count = 0
         self.clean = True
         """Every answer was read. One that was left half way, by whatever interrupted it, is of no more use."""
         self._poll = select.poll()
@@ -70,8 +73,8 @@ class Pipe:
         for statement, parameters in requests:
             name = self._prepared.get(statement)
             if name is None:
-                name = f"b{self._names}".encode()
-                self._names += 1
+                name = f"b{self._names}_{self._count}".encode()
+                self._count += 1
                 self._prepared[statement] = name
                 connection.send_prepare(name, statement.encode())
                 prepared.append(statement)

@@ -14,7 +14,8 @@ import psycopg
 
 from blockyard_server.engine.store_protocol import StoreFailed
 from blockyard_server.store.postgres_errors import said
-from blockyard_server.store.watchdog import Watch, Watchdog
+from blockyard_server.store.postgres_target import PIN, Target
+from blockyard_server.store.watchdog import Watch
 
 CHANNEL: Final = "blockyard_changed"
 MAX_PAYLOAD_BYTES: Final = 7_999
@@ -35,17 +36,26 @@ class WatchedConnection(psycopg.AsyncConnection[tuple[object, ...]]):
     watch: Watch
 
     @classmethod
-    async def reach(cls, conninfo: str, watchdog: Watchdog) -> Self:
-        """Connects, with autocommit."""
-        made = await cls.connect(conninfo, autocommit=True)
-        made.watch = watchdog.watch(made.pgconn)
+    async def reach(cls, target: Target) -> Self:
+        """Connects, with autocommit. Raises psycopg.Error, StoreFailed."""
+        made = await cls.connect(target.conninfo, autocommit=True)
+        made.watch = target.watchdog.watch(made.pgconn)
+        made.prepare_threshold = None  # its own names of statements are the same on every connection
+        try:
+            [(process, _)] = await (await made.ask(PIN.format("%s").encode(), target.search_path)).fetchall()
+            if process != made.info.backend_pid:
+                assert isinstance(process, int)
+                await asyncio.to_thread(target.expect_kept, made.info.backend_pid, process)
+        except BaseException:
+            await made.close()
+            raise
         return made
 
-    async def ask(self, statement: bytes, *parameters: str) -> None:
+    async def ask(self, statement: bytes, *parameters: str) -> psycopg.AsyncCursor[tuple[object, ...]]:
         """Executes it, within ANSWER_TIMEOUT_S."""
         self.watch.begin(ANSWER_TIMEOUT_S)
         try:
-            await self.execute(statement, parameters or None)
+            return await self.execute(statement, parameters or None)
         finally:
             self.watch.rest()
 
@@ -58,9 +68,8 @@ class WatchedConnection(psycopg.AsyncConnection[tuple[object, ...]]):
 class Signals:
     """One server's voice and ear. Used in the event loop."""
 
-    def __init__(self, conninfo: str, watchdog: Watchdog) -> None:
-        self._conninfo = conninfo
-        self._watchdog = watchdog
+    def __init__(self, target: Target) -> None:
+        self._target = target
         self._own = secrets.token_hex(4)
         """Begins what this server says, so that it does not listen to itself."""
         self._speaking: WatchedConnection | None = None
@@ -73,6 +82,8 @@ class Signals:
                 await self._listen(heard)
             except psycopg.Error as error:
                 _log.info("other servers cannot be heard: %s", said(error))
+            except StoreFailed as failure:
+                _log.info("other servers cannot be heard: %s", failure)
             await asyncio.sleep(RECONNECT_S)
 
     async def tell(self, fleets: Collection[str]) -> None:
@@ -93,7 +104,7 @@ class Signals:
             await self._hang_up()
 
     async def _listen(self, heard: Callable[[str], None]) -> None:
-        ear = await WatchedConnection.reach(self._conninfo, self._watchdog)
+        ear = await WatchedConnection.reach(self._target)
         try:
             await ear.ask(f"LISTEN {CHANNEL}".encode())
             heard("")
@@ -123,7 +134,7 @@ class Signals:
 
     async def _ask_once(self, statement: bytes, *parameters: str) -> None:
         if self._speaking is None:
-            self._speaking = await WatchedConnection.reach(self._conninfo, self._watchdog)
+            self._speaking = await WatchedConnection.reach(self._target)
         try:
             await self._speaking.ask(statement, *parameters)
         except BaseException:

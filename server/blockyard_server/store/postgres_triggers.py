@@ -13,12 +13,12 @@ from typing import Final
 POSTGRES_FUNCTIONS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "blockyard_refuse": """
-CREATE FUNCTION blockyard_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION blockyard_refuse() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
   RAISE EXCEPTION '%', array_to_string(TG_ARGV, '') USING ERRCODE = 'integrity_constraint_violation';
 END $$""",
         "blockyard_count_held_blocks": """
-CREATE FUNCTION blockyard_count_held_blocks() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION blockyard_count_held_blocks() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
   expected bigint;
   counted bigint;
@@ -45,7 +45,7 @@ BEGIN
   RETURN NULL;
 END $$""",
         "blockyard_uncount_held_blocks": """
-CREATE FUNCTION blockyard_uncount_held_blocks() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION blockyard_uncount_held_blocks() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
   UPDATE instances i SET busy_blocks = i.busy_blocks - h.blocks,
       exclusive_to = CASE WHEN i.busy_blocks > h.blocks THEN i.exclusive_to END
@@ -54,7 +54,7 @@ BEGIN
   RETURN NULL;
 END $$""",
         "blockyard_keep_held_blocks": """
-CREATE FUNCTION blockyard_keep_held_blocks() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION blockyard_keep_held_blocks() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
   IF EXISTS (SELECT 1 FROM held_blocks
       WHERE fleet = OLD.fleet AND instance = OLD.instance AND block >= NEW.total_blocks) THEN
@@ -63,7 +63,7 @@ BEGIN
   RETURN NEW;
 END $$""",
         "blockyard_keep_journal": """
-CREATE FUNCTION blockyard_keep_journal() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION blockyard_keep_journal() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
   IF OLD.revision > coalesce((SELECT compacted_revision FROM fleets WHERE fleet = OLD.fleet), 0) THEN
     RAISE EXCEPTION 'the journal is deleted only below the compacted revision'
@@ -129,7 +129,7 @@ EXECUTE FUNCTION blockyard_refuse('the journal is deleted only below the compact
 POSTGRES_ROW_BY_ROW: Final[Mapping[str, str]] = MappingProxyType(
     {
         "blockyard_count_held_blocks": """
-CREATE FUNCTION blockyard_count_held_blocks() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION blockyard_count_held_blocks() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
   IF EXISTS (SELECT 1 FROM instances i
       WHERE i.fleet = NEW.fleet AND i.instance = NEW.instance AND NEW.block >= i.total_blocks) THEN
@@ -145,7 +145,7 @@ BEGIN
   RETURN NULL;
 END $$""",
         "blockyard_uncount_held_blocks": """
-CREATE FUNCTION blockyard_uncount_held_blocks() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION blockyard_uncount_held_blocks() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
   UPDATE instances SET busy_blocks = busy_blocks - 1,
       exclusive_to = CASE WHEN busy_blocks > 1 THEN exclusive_to END
