@@ -21,6 +21,7 @@ from benchmarks.stress import (
     expiry,
     large_grants,
     overload,
+    pooler,
     selectors,
     starts,
     watches,
@@ -38,6 +39,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     drains.SCENARIO,
     starts.SCENARIO,
     backup.SCENARIO,
+    pooler.SCENARIO,
 )
 
 
