@@ -356,6 +356,28 @@ MUTANTS: Final[dict[str, Mutant]] = {
             "tests/fault/test_descriptors.py::test_a_crowd_of_connections_takes_no_descriptor_that_the_server_needs[sqlite]",
         ),
     ),
+    # PostgreSQL, and what stands before it.
+    "gives statements the same names on every connection": Mutant(
+        "no session executes a statement that another connection prepared",
+        (Edit("store/postgres_pipe.py", "self._names = secrets.token_hex(8)", 'self._names = ""'),),
+        ("tests/store/test_postgres_pipe.py::test_two_connections_have_no_name_of_a_statement_in_common",),
+    ),
+    "looks for tables along the search path": Mutant(
+        "a session reads and writes the tables of one schema",
+        (
+            Edit(
+                "store/postgres_target.py",
+                "set_config('search_path', {}, false)",
+                "set_config('blockyard.path', {}, false)",
+            ),
+        ),
+        ("tests/store/test_search_path.py::test_tables_that_a_search_path_puts_first_are_neither_read_nor_written",),
+    ),
+    "leaves its sessions behind": Mutant(
+        "a fleet does not stay locked by a server that is gone",
+        (Edit("store/postgres_target.py", "('client_connection_check_interval', '1000'),", ""),),
+        ("tests/store/test_postgres_orphans.py::test_a_server_that_is_killed_in_a_long_statement_keeps_no_lock",),
+    ),
     "stops without a word": Mutant(
         "a server that drains says NOT_SERVING",
         (Edit("rpc/server.py", "        self.health.drain()\n", ""),),

@@ -251,7 +251,6 @@ class PostgresStore:
         connection = await WatchedConnection.reach(self._target)
         connection.watch.begin(READ_TIMEOUT_S)  # SQLAlchemy asks the first one what it is
         try:
-            connection.prepare_threshold = None  # planned each time, for what is asked
             await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
             await connection.set_read_only(True)
             await connection.set_autocommit(False)

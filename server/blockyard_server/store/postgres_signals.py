@@ -40,7 +40,8 @@ class WatchedConnection(psycopg.AsyncConnection[tuple[object, ...]]):
         """Connects, with autocommit. Raises psycopg.Error, StoreFailed."""
         made = await cls.connect(target.conninfo, autocommit=True)
         made.watch = target.watchdog.watch(made.pgconn)
-        made.prepare_threshold = None  # its own names of statements are the same on every connection
+        # Planned each time, for what is asked; and the driver's names of statements are the same on every connection.
+        made.prepare_threshold = None
         try:
             [(process, _)] = await (await made.ask(PIN.format("%s").encode(), target.search_path)).fetchall()
             if process != made.info.backend_pid:
