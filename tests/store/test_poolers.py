@@ -183,7 +183,7 @@ async def test_a_pooler_that_is_told_to_keep_no_sessions_any_more_is_found_and_s
             return fails(store) is None
 
         await eventually(served, "it serves again")
-        assert store.fleet_names() == ["one", "other"]
+        assert list(store.fleet_sizes()) == ["one", "other"]
 
 
 async def test_a_pooler_that_is_put_between_later_is_found_and_said(postgres: Postgres, database: str) -> None:

@@ -57,7 +57,7 @@ async def use(store: PostgresStore, fleet: str) -> None:
     await store.tell([fleet])
     story.release(held)
     story.commit()
-    assert fleet in store.fleet_names()
+    assert fleet in store.fleet_sizes()
 
 
 @pytest.mark.parametrize("tables", [("fleets",), ("journal", "instances"), SHADOWS], ids=["one", "two", "all of ours"])
@@ -69,7 +69,7 @@ async def test_tables_that_a_search_path_puts_first_are_neither_read_nor_written
         shadow(database, *tables)
         await use(before, "while it runs")
     async with opened(PostgresStore(database)) as after:
-        assert after.fleet_names() == ["before", "while it runs"]
+        assert list(after.fleet_sizes()) == ["before", "while it runs"]
         await use(after, "after")
     assert rows_in(database, "evil") == 0
 
@@ -118,7 +118,7 @@ async def test_a_database_whose_tables_are_in_a_schema_of_their_own_goes_on_with
         Story(store).begin(node_1=8)
     assert rows_in(database, "own") > 0
     async with opened(PostgresStore(database)) as store:
-        assert store.fleet_names() == ["gpu"]
+        assert list(store.fleet_sizes()) == ["gpu"]
         assert not store.made_new
 
 
@@ -140,7 +140,7 @@ async def test_a_database_of_an_earlier_release_in_a_schema_of_its_own_is_upgrad
             " config_revision, create_time_us, update_time_us) VALUES ('old', 0, 1, 0, '{}', 'BEST_FIT', 0, 1, 1)"
         )
     async with opened(PostgresStore(database)) as store:
-        assert store.fleet_names() == ["old"]
+        assert list(store.fleet_sizes()) == ["old"]
         await use(store, "new")
     with psycopg.connect(database) as db:
         found = db.execute("SELECT DISTINCT proconfig FROM pg_proc WHERE pronamespace = 'own'::regnamespace").fetchall()
@@ -158,7 +158,7 @@ async def test_of_two_schemas_with_all_tables_one_must_be_named(database: str) -
         PostgresStore(database).open()
     for schema, fleet in (("public", "here"), ('an "other"', "there")):
         async with opened(PostgresStore(database, schema=schema)) as store:
-            assert store.fleet_names() == [fleet]
+            assert list(store.fleet_sizes()) == [fleet]
 
 
 @pytest.mark.parametrize(
