@@ -60,11 +60,17 @@ async def test_the_migrated_schema_is_the_described_one(postgres: Postgres, data
     postgres.drop(described)
 
 
+def is_on_postgresql(_: object, name: str | None, *_rest: object) -> bool:
+    """Whether the described thing is there on PostgreSQL: triggers do what this key does on SQLite."""
+    return name != "fk_held_blocks_instance"
+
+
 async def test_alembic_finds_nothing_to_change(database: str) -> None:
     await (await opened(database)).close()
     engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(database))
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        context = MigrationContext.configure(connection, opts={"include_object": is_on_postgresql})
+        assert compare_metadata(context, metadata) == []
     engine.dispose()
 
 

@@ -2,8 +2,9 @@
 
 By name, as texts; the migrations are what makes them in a database, and a test holds the two equal. What they raise is
 of the class of constraints (23), as what a CHECK refuses. Held blocks are counted once for a statement, not once for a
-row: each count is a new version of the instance's row, which the next one has to walk past. POSTGRES_ROW_BY_ROW is for
-databases of PostgreSQL's kind that know no other triggers (docs/adr/0006).
+row: each count is a new version of the instance's row, which the next one has to walk past. The same statement finds
+their instances, so that no key has to do it for each row. POSTGRES_ROW_BY_ROW is for databases of PostgreSQL's kind
+that know no other triggers (docs/adr/0006); they have the key.
 """
 
 from collections.abc import Mapping
@@ -62,6 +63,18 @@ BEGIN
   END IF;
   RETURN NEW;
 END $$""",
+        "blockyard_keep_instance": """
+CREATE FUNCTION blockyard_keep_instance() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  IF EXISTS (SELECT 1 FROM held_blocks WHERE fleet = OLD.fleet AND instance = OLD.instance) THEN
+    RAISE EXCEPTION 'an instance with held blocks stays, and keeps its name'
+      USING ERRCODE = 'integrity_constraint_violation';
+  END IF;
+  IF TG_OP = 'DELETE' THEN
+    RETURN OLD;
+  END IF;
+  RETURN NEW;
+END $$""",
         "blockyard_keep_journal": """
 CREATE FUNCTION blockyard_keep_journal() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -96,6 +109,16 @@ EXECUTE FUNCTION blockyard_refuse('a new instance has busy blocks')""",
 CREATE TRIGGER instances_keep_held_blocks BEFORE UPDATE ON instances FOR EACH ROW
 WHEN (NEW.total_blocks < OLD.total_blocks)
 EXECUTE FUNCTION blockyard_keep_held_blocks()""",
+        "instances_stay_while_held": """
+CREATE TRIGGER instances_stay_while_held BEFORE DELETE ON instances FOR EACH ROW
+EXECUTE FUNCTION blockyard_keep_instance()""",
+        "instances_keep_their_names": """
+CREATE TRIGGER instances_keep_their_names BEFORE UPDATE OF fleet, instance ON instances FOR EACH ROW
+WHEN (NEW.fleet <> OLD.fleet OR NEW.instance <> OLD.instance)
+EXECUTE FUNCTION blockyard_keep_instance()""",
+        "instances_stay": """
+CREATE TRIGGER instances_stay BEFORE TRUNCATE ON instances FOR EACH STATEMENT
+EXECUTE FUNCTION blockyard_refuse('instances are deleted one by one: they may have held blocks')""",
         "allocations_end_once": """
 CREATE TRIGGER allocations_end_once BEFORE UPDATE ON allocations FOR EACH ROW WHEN (OLD.live = 0)
 EXECUTE FUNCTION blockyard_refuse('an allocation that has ended is never changed')""",

@@ -145,9 +145,10 @@ held_blocks: Final = _table(
     Column("allocation", _Big, nullable=False),
     Column("live", Integer, nullable=False, server_default=text("1")),
     PrimaryKeyConstraint("fleet", "instance", "block"),
+    # On PostgreSQL the triggers that count find the instances of a statement at once, instead of each row by this key.
     ForeignKeyConstraint(
         ["fleet", "instance"], ["instances.fleet", "instances.instance"], name="fk_held_blocks_instance"
-    ),
+    ).ddl_if(dialect="sqlite"),
     ForeignKeyConstraint(
         ["fleet", "live", "allocation"],
         ["allocations.fleet", "allocations.live", "allocations.allocation"],
