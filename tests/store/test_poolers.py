@@ -13,6 +13,7 @@ from blockyard_server.engine.store_protocol import StoreFailed, StoreRefused
 from blockyard_server.store import postgres_pooler
 from blockyard_server.store.postgres import PostgresStore
 from blockyard_server.store.postgres_pipe import Pipe
+from blockyard_server.store.postgres_session import PostgresSession
 from tests.harness.patience import eventually
 from tests.harness.pooler import MISSING, PROGRAM, Pooler
 from tests.harness.postgres import Postgres
@@ -184,6 +185,18 @@ async def test_a_pooler_that_is_told_to_keep_no_sessions_any_more_is_found_and_s
 
         await eventually(served, "it serves again")
         assert list(store.fleet_sizes()) == ["one", "other"]
+
+
+async def test_a_transaction_begins_only_in_a_session_that_names_the_schema(by_session: Pooler, database: str) -> None:
+    """Also the first one of a connection, which has prepared little until then."""
+    async with opened(PostgresStore(by_session.url(database))) as store:
+        with closing(store._lines.connect()) as line:
+            by_session.change_mode("transaction")
+            [[[used]]] = [answer.rows() for answer in line.send([("SELECT pg_backend_pid()", ())])]
+            with closing(psycopg.connect(by_session.url(database))) as guest:
+                assert processes(guest) == [used], "the session was not free for another"
+                with pytest.raises(psycopg.errors.InvalidSqlStatementName):
+                    PostgresSession(line).begin("gpu")
 
 
 async def test_a_pooler_that_is_put_between_later_is_found_and_said(postgres: Postgres, database: str) -> None:

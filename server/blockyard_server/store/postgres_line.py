@@ -30,6 +30,9 @@ COMMIT_TIMEOUT_S: Final = 4.0
 ANSWER_MARGIN_S: Final = 1.0
 """So much later than the server's own limit would have, the watchdog ends a wait."""
 
+BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
+"""After the wait for the lock each statement sees what was committed meanwhile. Not always the default."""
+
 Request = tuple[str, Row]
 """A statement with its parameters."""
 
@@ -84,7 +87,9 @@ class Line:
         try:
             limits = _limits(STATEMENT_TIMEOUT_S, IDLE_IN_TRANSACTION_TIMEOUT_S)
             pin = (PIN.format("$1"), (target.search_path,))
-            pinned = self.send([pin, _set({**PLANNING, **limits}, local=False), (_DURABLE, ())])[0]
+            settings = [pin, _set({**PLANNING, **limits}, local=False), (_DURABLE, ())]
+            # Prepared where the settings hold: no transaction ever begins in a session without them.
+            pinned = self.send([*settings, (BEGIN, ()), ("COMMIT", ())])[0]
             target.expect_kept(self.process, pinned.rows()[0][0])
             self._end_with_client()
         except BaseException:

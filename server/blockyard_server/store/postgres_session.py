@@ -9,12 +9,9 @@ from blockyard_server.engine.store_protocol import InvariantBroken, StoreConflic
 from blockyard_server.store import postgres_statements as statements
 from blockyard_server.store.codec import Row
 from blockyard_server.store.postgres_arrays import encode_columns
-from blockyard_server.store.postgres_line import Line, Request
+from blockyard_server.store.postgres_line import BEGIN, Line, Request
 from blockyard_server.store.postgres_pipe import Answer
 from blockyard_server.store.rows import Run
-
-BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
-"""After the wait for the lock each statement sees what was committed meanwhile. Not always the default."""
 
 MANY_ROWS: Final = 1000
 """A statement that changes so many may take longer than a small one: each has its keys and guards looked at."""
