@@ -88,8 +88,8 @@ class Line:
             limits = _limits(STATEMENT_TIMEOUT_S, IDLE_IN_TRANSACTION_TIMEOUT_S)
             pin = (PIN.format("$1"), (target.search_path,))
             settings = [pin, _set({**PLANNING, **limits}, local=False), (_DURABLE, ())]
-            # Prepared where the settings hold: no transaction ever begins in a session without them.
-            pinned = self.send([*settings, (BEGIN, ()), ("COMMIT", ())])[0]
+            # BEGIN is prepared where the settings hold: no transaction ever begins in a session without them.
+            _, pinned, *_ = self.send([(BEGIN, ()), *settings, ("COMMIT", ())])
             target.expect_kept(self.process, pinned.rows()[0][0])
             self._end_with_client()
         except BaseException:
