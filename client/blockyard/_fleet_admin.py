@@ -177,12 +177,13 @@ def delete_fleet(
     Args:
         fleet: Which fleet.
         etag: If given, must be the current one.
-        force: Also delete its instances. Never deletes a fleet with held blocks.
+        force: Also delete its instances, 4096 at most. Never deletes a fleet with held blocks.
         timeout_s: How long it may take in all, retries included. None: as the client says.
 
     Raises:
         FleetNotFound: There is no such fleet.
         FleetInUse: Blocks are held, or it has instances and `force` is not set.
+        LimitExceeded: It has more instances than are deleted at once: call `delete_instance` for them first.
         EtagMismatch: Somebody changed it first.
         OutcomeUnknown: No answer came; read the fleet to see.
         CallFailed: Any other refusal.

@@ -13,7 +13,7 @@ from blockyard_server.domain.errors import (
     InvalidRequest,
     LimitExceeded,
 )
-from blockyard_server.domain.requests import CreateFleet, DeleteFleet, Demand, FleetFields, UpdateFleet
+from blockyard_server.domain.requests import CreateFleet, DeleteFleet, DeleteInstance, Demand, FleetFields, UpdateFleet
 from tests.unit.pure_fleet import SECOND, START, WORST_FIT, PureFleet
 
 
@@ -125,6 +125,21 @@ def test_a_fleet_with_instances_is_deleted_with_force_only() -> None:
     fleet.do(DeleteFleet("gpu", force=True))
     assert fleet.state.record is None
     assert fleet.busy == {}
+
+
+def test_a_fleet_with_more_instances_than_one_request_deletes_is_deleted_in_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "MAX_INSTANCES_DELETED_WITH_FLEET", 1)
+    fleet = PureFleet(8, 8)
+
+    refusal = fleet.refusal(DeleteFleet("gpu", force=True), LimitExceeded)
+    assert refusal.metadata == {"limit": "instances_deleted_with_fleet", "maximum": "1"}
+    assert "delete instances one by one first" in str(refusal)
+
+    fleet.do(DeleteInstance("gpu", "n1"))
+    fleet.do(DeleteFleet("gpu", force=True))
+    assert fleet.state.record is None
 
 
 def test_an_empty_fleet_is_deleted_without_force_and_is_gone() -> None:

@@ -1,7 +1,8 @@
 """`blockyard fleet …`: the fleets themselves."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -18,7 +19,13 @@ from blockyard.cli.output import (
     write_pairs,
     write_time,
 )
+from blockyard.cli.progress import counting
+from blockyard.client import Client
+from blockyard.errors import LimitExceeded
 from blockyard.types import Fleet
+
+DELETED_AT_ONCE: Final = 16
+"""Instances that are being deleted at a time: their requests share transactions."""
 
 fleet_app = typer.Typer(callback=show_help, invoke_without_command=True, help="Create, show, change and delete fleets.")
 
@@ -133,13 +140,28 @@ def delete_fleet(
     address: Address = None,
     output: Output = OutputFormat.TEXT,
 ) -> None:
-    """Deletes a fleet. Its journal stays, and a fleet of the same name goes on from its revision."""
+    """Deletes a fleet. Its journal stays, and a fleet of the same name goes on from its revision.
+
+    If it has more instances than the server deletes at once, they are deleted one by one first.
+    """
     with connect(address) as client:
-        client.delete_fleet(fleet, etag=etag, force=force)
+        try:
+            client.delete_fleet(fleet, etag=etag, force=force)
+        except LimitExceeded:
+            _delete_instances(client, fleet)
+            client.delete_fleet(fleet, etag=etag, force=force)
     if output is OutputFormat.JSON:
         print_document({"deleted": fleet})
     else:
         print_line(f"Deleted {fleet}.")
+
+
+def _delete_instances(client: Client, fleet: str) -> None:
+    """All of them, several at a time. Ends at the first that is in use."""
+    names = [instance.name for instance in client.list_instances(fleet)]
+    with counting("Deleting instances", len(names)) as done, ThreadPoolExecutor(DELETED_AT_ONCE) as workers:
+        for _ in workers.map(lambda name: client.delete_instance(fleet, name), names):
+            done(1)
 
 
 def _print_fleet(fleet: Fleet, output: OutputFormat) -> None:

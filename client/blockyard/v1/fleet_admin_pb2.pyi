@@ -170,7 +170,9 @@ class DeleteFleetRequest(_message.Message):
     etag: _builtins.str
     """If set, must be the current one. Set, but empty: INVALID_REQUEST."""
     force: _builtins.bool
-    """Also delete its instances. Never deletes a fleet with held blocks."""
+    """Also delete its instances, 4096 at most, else LIMIT_EXCEEDED: delete instances by DeleteInstance first. Never deletes
+    a fleet with held blocks.
+    """
     def __init__(
         self,
         *,

@@ -144,7 +144,8 @@ class FleetAdminServicer:
     def DeleteFleet(self, request, context):
         """Deletes a fleet. Its journal stays, and a fleet of the same name goes on from its revision.
 
-        Errors: FLEET_NOT_FOUND; FLEET_IN_USE (blocks are held, or it has instances and `force` is not set); ETAG_MISMATCH.
+        Errors: FLEET_NOT_FOUND; FLEET_IN_USE (blocks are held, or it has instances and `force` is not set); ETAG_MISMATCH;
+        LIMIT_EXCEEDED (more instances than are deleted at once).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -56,7 +56,8 @@ class FleetAdminStub:
     DeleteFleet: _grpc.UnaryUnaryMultiCallable[_fleet_admin_pb2.DeleteFleetRequest, _empty_pb2.Empty]
     """Deletes a fleet. Its journal stays, and a fleet of the same name goes on from its revision.
 
-    Errors: FLEET_NOT_FOUND; FLEET_IN_USE (blocks are held, or it has instances and `force` is not set); ETAG_MISMATCH.
+    Errors: FLEET_NOT_FOUND; FLEET_IN_USE (blocks are held, or it has instances and `force` is not set); ETAG_MISMATCH;
+    LIMIT_EXCEEDED (more instances than are deleted at once).
     """
     CreateInstance: _grpc.UnaryUnaryMultiCallable[_fleet_admin_pb2.CreateInstanceRequest, _resources_pb2.Instance]
     """Registers an instance. Registering it again with the same shape (blocks, labels, resources) is a no-op that answers
@@ -116,7 +117,8 @@ class FleetAdminAsyncStub(FleetAdminStub):
     DeleteFleet: _aio.UnaryUnaryMultiCallable[_fleet_admin_pb2.DeleteFleetRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes a fleet. Its journal stays, and a fleet of the same name goes on from its revision.
 
-    Errors: FLEET_NOT_FOUND; FLEET_IN_USE (blocks are held, or it has instances and `force` is not set); ETAG_MISMATCH.
+    Errors: FLEET_NOT_FOUND; FLEET_IN_USE (blocks are held, or it has instances and `force` is not set); ETAG_MISMATCH;
+    LIMIT_EXCEEDED (more instances than are deleted at once).
     """
     CreateInstance: _aio.UnaryUnaryMultiCallable[_fleet_admin_pb2.CreateInstanceRequest, _resources_pb2.Instance]  # type: ignore[assignment]
     """Registers an instance. Registering it again with the same shape (blocks, labels, resources) is a no-op that answers
@@ -203,7 +205,8 @@ class FleetAdminServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
         """Deletes a fleet. Its journal stays, and a fleet of the same name goes on from its revision.
 
-        Errors: FLEET_NOT_FOUND; FLEET_IN_USE (blocks are held, or it has instances and `force` is not set); ETAG_MISMATCH.
+        Errors: FLEET_NOT_FOUND; FLEET_IN_USE (blocks are held, or it has instances and `force` is not set); ETAG_MISMATCH;
+        LIMIT_EXCEEDED (more instances than are deleted at once).
         """
 
     @_abc_1.abstractmethod

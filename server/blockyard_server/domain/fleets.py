@@ -52,7 +52,7 @@ def decide_update_fleet(
 def decide_delete_fleet(
     state: FleetState, _records: Records, request: DeleteFleet, now_us: int
 ) -> tuple[Deleted, FleetDeleted]:
-    """Deletes a fleet that holds nothing. Raises FleetNotFound, EtagMismatch, FleetInUse."""
+    """Deletes a fleet that holds nothing. Raises FleetNotFound, EtagMismatch, FleetInUse, LimitExceeded."""
     record = state.existing()
     check_etag(f"fleets/{state.fleet}", record.config_revision, request.etag)
     held, instances = state.held_blocks(), len(state.index.by_name)
@@ -63,6 +63,12 @@ def decide_delete_fleet(
             fleet=f"fleets/{state.fleet}",
             held_blocks=held,
             instances=instances,
+        )
+    if instances > limits.MAX_INSTANCES_DELETED_WITH_FLEET:
+        most = limits.MAX_INSTANCES_DELETED_WITH_FLEET
+        message = f"fleet {state.fleet} has {instances} instances, and {most} at most are deleted with their fleet"
+        raise LimitExceeded(
+            f"{message}; delete instances one by one first", limit="instances_deleted_with_fleet", maximum=most
         )
     return Deleted(), FleetDeleted(state.revision + 1, now_us)
 

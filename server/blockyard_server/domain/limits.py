@@ -46,6 +46,8 @@ MAX_PAGE_HELD_BLOCKS: Final = 4096
 
 MAX_FLEETS: Final = 10_000
 MAX_INSTANCES_PER_FLEET: Final = 200_000
+MAX_INSTANCES_DELETED_WITH_FLEET: Final = 4096
+"""One request deletes no more, so that it does not keep other fleets waiting for longer than a large grant does."""
 
 MAX_DISCREPANCIES: Final = 1000
 """How many differences one Verify reports."""
