@@ -5,14 +5,13 @@ import signal
 import socket
 import sqlite3
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from blockyard import AllocationState, Client, Event, EventKind, FleetNotFound, InstanceState, LimitExceeded
+from blockyard import AllocationState, Client, Event, EventKind, InstanceState
 from blockyard.cli.events import describe_event
 from tests.cli.conftest import COMMAND, CommandLine, serving
 
@@ -41,25 +40,6 @@ def test_a_fleet_is_created_shown_changed_and_deleted(blockyard: CommandLine) ->
     assert gone.code == 1
     assert gone.err.startswith("Error (FLEET_NOT_FOUND): ")
     assert "Next: `blockyard fleet list`" in gone.err
-
-
-def test_a_fleet_of_any_size_is_deleted_by_force_unless_blocks_are_held(blockyard: CommandLine, client: Client) -> None:
-    instances = 4097  # one more than are deleted with their fleet
-    client.create_fleet("large")
-    with ThreadPoolExecutor(64) as workers:
-        made = workers.map(lambda n: client.create_instance("large", f"n{n}", total_blocks=1), range(instances))
-        assert len(list(made)) == instances
-    with pytest.raises(LimitExceeded):
-        client.delete_fleet("large", force=True)
-    grant = client.acquire("large", blocks=1, holder="job")
-    refused = blockyard("fleet", "delete", "large", "--force")
-    assert (refused.code, "FLEET_IN_USE" in refused.err) == (1, True)
-    assert sum(1 for _ in client.list_instances("large")) == instances
-
-    client.release(grant.allocation)
-    assert blockyard("fleet", "delete", "large", "--force").out == "Deleted large.\n"
-    with pytest.raises(FleetNotFound):
-        client.get_fleet("large")
 
 
 def test_a_fleet_says_what_an_acquire_without_a_lease_gets(blockyard: CommandLine) -> None:

@@ -233,6 +233,21 @@ def test_fleets_do_not_see_each_other(story: Story) -> None:
     assert list(story.store.fleet_sizes()) == ["cpu", "gpu"]
 
 
+def test_a_fleet_is_as_large_as_its_instances_and_a_fifth_of_its_live_allocations(story: Story) -> None:
+    Story(story.store, "cpu").begin(node_1=8).commit()
+    before = story.store.fleet_sizes()
+    granted = [story.grant(("node-1", (block,)), token=f"t-{block}") for block in range(6)]
+    story.commit()
+    held = story.store.fleet_sizes()
+    for allocation in granted:
+        story.release(allocation)
+    story.commit()
+
+    assert held == {**before, "gpu": before["gpu"] + 1}
+    assert story.store.fleet_sizes() == before
+    assert before["cpu"] == 1
+
+
 def test_a_block_that_raises_leaves_nothing_behind(story: Story) -> None:
     story.grant(("node-1", (0,)))
     with pytest.raises(RuntimeError, match="stop"), story.writing():

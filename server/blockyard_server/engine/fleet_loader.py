@@ -18,7 +18,7 @@ from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.writer import Writers
 
 SMALL_FLEET: Final = 1000
-"""A fleet of so many instances loads in about ten milliseconds: its first transaction may do it."""
+"""A fleet of this size (`Store.fleet_sizes`) loads in about ten milliseconds: its first transaction may do it."""
 LOADED_AT_START: Final = 200
 """So many fleets, the largest first, are loaded before the server serves even if they are small."""
 
@@ -76,7 +76,7 @@ class FleetLoader:
 
 
 def divide(sizes: Mapping[str, int]) -> tuple[list[str], list[str]]:
-    """The fleets to load before the server serves, and those to load later, given how many instances each has."""
+    """The fleets to load before the server serves, and those to load later, given how large each is."""
     by_size = sorted(sizes, key=lambda fleet: -sizes[fleet])
     large = sum(size > SMALL_FLEET for size in sizes.values())
     first = max(large, LOADED_AT_START)

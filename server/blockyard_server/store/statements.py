@@ -33,8 +33,9 @@ SELECT next_order, deleted, clock_offset_us, {_columns(FLEET_COLUMNS)} FROM flee
 FLEET_COUNT: Final = "SELECT count(*) FROM fleets WHERE deleted = 0"
 FLEET_NAMES: Final = "SELECT fleet FROM fleets WHERE deleted = 0 ORDER BY fleet"
 FLEET_SIZES: Final = """
-SELECT fleet, (SELECT count(*) FROM instances i WHERE i.fleet = f.fleet) FROM fleets f
-WHERE deleted = 0 ORDER BY fleet"""
+SELECT fleet, (SELECT count(*) FROM instances i WHERE i.fleet = f.fleet)
+  + (SELECT count(*) FROM allocations a WHERE a.fleet = f.fleet AND a.live = 1) / 5
+FROM fleets f WHERE deleted = 0 ORDER BY fleet"""
 
 LOAD_INSTANCES: Final = f"""
 SELECT (SELECT group_concat(block) FROM held_blocks h WHERE h.fleet = i.fleet AND h.instance = i.instance),
