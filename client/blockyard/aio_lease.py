@@ -53,6 +53,10 @@ class AsyncLease:
         """Set when the lease is lost: the blocks may be somebody else's soon, so stop working with them.
 
         In a forked child it is set: the child does not hold the lease, and would not hear of its loss."""
+        self.release_failure: BlockyardError | None = None
+        """Why the release at the end of the block got no answer, or was refused. None: it was released, or is held yet.
+
+        With a TTL the block does not raise it: the blocks are free when the TTL has passed."""
         self._client = client
         self._acquire = acquire
         self._allocation: Allocation | None = None
@@ -127,6 +131,7 @@ class AsyncLease:
         except AllocationNotFound:
             pass  # it ended so long ago that the server has forgotten it
         except BlockyardError as failure:
+            self.release_failure = failure
             release_failed(self.allocation, failure, error)
 
     async def _renew_first(self) -> None:

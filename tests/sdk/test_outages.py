@@ -135,8 +135,15 @@ def test_a_body_that_ended_well_is_no_failure_if_nobody_answers_its_release(
     fake: FakeServer, in_lease: InLease, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake.ttl_s = 30
-    in_lease(lambda _: fake.disturb("Release", *NO_ANSWERS))
+    leases: list[Lease | AsyncLease] = []
 
+    def work(lease: Lease | AsyncLease) -> None:
+        leases.append(lease)
+        fake.disturb("Release", *NO_ANSWERS)
+
+    in_lease(work)
+
+    assert isinstance(leases[0].release_failure, OutcomeUnknown)
     [(logger, level, message)] = [record for record in caplog.record_tuples if record[1] >= logging.WARNING]
     assert (logger, level) == ("blockyard.lease", logging.WARNING)
     assert message.startswith("fleets/gpu/allocations/1 was not released, and stays held until its lease runs out: ")

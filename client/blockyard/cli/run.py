@@ -239,10 +239,12 @@ class _Job:
                     outcome = self._supervise(lease)
                 finally:
                     self.child.finish()
-        except BlockyardError as failure:
+        except BlockyardError:
             if outcome is None:
                 raise
-            _tell(f"{lease.allocation.name} was not released, and stays held until its lease ends: {failure}")
+        if lease.release_failure is not None:
+            held = "until it is released" if lease.allocation.expire_time is None else "until its lease ends"
+            _tell(f"{lease.allocation.name} was not released, and stays held {held}: {lease.release_failure}")
         return ExitCode.RUN_FAILED if outcome.stopped and outcome.code == 0 else outcome.code
 
     def tell_once(self, sentence: str) -> None:
