@@ -188,11 +188,15 @@ class AsyncClient:
             self._origin.require("client")
 
     async def close(self) -> None:
-        """Ends the connection; calls that are under way fail. In a child of the process that made it: nothing."""
+        """Ends the connection; calls that are under way fail. In a child of the process that made it: nothing.
+
+        Call it in the event loop of the client's calls: in another one it raises `WrongLoop`, while that one lives.
+        """
+        has_loop = self._loop is not None and not self._loop.is_closed()
+        channel = self._open_channel() if self._origin.is_here and has_loop else None
         self._closed = True
-        # In another loop than its own the channel cannot be closed: its loop has ended, and it with that.
-        if self._origin.is_here and self._channel is not None and self._loop is asyncio.get_running_loop():
-            await self._channel.close()
+        if channel is not None:
+            await channel.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -222,12 +222,15 @@ def test_an_asyncio_client_may_be_made_before_its_loop_and_belongs_to_the_first(
         async with client.watch("gpu") as events:
             await anext(events)
 
-    assert asyncio.run(acquire()) == "fleets/gpu/allocations/1"
-    for use in (acquire, lease, watch):
-        with pytest.raises(WrongLoop, match="an AsyncClient for each loop"):
-            asyncio.run(use())
-    assert len(fake.seen) == 1
-    asyncio.run(client.close())
+    with asyncio.Runner() as own:
+        assert own.run(acquire()) == "fleets/gpu/allocations/1"
+        with asyncio.Runner() as other:
+            for use in (acquire, lease, watch, client.close):
+                with pytest.raises(WrongLoop, match="an AsyncClient for each loop"):
+                    other.run(use())
+        assert len(fake.seen) == 1
+        assert own.run(acquire()) == "fleets/gpu/allocations/2"
+        own.run(client.close())
 
 
 def test_an_asyncio_client_that_was_never_used_can_be_closed(fake: FakeServer) -> None:
