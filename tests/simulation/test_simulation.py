@@ -1,4 +1,4 @@
-"""Ten thousand worlds, each from its seed: nothing is broken, whatever goes wrong; and what is broken is seen."""
+"""Three thousand worlds, each from its seed: nothing is broken, whatever goes wrong; and what is broken is seen."""
 
 import os
 import subprocess
@@ -14,8 +14,9 @@ from tests.simulation.kernel import Clock, Kernel
 from tests.simulation.weather import Fault
 from tests.simulation.world import FAULT, simulate
 
-SEEDS: Final = 10_000
-SLICES: Final = 20
+SEEDS: Final = 3000
+"""`make simulate` has a hundred thousand."""
+SLICES: Final = 6
 """So that all test processes share the work."""
 MOST_SEEDS: Final = 3000
 """So many seeds are enough to see each injected fault; nearly all need a hundred."""
@@ -24,7 +25,7 @@ BOUND_S: Final = 60
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", range(SLICES))
-def test_nothing_is_broken_in_ten_thousand_worlds(part: int) -> None:
+def test_nothing_is_broken_in_three_thousand_worlds(part: int) -> None:
     tally: Counter[str] = Counter()
     for seed in range(part, SEEDS, SLICES):
         outcome = simulate(seed)
