@@ -44,7 +44,7 @@ def _lease_all(address: str, leases: int) -> int:
 
     async def all_of_them() -> int:
         granted = 0
-        until_s = time.time() + leases / 2000 + 10
+        until_s = time.time() + leases / 1500 + 3
         async with AsyncClient(address, timeout_s=60) as client:
             for first in range(0, leases, 500):
                 ttl = max(1.0, until_s - time.time())

@@ -24,7 +24,7 @@ RACK: Final = 40
 
 def in_turn(scale: Scale) -> list[Figure]:
     """Acquire and Release with one selector, and with 1,000 that differ, on SQLite."""
-    instances, selectors, seconds = scale.of(20_000, 2000), scale.of(1000, 200), scale.of(8, 2)
+    instances, selectors, seconds = scale.of(20_000, 1000), scale.of(1000, 200), scale.of(8, 1)
     with ServerProcess(scale.folder / "server", audit_interval_s=0) as server, another_process() as load:
         server.start()
         load.submit(_register, server.address, instances).result()

@@ -34,7 +34,7 @@ TABLES: Final = ("fleets", "instances", "allocations", "tokens", "held_blocks", 
 
 def run(scale: Scale) -> Sequence[Figure]:
     """On SQLite, where one server has all fleets."""
-    live, deleted = scale.of(10_000, 1000), scale.of(100_000, 2000)
+    live, deleted = scale.of(10_000, 500), scale.of(100_000, 1000)
     data = scale.folder / "blockyard.db"
     asyncio.run(_fill(data, live, deleted))
     with ServerProcess(scale.folder, data=data) as server:
@@ -48,8 +48,8 @@ def run(scale: Scale) -> Sequence[Figure]:
             first_s = time.monotonic() - began_s
             held = client.describe_page(_copy(LIVE, live // 2), page_size=1).totals.busy_blocks
             clean = client.verify(last).clean
-            time.sleep(scale.of(30, 3))  # until the fleets are in memory
-            idle = _cpu_share(server.pid, scale.of(20, 3))
+            time.sleep(scale.of(30, 1))  # until the fleets are in memory
+            idle = _cpu_share(server.pid, scale.of(20, 2))
     return [
         Figure(f"{live:,} fleets and {deleted:,} deleted ones: until it serves", started_s, "s", at_most=3),
         Figure("  the first Acquire on the last fleet", 1000 * first_s, "ms"),

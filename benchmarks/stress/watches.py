@@ -17,7 +17,7 @@ BATCH: Final = 500
 
 def run(scale: Scale) -> Sequence[Figure]:
     """On SQLite. Those who catch up are a process of their own, so that they do not take the other's interpreter."""
-    pairs, watches, seconds = scale.of(50_000, 2000), scale.of(1000, 50), scale.of(60, 5)
+    pairs, watches, seconds = scale.of(50_000, 1000), scale.of(1000, 50), scale.of(60, 3)
     with ServerProcess(scale.folder) as server:
         server.start()
         asyncio.run(_fill(server.address, pairs))
