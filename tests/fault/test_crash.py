@@ -164,10 +164,10 @@ def say(line: str) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("part", ["a", "b"])
 async def test_whatever_clients_were_told_is_true_after_every_kill(tmp_path: Path, part: str) -> None:
-    """Two parts of 25 kills, so that they run side by side."""
+    """Two parts of 15 kills, so that they run side by side."""
     seed = chosen_seed()
     say(f"BLOCKYARD_SEED={seed}")
-    await crash(tmp_path / "crash", f"{seed}/{part}", 25, say)
+    await crash(tmp_path / "crash", f"{seed}/{part}", 15, say)
 
 
 @pytest.mark.soak

@@ -5,7 +5,7 @@ import pytest
 from blockyard_server.domain.requests import DeleteFleet
 from blockyard_server.engine.clock import ManualClock
 from blockyard_server.engine.engine import Engine, EngineSettings
-from blockyard_server.engine.pace import MAX_REST_S, Pace
+from blockyard_server.engine.pace import Pace
 from blockyard_server.engine.store_protocol import StoreFailed
 from blockyard_server.engine.sweeper import MAX_AGED_AT_ONCE, MAX_PAST_AT_ONCE, Sweeper, SweeperSettings
 from blockyard_server.engine.transactor import Transactor
@@ -27,7 +27,7 @@ class Watch:
 
 def test_what_took_long_rests_so_long_that_it_has_its_share() -> None:
     watch = Watch()
-    pace = Pace(0.25, watch)
+    pace = Pace(0.25, max_rest_s=100, monotonic_s=watch)
 
     with pace.measured():
         watch.now_s += 2
@@ -39,7 +39,7 @@ def test_what_took_long_rests_so_long_that_it_has_its_share() -> None:
 
 def test_no_rest_is_longer_than_its_bound_and_a_failure_rests_too() -> None:
     watch = Watch()
-    pace = Pace(0.01, watch)
+    pace = Pace(0.01, max_rest_s=30, monotonic_s=watch)
 
     def fail() -> None:
         with pace.measured():
@@ -49,7 +49,7 @@ def test_no_rest_is_longer_than_its_bound_and_a_failure_rests_too() -> None:
     with pytest.raises(StoreFailed):
         fail()
     early = pace.is_due
-    watch.now_s += MAX_REST_S
+    watch.now_s += 30
     assert (early, pace.is_due) == (False, True)
 
 
@@ -94,7 +94,7 @@ async def test_a_paced_round_searches_only_when_the_last_search_is_long_enough_a
     await engine.start()
     watch = Watch()
     sweeper: Sweeper = engine._sweeper
-    monkeypatch.setattr(sweeper, "_past_pace", Pace(0.01, watch))
+    monkeypatch.setattr(sweeper, "_past_pace", Pace(0.01, max_rest_s=100, monotonic_s=watch))
     with sweeper._past_pace.measured():
         watch.now_s += 1
 

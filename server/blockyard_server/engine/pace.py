@@ -3,17 +3,15 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
-
-MAX_REST_S: Final = 30.0
-"""No rest is longer: one look that took long because the machine was busy does not put off the next for hours."""
 
 
 class Pace:
     """After something took a while it rests, for so long that it has this share of the time."""
 
-    def __init__(self, share: float, monotonic_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, share: float, *, max_rest_s: float, monotonic_s: Callable[[], float] = time.monotonic) -> None:
+        """No rest is longer than `max_rest_s`: it may have taken long because the machine was busy."""
         self._rest_for_each_s = 1 / share - 1
+        self._max_rest_s = max_rest_s
         self._monotonic_s = monotonic_s
         self._rests_until_s = monotonic_s()
 
@@ -30,4 +28,4 @@ class Pace:
             yield
         finally:
             ended_s = self._monotonic_s()
-            self._rests_until_s = ended_s + min(MAX_REST_S, (ended_s - began_s) * self._rest_for_each_s)
+            self._rests_until_s = ended_s + min(self._max_rest_s, (ended_s - began_s) * self._rest_for_each_s)

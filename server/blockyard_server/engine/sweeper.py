@@ -25,6 +25,10 @@ MAX_AGED_AT_ONCE: Final = 5
 """How many of these it lets grow older, each in a transaction: 100,000 deleted fleets are a small load for ever."""
 SEARCH_SHARE: Final = 0.02
 """Of the time, for each search for such fleets: the more fleets there are, the less often they are searched."""
+MAX_REST_S: Final = 5.0
+"""Between two searches for ended leases; whoever watches the fleet is told of their end so much later."""
+MAX_REST_OF_THE_PAST_S: Final = 60.0
+"""The same for what is old enough to be forgotten, which nobody waits for."""
 MAX_COMPACTIONS: Final = 10
 """How many transactions one round spends on a fleet's journal: leases that end meanwhile do not wait for history."""
 
@@ -63,7 +67,8 @@ class Sweeper:
         """The last fleet whose past this round or the one before looked at: the next one goes on behind it."""
         self._unfinished: dict[str, Forgettable] = {}
         """Fleets with more events to forget than one round does."""
-        self._due_pace, self._past_pace = Pace(SEARCH_SHARE), Pace(SEARCH_SHARE)
+        self._due_pace = Pace(SEARCH_SHARE, max_rest_s=MAX_REST_S)
+        self._past_pace = Pace(SEARCH_SHARE, max_rest_s=MAX_REST_OF_THE_PAST_S)
 
     def start(self) -> None:
         """Begins to work in the background."""
