@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, aclosing
 import pytest
 
 from blockyard_server.domain.answers import EventFilter, EventPage
-from blockyard_server.domain.journal import Watch
+from blockyard_server.domain.journal import JournalBounds, Watch
 from blockyard_server.engine.watch import ALL_EVENTS, PAGE_EVENTS
 from tests.unit.engine_stories import PATIENCE_S, acquire, filled_store
 from tests.unit.memory_reader import MemoryReader
@@ -67,6 +67,31 @@ async def test_who_is_current_and_who_comes_anew_do_not_wait_for_those_who_catch
 
         journal.goes_on.set()
         assert {tuple(revisions(found)) for found in await asyncio.gather(*catching_up)} == {(3, 4, 5, 6, 7, 8)}
+
+
+async def test_who_is_current_does_not_wait_for_those_who_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, goes_on = asyncio.Event(), asyncio.Event()
+    read = MemoryReader.journal_bounds
+
+    async def slowly(reader: MemoryReader, fleet: str) -> JournalBounds | None:
+        begun.set()
+        await goes_on.wait()
+        return await read(reader, fleet)
+
+    async with running(filled_store(total_blocks=100)) as engine, AsyncExitStack() as watches:
+        current = await watches.enter_async_context(aclosing(engine.watch(Watch("gpu"))))
+        assert await mark(current) == 2
+        monkeypatch.setattr(MemoryReader, "journal_bounds", slowly)
+        anew = [await watches.enter_async_context(aclosing(engine.watch(Watch("gpu")))) for _ in range(BEHIND)]
+        marks = [asyncio.create_task(mark(pages)) for pages in anew]
+
+        async with asyncio.timeout(PATIENCE_S):
+            await begun.wait()
+            await engine.submit(acquire("now"))
+            assert revisions(await events(current, 1)) == [3]
+        goes_on.set()
+        # The one that had begun has looked before the change.
+        assert await asyncio.gather(*marks) == [2, *[3] * (BEHIND - 1)]
 
 
 async def test_events_that_were_read_one_by_one_are_shared_like_those_that_were_read_together(
