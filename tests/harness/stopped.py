@@ -10,13 +10,20 @@ POLL_S: Final = 0.005
 
 
 def wait_until_stopped(processes: Iterable[int]) -> None:
-    """Returns once the system says that each of them is stopped. Raises AssertionError."""
+    """Returns once the system says that each of them is stopped. Raises AssertionError.
+
+    One that was ending when the signal came is a zombie for as long as its parent is stopped: it runs nothing, either.
+    """
     wanted = sorted(processes)
     assert wanted, "nothing is stopped"
     deadline = time.monotonic() + BOUND_S
-    while (states := _states(wanted)) != dict.fromkeys(wanted, "T"):
+    while not _stand_still(states := _states(wanted), wanted):
         assert time.monotonic() < deadline, f"not stopped: {states}"
         time.sleep(POLL_S)
+
+
+def _stand_still(states: dict[int, str], wanted: list[int]) -> bool:
+    return states.keys() == set(wanted) and set(states.values()) <= {"T", "Z"} and "T" in states.values()
 
 
 def _states(processes: list[int]) -> dict[int, str]:
