@@ -106,7 +106,7 @@ def _copy(fleet: str, number: int) -> str:
 
 
 def _cpu_share(pid: int, seconds: int) -> float:
-    """The share of a core that the process uses, over so many seconds."""
+    """The share of a core that the process uses during these seconds."""
     before_s = _cpu_s(pid)
     time.sleep(seconds)
     return (_cpu_s(pid) - before_s) / seconds

@@ -16,7 +16,7 @@ DELETED = 3 * MAX_PAST_AT_ONCE
 
 
 class Watch:
-    """A clock that goes when it is told to."""
+    """A clock that stands still until a test moves it."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
