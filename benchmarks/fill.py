@@ -15,7 +15,7 @@ from blockyard_server.domain.requests import (
 )
 from blockyard_server.engine.clock import SystemClock
 from blockyard_server.engine.transactor import Transactor
-from blockyard_server.store.sqlite import SqliteStore
+from blockyard_server.store.sqlite.store import SqliteStore
 
 _BATCH = 2000
 LABEL_CLASSES = 50

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from blockyard_server.store.postgres import PostgresStore
+from blockyard_server.store.postgres.store import PostgresStore
 from tests.harness.deployments import UNCLAIMED, Deployment, deployed
 from tests.harness.postgres import Postgres, Release, usual_release
 

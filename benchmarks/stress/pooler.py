@@ -15,7 +15,7 @@ import psycopg
 
 from benchmarks.stress.scenario import Figure, Scale, Scenario
 from blockyard import Client
-from blockyard_server.store.postgres_pipe import Pipe
+from blockyard_server.store.postgres.pipe import Pipe
 from tests.harness.locking import is_locked_by_it, locking
 from tests.harness.pooler import MISSING, PROGRAM, Pooler
 from tests.harness.postgres import Postgres

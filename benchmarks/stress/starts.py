@@ -22,7 +22,7 @@ from blockyard_server.domain.requests import (
 )
 from blockyard_server.engine.clock import SystemClock
 from blockyard_server.engine.transactor import Transactor
-from blockyard_server.store.sqlite import SqliteStore
+from blockyard_server.store.sqlite.store import SqliteStore
 from tests.harness.process import ServerProcess
 
 LIVE: Final = "live"

@@ -21,8 +21,8 @@ from blockyard_server.engine.writer import WriterLimits
 from blockyard_server.metrics import MetricsServer
 from blockyard_server.rpc.server import EdgeSettings, build_server
 from blockyard_server.settings import Settings
-from blockyard_server.store.postgres import PostgresStore
-from blockyard_server.store.sqlite import SqliteStore
+from blockyard_server.store.postgres.store import PostgresStore
+from blockyard_server.store.sqlite.store import SqliteStore
 
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 EXIT_MARGIN_S: Final = 5.0

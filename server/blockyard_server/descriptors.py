@@ -11,7 +11,7 @@ from typing import Final
 
 from blockyard_server.metrics import MAX_SCRAPES
 from blockyard_server.settings import Settings
-from blockyard_server.store.postgres import LANES
+from blockyard_server.store.postgres.store import WRITER_SHARDS
 
 MOST_DESCRIPTORS: Final = 65_536
 """The limit is raised to this, if the system allows it; a hard limit may be far higher than anybody needs."""
@@ -82,5 +82,5 @@ def open_now() -> int:
 def _needed(settings: Settings) -> int:
     """What the server will open, at most."""
     own = OF_GRPC + OF_READER * settings.readers + OF_VERIFY + SPARE
-    own += OF_DATA_FILE if settings.database is None else OF_READER * LANES + OF_SIGNALS
+    own += OF_DATA_FILE if settings.database is None else OF_READER * WRITER_SHARDS + OF_SIGNALS
     return own + (MAX_SCRAPES + 1 if settings.metrics_listen else 0)

@@ -136,7 +136,7 @@ def test_without_the_servers_parts_it_says_what_to_install(data: Path, tmp_path:
 INTERRUPTED = """
 import os, signal, sys, threading
 from blockyard.cli import main
-from blockyard_server.store import backup
+from blockyard_server.store.sqlite import backup
 def endless(copy):
     # As the check of a large file, in which Ctrl-C is pressed.
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()

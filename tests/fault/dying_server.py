@@ -23,8 +23,8 @@ from blockyard_server.engine.batch import Attempt
 from blockyard_server.engine.memory import FleetMemory
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.writer import Writer
-from blockyard_server.store.postgres import PostgresStore
-from blockyard_server.store.sqlite import SqliteStore
+from blockyard_server.store.postgres.store import PostgresStore
+from blockyard_server.store.sqlite.store import SqliteStore
 
 STORES: Final = (SqliteStore, PostgresStore)
 

@@ -9,7 +9,7 @@ import threading
 from typing import Final
 
 from blockyard.cli import main
-from blockyard_server.store.sqlite import SqliteStore
+from blockyard_server.store.sqlite.store import SqliteStore
 
 HANGS: Final = "the commit hangs"
 """What it writes to stderr then."""

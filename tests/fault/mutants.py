@@ -86,12 +86,12 @@ MUTANTS: Final[dict[str, Mutant]] = {
     ),
     "leaves foreign keys off": Mutant(
         "the writer's connection checks foreign keys",
-        (Edit("store/sqlite.py", 'db.execute("PRAGMA foreign_keys = ON")', "pass"),),
+        (Edit("store/sqlite/store.py", 'db.execute("PRAGMA foreign_keys = ON")', "pass"),),
         ("tests/store/test_sqlite_opening.py::test_the_writer_is_durable_and_checked",),
     ),
     "does not wait for the disk": Mutant(
         "a commit that is answered survives a power cut",
-        (Edit("store/sqlite.py", "PRAGMA synchronous = FULL", "PRAGMA synchronous = NORMAL"),),
+        (Edit("store/sqlite/store.py", "PRAGMA synchronous = FULL", "PRAGMA synchronous = NORMAL"),),
         ("tests/store/test_sqlite_opening.py::test_the_writer_is_durable_and_checked",),
     ),
     # One transaction, and the answer after it.
@@ -99,18 +99,18 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "the answer comes after the commit, which here waits for the next transaction",
         (
             Edit(
-                "store/sqlite.py",
+                "store/sqlite/store.py",
                 'db.execute("BEGIN IMMEDIATE")\n            session',
                 'self._end(db)\n            db.execute("BEGIN IMMEDIATE")\n            session',
             ),
-            Edit("store/sqlite.py", 'db.execute("COMMIT")\n        except', "pass\n        except"),
+            Edit("store/sqlite/store.py", 'db.execute("COMMIT")\n        except', "pass\n        except"),
             Edit(
-                "store/sqlite.py",
-                "        finally:\n            self._end(db)\n\n    def pin_evidence",
-                "\n    def pin_evidence",
+                "store/sqlite/store.py",
+                "        finally:\n            self._end(db)\n\n    def open_evidence",
+                "\n    def open_evidence",
             ),
             Edit(
-                "store/sqlite.py",
+                "store/sqlite/store.py",
                 'db.execute("ROLLBACK")\n        except sqlite3.Error:\n            self._disconnect()',
                 'db.execute("COMMIT")\n        except sqlite3.Error:\n            self._disconnect()',
             ),
@@ -133,7 +133,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "BEGIN IMMEDIATE: what is read is still true when it is written, also with two connections",
         (
             Edit(
-                "store/sqlite.py",
+                "store/sqlite/store.py",
                 'db.execute("BEGIN IMMEDIATE")\n            session',
                 'db.execute("BEGIN")\n            session',
             ),
@@ -149,7 +149,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
                 "self.late = changes.tokens",
             ),
             Edit(
-                "store/sqlite.py",
+                "store/sqlite/store.py",
                 "transaction.wrote:\n                self._commit(db)\n",
                 "transaction.wrote:\n                self._commit(db)\n"
                 "                db.executemany(statements.INSERT_TOKEN, getattr(transaction, 'late', ()))\n",
@@ -225,7 +225,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
     ),
     "sweeps a microsecond late": Mutant(
         "`expire_time <= now` has ended: the sweep inside the transaction",
-        (Edit("store/statements.py", "live = 1 AND expire_time_us <= ?", "live = 1 AND expire_time_us < ?"),),
+        (Edit("store/sqlite/statements.py", "live = 1 AND expire_time_us <= ?", "live = 1 AND expire_time_us < ?"),),
         (f"{LEASES}::test_at_its_expire_time_a_leases_blocks_are_anothers_though_nobody_swept",),
     ),
     "shows a lease a microsecond too long": Mutant(
@@ -301,22 +301,22 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "shares its file": Mutant(
         "the lock file and the data file are locked",
         (
-            Edit("store/data_file.py", "        self._take_lock_file()\n", ""),
-            Edit("store/data_file.py", "            _lock(descriptor)\n", "            pass\n"),
-            Edit("store/data_file.py", "if _identity(self.path.stat()) in _locked_here:", "if False:"),
+            Edit("store/sqlite/data_file.py", "        self._take_lock_file()\n", ""),
+            Edit("store/sqlite/data_file.py", "            _lock(descriptor)\n", "            pass\n"),
+            Edit("store/sqlite/data_file.py", "if _identity(self.path.stat()) in _locked_here:", "if False:"),
         ),
         (f"{SERVERS}::test_a_second_server_on_the_same_file_refuses_to_start",),
     ),
     "locks a name and not the file": Mutant(
         "the data file itself is locked",
-        (Edit("store/data_file.py", "            _lock(descriptor)\n", "            pass\n"),),
+        (Edit("store/sqlite/data_file.py", "            _lock(descriptor)\n", "            pass\n"),),
         (f"{DATA_FILE}::test_a_hard_link_of_a_file_in_use_lets_no_second_server_in",),
     ),
     "commits into a file that is gone": Mutant(
         "after a commit the server looks whether its file is still there",
         (
             Edit(
-                "store/sqlite.py",
+                "store/sqlite/store.py",
                 "        self._expect_in_place()\n        self._expect_log(after_commit=True)",
                 "        self._expect_log(after_commit=True)",
             ),
@@ -359,14 +359,14 @@ MUTANTS: Final[dict[str, Mutant]] = {
     # PostgreSQL, and what stands before it.
     "gives statements the same names on every connection": Mutant(
         "no session executes a statement that another connection prepared",
-        (Edit("store/postgres_pipe.py", "self._names = secrets.token_hex(8)", 'self._names = ""'),),
+        (Edit("store/postgres/pipe.py", "self._names = secrets.token_hex(8)", 'self._names = ""'),),
         ("tests/store/test_postgres_pipe.py::test_two_connections_have_no_name_of_a_statement_in_common",),
     ),
     "looks for tables along the search path": Mutant(
         "a session reads and writes the tables of one schema",
         (
             Edit(
-                "store/postgres_target.py",
+                "store/postgres/target.py",
                 "set_config('search_path', {}, false)",
                 "set_config('blockyard.path', {}, false)",
             ),
@@ -375,7 +375,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
     ),
     "leaves its sessions behind": Mutant(
         "a fleet does not stay locked by a server that is gone",
-        (Edit("store/postgres_target.py", "('client_connection_check_interval', '1000'),", ""),),
+        (Edit("store/postgres/target.py", "('client_connection_check_interval', '1000'),", ""),),
         ("tests/store/test_postgres_orphans.py::test_a_server_that_is_killed_in_a_long_statement_keeps_no_lock",),
     ),
     "stops without a word": Mutant(

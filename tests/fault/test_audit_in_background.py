@@ -11,7 +11,7 @@ import pytest
 
 from blockyard import AsyncClient, InvariantViolated
 from blockyard_server.engine import auditor as auditor_module
-from blockyard_server.store.schema import SQLITE_TRIGGERS
+from blockyard_server.store.sqlite.triggers import SQLITE_TRIGGERS
 from tests.harness.in_process import client_of, serving
 from tests.harness.patience import eventually
 

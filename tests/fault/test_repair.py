@@ -13,7 +13,7 @@ import pytest
 from blockyard import AsyncClient, EventKind, FleetNotFound, InvariantViolated, TokenMismatch
 from blockyard_server.domain.requests import Acquire, Demand
 from blockyard_server.engine.repair import Planned, Repairer
-from blockyard_server.store.schema import SQLITE_TRIGGERS
+from blockyard_server.store.sqlite.triggers import SQLITE_TRIGGERS
 from tests.harness.in_process import client_of, serving
 
 TABLES: Final = ("instances", "allocations", "held_blocks", "tokens", "journal")
@@ -257,7 +257,7 @@ async def test_a_fleet_that_keeps_changing_is_made_to_stand_still_and_then_mende
         await client.acquire("gpu", holder="third", blocks=1)  # the fleet is in memory
         with closing(sqlite3.connect(data)) as db, db:
             db.execute("DELETE FROM tokens WHERE token = 'one'")
-        undisturbed = Repairer.mend
+        undisturbed = Repairer.apply
         disturbed: list[object] = []
 
         def mend(self: Repairer, fleet: str, planned: Planned) -> bool:
@@ -267,7 +267,7 @@ async def test_a_fleet_that_keeps_changing_is_made_to_stand_still_and_then_mende
                 )
             return undisturbed(self, fleet, planned)
 
-        monkeypatch.setattr(Repairer, "mend", mend)
+        monkeypatch.setattr(Repairer, "apply", mend)
         done = await client.repair("gpu", apply=True)
 
         assert disturbed

@@ -15,7 +15,7 @@ import pytest
 from blockyard import CallFailed, operations
 from blockyard._fleet_admin import create_fleet, create_instance, get_fleet
 from blockyard_server.app import EXIT_OF_HANGING
-from blockyard_server.store.postgres import MIGRATION_LOCK
+from blockyard_server.store.postgres.store import MIGRATION_LOCK
 from tests.fault.hanging_server import HANGS
 from tests.harness.one_shot import OneShotClient
 from tests.harness.patience import eventually

@@ -8,7 +8,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Final
 
-from blockyard_server.store.sqlite import SqliteStore
+from blockyard_server.store.sqlite.store import SqliteStore
 
 BOUND_S: Final = 30.0
 """No thread and no test waits longer than this at a gate."""

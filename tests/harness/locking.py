@@ -10,11 +10,11 @@ import psycopg
 
 _LOCKS: Final = """
 import sys
-from blockyard_server.store.postgres import PostgresStore
+from blockyard_server.store.postgres.store import PostgresStore
 store = PostgresStore(sys.argv[1])
 store.open()
 with store.transaction(sys.argv[2]) as transaction:
-    transaction._session.take_time()
+    transaction._session.relax_timeouts()
     transaction._session.rows("SELECT pg_sleep(55)", ())
 """
 """The statement is one that may take long: its database gives it 60 seconds."""

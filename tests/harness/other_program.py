@@ -59,7 +59,7 @@ def refusal_elsewhere(data: Path) -> str:
     program = (
         "import asyncio, pathlib, sys\n"
         "from blockyard_server.engine.store_protocol import StoreRefused\n"
-        "from blockyard_server.store.sqlite import SqliteStore\n"
+        "from blockyard_server.store.sqlite.store import SqliteStore\n"
         "store = SqliteStore(pathlib.Path(sys.argv[1]))\n"
         "try:\n"
         "    store.open()\n"

@@ -8,7 +8,7 @@ from typing import Any
 
 import apsw
 
-from blockyard_server.store.sqlite import CACHED_STATEMENTS
+from blockyard_server.store.sqlite.store import CACHED_STATEMENTS
 
 
 class ApswConnection:

@@ -25,7 +25,7 @@ from blockyard_server.domain.requests import (
     UpdateInstance,
 )
 from blockyard_server.domain.retention import Retention
-from blockyard_server.engine.batch import Again, Outcome
+from blockyard_server.engine.batch import Outcome, RetryNextBatch
 from blockyard_server.engine.clock import ManualClock
 from blockyard_server.engine.failures import StoreUnavailable
 from blockyard_server.engine.store_protocol import StoreFailed, StoreRefused
@@ -166,7 +166,7 @@ class _Server:
         self._transactor = self._make_transactor()
         for fleet in self._store.fleet_sizes():
             self._transactor.load(fleet)
-            self._transactor.greet(fleet)
+            self._transactor.extend_leases_on_takeover(fleet)
 
     def _make_transactor(self) -> Transactor:
         return Transactor(self._store, self._clock, grace_s=GRACE_S)
@@ -236,7 +236,7 @@ class _Server:
         self, requests: list[Request], outcomes: list[Outcome], *, forgotten_before_us: int = NEVER_US
     ) -> None:
         """Notes what was answered just now."""
-        assert not any(isinstance(outcome, Again) for outcome in outcomes), "there are never so many leases"
+        assert not any(isinstance(outcome, RetryNextBatch) for outcome in outcomes), "there are never so many leases"
         told = after_batch(self.promises[-1], requests, outcomes)
         steps, digest = len(self._recorder.steps), digest_of(self._store.rows())
         forgotten_before_us = max(told.forgotten_before_us, forgotten_before_us)

@@ -16,7 +16,7 @@ from blockyard_server.engine.clock import ManualClock
 from blockyard_server.engine.store_protocol import StoreRefused
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.verify import audit
-from blockyard_server.store.sqlite import SqliteStore
+from blockyard_server.store.sqlite.store import SqliteStore
 from tests.power.disk import Files
 from tests.power.life import CALLER, DATA, FLEET
 from tests.power.promises import Promises, digest_of
@@ -96,7 +96,7 @@ def _faults(store: SqliteStore, promises: Sequence[Promises], due: int, state: i
     promise = promises[due if state is None else max(due, state)]
     transactor = Transactor(store, ManualClock(promise.now_us))
     for fleet in store.fleet_sizes():
-        report = audit(fleet, transactor.pin(fleet))
+        report = audit(fleet, transactor.snapshot(fleet))
         if not report.clean:
             yield Fault.UNCLEAN, str(report.discrepancies[:3])
     if promise.in_doubt:
@@ -146,7 +146,7 @@ def _answered_otherwise(transactor: Transactor, promise: Promises) -> Iterator[F
             yield Fault.OTHERWISE, f"{request.token}: {outcome!r}, told {told}"
     if not isinstance(last, NoCapacity) and not (isinstance(last, Grant) and not last.replayed):
         yield Fault.OTHERWISE, f"a new request: {last!r}"
-    report = audit(FLEET, transactor.pin(FLEET))
+    report = audit(FLEET, transactor.snapshot(FLEET))
     if not report.clean:
         yield Fault.UNCLEAN, f"after new work: {report.discrepancies[:3]}"
 

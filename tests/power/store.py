@@ -8,7 +8,7 @@ from typing import cast
 import apsw
 
 from blockyard_server.store.schema import metadata
-from blockyard_server.store.sqlite import BUSY_TIMEOUT_S, SqliteStore
+from blockyard_server.store.sqlite.store import BUSY_TIMEOUT_S, SqliteStore
 from tests.power.connection import ApswConnection
 from tests.power.promises import digest_of
 from tests.power.recorder import Recorder

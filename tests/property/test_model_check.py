@@ -15,7 +15,7 @@ from typing import Final
 import pytest
 from hypothesis import Phase
 
-from blockyard_server.store.statements import DUE_LEASES
+from blockyard_server.store.sqlite.statements import DUE_LEASES
 from tests.harness.postgres import Postgres
 from tests.property.exploration import explore
 from tests.property.world import Template
@@ -106,7 +106,7 @@ _FAULTS: Final = {
         lambda _state, _allocation, _request: None,
     ),
     "a lease lives on at the instant when it ends": (
-        "blockyard_server.store.statements.DUE_LEASES",
+        "blockyard_server.store.sqlite.statements.DUE_LEASES",
         DUE_LEASES.replace("<=", "<"),
     ),
 }

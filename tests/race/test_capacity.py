@@ -13,7 +13,7 @@ from blockyard_server.domain.answers import Grant as EngineGrant
 from blockyard_server.domain.requests import Acquire, CreateFleet, CreateInstance, Demand, FleetFields, InstanceFields
 from blockyard_server.engine.clock import SystemClock
 from blockyard_server.engine.engine import Engine, EngineSettings
-from blockyard_server.store.sqlite import SqliteStore
+from blockyard_server.store.sqlite.store import SqliteStore
 from tests.harness.in_process import client_of, serving
 from tests.harness.journal import blocks_of, check_fleet
 from tests.harness.one_shot import OneShotClient

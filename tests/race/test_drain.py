@@ -14,11 +14,12 @@ from blockyard import CallFailed, Grant, ShuttingDown, StoreUnavailable, operati
 from blockyard._fleet_admin import create_fleet, create_instance, get_fleet
 from blockyard._ledger import repair, verify
 from blockyard_server.engine import ledger
-from blockyard_server.engine.pinned import PinnedFleet
-from blockyard_server.store import slices, statements
-from blockyard_server.store.postgres import PostgresStore
-from blockyard_server.store.schema import SQLITE_TRIGGERS
-from blockyard_server.store.sqlite import SqliteStore
+from blockyard_server.engine.verify_snapshot import VerifySnapshot
+from blockyard_server.store import slices
+from blockyard_server.store.postgres.store import PostgresStore
+from blockyard_server.store.sqlite import statements
+from blockyard_server.store.sqlite.store import SqliteStore
+from blockyard_server.store.sqlite.triggers import SQLITE_TRIGGERS
 from tests.harness.disturbed_store import DisturbedStore
 from tests.harness.in_process import client_of, serving
 from tests.harness.journal import check_fleet
@@ -56,20 +57,20 @@ def place(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> dict[str
 
 
 @pytest.fixture
-def pinned(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+def snapshot_taken(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Set once a snapshot was taken to be compared."""
     taken = threading.Event()
 
-    def noting(pin: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
-        def pin_evidence(store: Any, fleet: str) -> Any:
-            evidence = pin(store, fleet)
+    def noting(take: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+        def open_evidence(store: Any, fleet: str) -> Any:
+            evidence = take(store, fleet)
             taken.set()
             return evidence
 
-        return pin_evidence
+        return open_evidence
 
     for store in (SqliteStore, PostgresStore):
-        monkeypatch.setattr(store, "pin_evidence", noting(store.pin_evidence))
+        monkeypatch.setattr(store, "open_evidence", noting(store.open_evidence))
     return taken
 
 
@@ -85,7 +86,7 @@ async def with_fleet(client: OneShotClient) -> None:
 
 
 async def test_verifies_that_wait_and_the_one_under_way_are_told_that_the_server_stops(
-    tmp_path: Path, kind: str, place: dict[str, Any], pinned: threading.Event, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, kind: str, place: dict[str, Any], snapshot_taken: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with AsyncExitStack() as server:
         running = await server.enter_async_context(
@@ -95,14 +96,14 @@ async def test_verifies_that_wait_and_the_one_under_way_are_told_that_the_server
             await with_fleet(client)
             monkeypatch.setattr(statements, "EVIDENCE_INSTANCES", ENDLESS[kind])
             asked = [asyncio.create_task(client.start(verify(FLEET)).outcome()) for _ in range(8)]
-            await until(pinned)
+            await until(snapshot_taken)
             await server.aclose()
             outcomes = await asyncio.gather(*asked)
     assert [type(outcome) for outcome in outcomes] == [ShuttingDown] * 8
 
 
 async def test_a_repair_that_is_still_looking_does_nothing_and_says_so(
-    tmp_path: Path, kind: str, place: dict[str, Any], pinned: threading.Event, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, kind: str, place: dict[str, Any], snapshot_taken: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with AsyncExitStack() as server:
         running = await server.enter_async_context(
@@ -112,7 +113,7 @@ async def test_a_repair_that_is_still_looking_does_nothing_and_says_so(
             await with_fleet(client)
             monkeypatch.setattr(statements, "EVIDENCE_INSTANCES", ENDLESS[kind])
             asked = asyncio.create_task(client.start(repair(FLEET, apply=True)).outcome())
-            await until(pinned)
+            await until(snapshot_taken)
             await server.aclose()
             outcome = await asked
     assert isinstance(outcome, ShuttingDown)
@@ -123,7 +124,7 @@ async def test_a_slice_of_the_background_verification_holds_no_stop_up(
     tmp_path: Path,
     kind: str,
     place: dict[str, Any],
-    pinned: threading.Event,
+    snapshot_taken: threading.Event,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -133,8 +134,8 @@ async def test_a_slice_of_the_background_verification_holds_no_stop_up(
         OneShotClient(running.address) as client,
     ):
         await with_fleet(client)
-        await until(pinned)
-    assert not [record.message for record in caplog.records if record.name.endswith(("auditor", "apart"))]
+        await until(snapshot_taken)
+    assert not [record.message for record in caplog.records if record.name.endswith(("auditor", "background"))]
 
 
 @pytest.fixture
@@ -159,13 +160,13 @@ async def test_a_repair_that_has_mended_is_answered_before_it_has_verified(
 ) -> None:
     verifying = threading.Event()
 
-    def endless(_fleet: str, pinned: PinnedFleet) -> None:
+    def endless(_fleet: str, snapshot: VerifySnapshot) -> None:
         verifying.set()
         try:
             while True:
-                list(pinned.evidence.instances())
+                list(snapshot.evidence.instances())
         finally:
-            pinned.evidence.close()
+            snapshot.evidence.close()
 
     async with AsyncExitStack() as server:
         running = await server.enter_async_context(serving(tmp_path, drain_grace_s=GRACE_S, audit_interval_s=0))
@@ -243,7 +244,7 @@ async def test_changes_that_no_time_is_left_for_are_refused_and_what_is_under_wa
 
 
 async def test_what_is_accepted_is_committed_and_answered_while_a_verify_is_given_up(
-    tmp_path: Path, pinned: threading.Event, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, snapshot_taken: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = DisturbedStore(tmp_path / "blockyard.db")
     async with AsyncExitStack() as server:
@@ -252,7 +253,7 @@ async def test_what_is_accepted_is_committed_and_answered_while_a_verify_is_give
             await with_fleet(client)
             monkeypatch.setattr(statements, "EVIDENCE_INSTANCES", ENDLESS["sqlite"])
             verified = asyncio.create_task(client.start(verify(FLEET)).outcome())
-            await until(pinned)
+            await until(snapshot_taken)
             store.before_commit.close()
             calls = [operations.acquire(FLEET, blocks=1, holder="job", token=f"t-{n}") for n in range(6)]
             accepted = [asyncio.create_task(client.start(call).outcome()) for call in calls]

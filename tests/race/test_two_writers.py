@@ -20,7 +20,7 @@ from blockyard_server.engine.clock import SystemClock
 from blockyard_server.engine.failures import StoreUnavailable
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.verify import audit
-from blockyard_server.store.data_file import DataFile
+from blockyard_server.store.sqlite.data_file import DataFile
 from tests.harness.disturbed_store import Disturbance, DisturbedStore
 
 FLEET = "gpu"
@@ -58,7 +58,7 @@ class Writer:
         return outcome
 
     def verified(self) -> bool:
-        return audit(FLEET, self.transactor.pin(FLEET)).clean
+        return audit(FLEET, self.transactor.snapshot(FLEET)).clean
 
 
 @pytest.fixture

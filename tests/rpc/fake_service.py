@@ -16,12 +16,12 @@ from blockyard_server.domain.answers import (
     AllocationView,
     Answer,
     BlockCounts,
+    DescribePage,
     Discrepancy,
     EventFilter,
     EventPage,
-    FleetPage,
+    FleetListPage,
     FleetRecord,
-    FleetSnapshot,
     Hold,
     InstanceBlocks,
     InstancePage,
@@ -86,13 +86,13 @@ class FakeService:
                 answers.append(error)
         return answers
 
-    async def describe(self, fleet: str, *, full: bool, after: int, limit: int) -> FleetSnapshot:
+    async def describe(self, fleet: str, *, full: bool, after: int, limit: int) -> DescribePage:
         found = self._existing(fleet)
         instances = sorted(found.state.index.by_order.values(), key=lambda instance: instance.order)
         page, following = _page([i for i in instances if i.order > after], limit)
         busy = [instance.busy.bit_count() for instance in instances]
         active = [i.idle_count for i in instances if i.fields.state is InstanceState.ACTIVE]
-        return FleetSnapshot(
+        return DescribePage(
             fleet=fleet,
             revision=found.state.revision,
             totals=BlockCounts(len(instances), sum(i.total_blocks for i in instances), sum(busy), sum(active)),
@@ -122,11 +122,11 @@ class FakeService:
     async def get_fleet(self, fleet: str) -> FleetRecord:
         return self._existing(fleet).state.existing()
 
-    async def list_fleets(self, *, after: str, limit: int) -> FleetPage:
+    async def list_fleets(self, *, after: str, limit: int) -> FleetListPage:
         self._fail_if_asked_to()
         records = [fleet.state.record for _, fleet in sorted(self._fleets.items())]
         page, following = _page([r for r in records if r is not None and r.fleet > after], limit)
-        return FleetPage(tuple(page), page[-1].fleet if following else None)
+        return FleetListPage(tuple(page), page[-1].fleet if following else None)
 
     async def get_instance(self, fleet: str, instance: str) -> InstanceRecord:
         state = self._existing(fleet).state

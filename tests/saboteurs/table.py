@@ -54,7 +54,7 @@ _BLIND: Final = (
     ),
 )
 _LATE: Final = MUTANTS["sweeps a microsecond late"].edits
-_NO_SYNC: Final = (Edit("store/sqlite.py", "PRAGMA synchronous = FULL", "PRAGMA synchronous = OFF"),)
+_NO_SYNC: Final = (Edit("store/sqlite/store.py", "PRAGMA synchronous = FULL", "PRAGMA synchronous = OFF"),)
 
 SABOTEURS: Final = (
     Saboteur("history checking", SQLITE, "descriptions are half a second old", f"{_STALE}[sqlite-1]"),

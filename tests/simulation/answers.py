@@ -54,8 +54,8 @@ from blockyard_server.domain.requests import (
     UpdateFleet,
     UpdateInstance,
 )
-from blockyard_server.engine.batch import Again, Outcome
-from tests.simulation.books import Books
+from blockyard_server.engine.batch import Outcome, RetryNextBatch
+from tests.simulation.books import FleetRecords
 from tests.simulation.kernel import Violation
 
 HELD = AllocationState.HELD
@@ -67,7 +67,7 @@ E = TypeVar("E", bound=Event)
 class Replay:
     """Goes through one transaction: the events change the books, and each answer is held against them."""
 
-    def __init__(self, books: Books, events: Iterable[Event], now_us: int) -> None:
+    def __init__(self, books: FleetRecords, events: Iterable[Event], now_us: int) -> None:
         self._books = books
         self._events = deque(events)
         self._now_us = now_us
@@ -87,7 +87,7 @@ class Replay:
         for number, (request, outcome) in enumerate(zip(requests, outcomes, strict=True)):
             expected = self._expect(request)
             if more_due and isinstance(expected, type) and issubclass(expected, _WAIT_FOR_THE_SWEEP):
-                if not all(isinstance(left, Again) for left in outcomes[number:]):
+                if not all(isinstance(left, RetryNextBatch) for left in outcomes[number:]):
                     raise Violation(f"{request} was answered with {outcome}, and leases are still to be swept")
                 return
             if not _agree(expected, outcome):

@@ -21,7 +21,7 @@ from tests.simulation.kernel import Violation
 from tests.simulation.rows import Block, Rows
 
 
-class Books:
+class FleetRecords:
     """One fleet, at one revision."""
 
     def __init__(self) -> None:

@@ -62,7 +62,7 @@ class Database:
 class SimulatedStore:
     """One server's way to the database. Every fault of the weather happens here."""
 
-    lanes = 8
+    writer_shards = 8
 
     def __init__(self, database: Database, calls: dict[str, Call]) -> None:
         """`calls` is what the server is doing, by fleet."""
@@ -73,7 +73,7 @@ class SimulatedStore:
         """As in the protocol."""
         return SimulatedTransaction(self.database, fleet, self._calls[fleet])
 
-    def pin_evidence(self, fleet: str) -> "SimulatedEvidence":
+    def open_evidence(self, fleet: str) -> "SimulatedEvidence":
         """As in the protocol."""
         return SimulatedEvidence(self.database.rows(fleet))
 

@@ -134,19 +134,19 @@ def _nobody_is_greeted(patch: pytest.MonkeyPatch) -> None:
     def greet(_self: Transactor, attempt: Attempt) -> None:
         attempt.extended = True
 
-    patch.setattr(Transactor, "_greet", greet)
+    patch.setattr(Transactor, "_extend_leases", greet)
 
 
 def _greeted_before_the_commit(patch: pytest.MonkeyPatch) -> None:
-    greet = Transactor._greet
+    greet = Transactor._extend_leases
 
     def greet_and_note(self: Transactor, attempt: Attempt) -> None:
         greet(self, attempt)
-        sighting = attempt.reading.sighting
-        if sighting is not None:
-            self.times.keep(attempt.state.fleet, sighting)
+        bounds = attempt.reading.clock_offset
+        if bounds is not None:
+            self.times.keep(attempt.state.fleet, bounds)
 
-    patch.setattr(Transactor, "_greet", greet_and_note)
+    patch.setattr(Transactor, "_extend_leases", greet_and_note)
 
 
 def _nobody_takes_the_time_over(patch: pytest.MonkeyPatch) -> None:
@@ -155,7 +155,7 @@ def _nobody_takes_the_time_over(patch: pytest.MonkeyPatch) -> None:
     def go_on(seen: Any, fresh: Any, asked_us: int) -> Reading:
         if seen.offset_us == fresh.offset_us:
             return compared(seen, fresh, asked_us)
-        return Reading(asked_us + seen.most_us + seen.offset_us, sighting=seen)
+        return Reading(asked_us + seen.most_us + seen.offset_us, clock_offset=seen)
 
     patch.setattr(fleet_time, "_compared", go_on)
 

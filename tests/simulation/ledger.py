@@ -6,7 +6,7 @@ from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.events import Event, LeasesExtended
 from blockyard_server.engine import batch
 from tests.simulation.answers import Replay
-from tests.simulation.books import Books
+from tests.simulation.books import FleetRecords
 from tests.simulation.call import Call
 from tests.simulation.holds import Holds
 from tests.simulation.kernel import Violation
@@ -17,7 +17,7 @@ class Ledger:
     """One fleet's."""
 
     def __init__(self) -> None:
-        self.books = Books()
+        self.books = FleetRecords()
         self.holds = Holds()
 
     def follow(self, call: Call, events: Sequence[Event], rows: Rows, touched: dict[int, Allocation]) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from blockyard_server.domain.requests import Request
-from blockyard_server.engine.batch import Again, Attempt, Outcome
+from blockyard_server.engine.batch import Attempt, Outcome, RetryNextBatch
 from blockyard_server.engine.failures import EngineFailure, InvariantViolated
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.verify import audit
@@ -66,7 +66,7 @@ class Server:
         self._starting = True
         self._kernel.note(f"start of {self.name}")
         try:
-            for work in (self._transactor.load, self._transactor.greet):
+            for work in (self._transactor.load, self._transactor.extend_leases_on_takeover):
                 for fleet in self.fleets:
                     self._prepare(fleet, partial(work, fleet))
             self.up = True
@@ -149,9 +149,9 @@ class Server:
             for letter in batch:
                 letter.gone()
             return
-        again = [letter for letter, outcome in zip(batch, outcomes, strict=True) if isinstance(outcome, Again)]
+        again = [letter for letter, outcome in zip(batch, outcomes, strict=True) if isinstance(outcome, RetryNextBatch)]
         for letter, outcome in zip(batch, outcomes, strict=True):
-            if not isinstance(outcome, Again):
+            if not isinstance(outcome, RetryNextBatch):
                 letter.reply(outcome)
                 letter.gone()
         letters.extendleft(reversed(again))
@@ -215,7 +215,7 @@ class Server:
 
         def resume() -> None:
             self._transactor.in_transaction(
-                fleet, lambda attempt: attempt.tx.set_halted(False), greet=False, even_if_halted=True
+                fleet, lambda attempt: attempt.tx.set_halted(False), extend_leases=False, even_if_halted=True
             )
             self._transactor.resume(fleet)
 
@@ -223,10 +223,10 @@ class Server:
 
     def verify(self, fleet: str) -> bool:
         """Whether Verify could be run. What it finds is a Violation."""
-        pinned = self._aside(fleet, "verify", lambda: self._transactor.pin(fleet))
-        if pinned is None:
+        snapshot = self._aside(fleet, "verify", lambda: self._transactor.snapshot(fleet))
+        if snapshot is None:
             return False
-        report = audit(fleet, pinned)
+        report = audit(fleet, snapshot)
         if not report.clean:
             raise Violation(f"{self.name} finds {report.discrepancies}")
         return True

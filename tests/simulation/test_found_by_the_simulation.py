@@ -115,7 +115,7 @@ def test_the_time_is_not_changed_by_who_extends_no_lease(shared: Shared) -> None
     shared.set_by_us = -HOUR_US
     lease = grant(new, "by the new time")
 
-    old.in_transaction("gpu", lambda attempt: attempt.tx.set_halted(False), greet=False)
+    old.in_transaction("gpu", lambda attempt: attempt.tx.set_halted(False), extend_leases=False)
 
     assert is_held(new, lease)
 
@@ -128,10 +128,12 @@ def test_a_fleet_that_was_halted_at_the_start_is_greeted_when_it_is_served_again
 
     ahead = ManualClock(clock.now_us() + HOUR_US)
     restarted = Transactor(store, ahead, grace_s=3600.0)
-    for work in (restarted.load, restarted.greet):
+    for work in (restarted.load, restarted.extend_leases_on_takeover):
         with pytest.raises(InvariantViolated):
             work("gpu")
-    restarted.in_transaction("gpu", lambda attempt: attempt.tx.set_halted(False), greet=False, even_if_halted=True)
+    restarted.in_transaction(
+        "gpu", lambda attempt: attempt.tx.set_halted(False), extend_leases=False, even_if_halted=True
+    )
 
     assert is_held(restarted, lease), "no time has passed; the wall clock was set forward before the start"
 
@@ -160,12 +162,12 @@ def test_a_start_with_a_clock_that_was_set_back_goes_on_from_the_latest_event() 
 
     behind = ManualClock(clock.now_us() - HOUR_US)
     restarted = Transactor(store, behind, grace_s=3600.0)
-    restarted.greet("gpu")
+    restarted.extend_leases_on_takeover("gpu")
     assert left_us(renew(restarted, lease)) <= TTL_US
     assert restarted.times.now_us("gpu") == clock.now_us()
     behind.advance(TTL_US)
     assert not is_held(restarted, lease), "time goes on"
 
     right = ManualClock(clock.now_us() + HOUR_US)
-    Transactor(store, right, grace_s=3600.0).greet("gpu")
+    Transactor(store, right, grace_s=3600.0).extend_leases_on_takeover("gpu")
     assert store.rows["gpu"].clock_offset_us == 0, "and is the clock's again as soon as that is not behind"

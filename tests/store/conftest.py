@@ -8,8 +8,8 @@ from typing import Final, TypeVar
 import pytest
 
 from blockyard_server.engine.store_protocol import Store
-from blockyard_server.store.postgres import PostgresStore
-from blockyard_server.store.sqlite import SqliteStore
+from blockyard_server.store.postgres.store import PostgresStore
+from blockyard_server.store.sqlite.store import SqliteStore
 from tests.conftest import PostgresOf
 from tests.harness.postgres import RELEASES, Postgres, Release
 from tests.harness.sessions import version_of

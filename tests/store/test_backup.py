@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import pytest
 
-from blockyard_server.store import backup
-from blockyard_server.store.backup import Backup, BackupFailed, BackupRefused, make_backup
-from blockyard_server.store.sqlite import SqliteStore
+from blockyard_server.store.sqlite import backup
+from blockyard_server.store.sqlite.backup import Backup, BackupFailed, BackupRefused, make_backup
+from blockyard_server.store.sqlite.store import SqliteStore
 from tests.harness.other_program import OtherProgram
 from tests.store.story import Story
 from tests.store.test_outside_connections import Server

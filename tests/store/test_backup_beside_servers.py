@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from blockyard_server.store.backup import make_backup
-from blockyard_server.store.sqlite import SqliteStore
+from blockyard_server.store.sqlite.backup import make_backup
+from blockyard_server.store.sqlite.store import SqliteStore
 from tests.store.test_backup import held_in
 from tests.store.test_outside_connections import ENDS, Server
 
 BACKUP = """
 import pathlib, sys
-from blockyard_server.store import backup
+from blockyard_server.store.sqlite import backup
 backup.PAGES_A_STEP = 10
 data, file, pause_at = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3]
 seen = set()
@@ -100,7 +100,7 @@ def test_backups_one_after_the_other_meet_servers_that_start_and_die(tmp_path: P
     Server(data, 0, 1).stop()
     program = (
         "import pathlib, sys\n"
-        "from blockyard_server.store.backup import make_backup\n"
+        "from blockyard_server.store.sqlite.backup import make_backup\n"
         "data, file, made = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), 0\n"
         "print('begun', flush=True)\n"
         "while not file.with_name('stop').exists():\n"

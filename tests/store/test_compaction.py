@@ -106,7 +106,7 @@ async def test_the_evidence_begins_where_the_journal_does(story: Story) -> None:
     story.grant(("node-1", (0,)))
     story.commit()
     compact(story, story.revision, limit=2)
-    evidence = story.store.pin_evidence("gpu")
+    evidence = story.store.open_evidence("gpu")
 
     assert (evidence.compacted_revision, evidence.revision) == (2, story.revision)
     assert list(evidence.events()) == story.events[2:]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from blockyard_server.engine.store_protocol import StoreFailed, StoreRefused, StoreStopped
-from blockyard_server.store.data_file import DataFile
-from blockyard_server.store.sqlite import SqliteStore
+from blockyard_server.store.sqlite.data_file import DataFile
+from blockyard_server.store.sqlite.store import SqliteStore
 from tests.harness.other_program import OtherProgram, refusal_elsewhere
 from tests.store.story import Story
 
@@ -189,7 +189,7 @@ async def test_a_file_that_goes_stops_the_store_at_once(
     with pytest.raises(StoreStopped, match=gone):
         await sqlite.probe()
     with pytest.raises(StoreStopped, match=gone):
-        sqlite.pin_evidence("gpu")
+        sqlite.open_evidence("gpu")
     with pytest.raises(StoreStopped, match=gone):
         async with sqlite.reader() as reader:
             await reader.revision("gpu")
@@ -247,7 +247,7 @@ async def test_no_reader_makes_a_file(sqlite: SqliteStore) -> None:
         async with sqlite.reader() as reader:
             await reader.revision("gpu")
     with pytest.raises(StoreFailed, match="unable to open database file"):
-        sqlite.pin_evidence("gpu")
+        sqlite.open_evidence("gpu")
     assert [path.name for path in sqlite.path.parent.iterdir()] == ["blockyard.db.lock"]
 
 

@@ -34,7 +34,7 @@ async def test_it_is_read_as_it_was_written_and_its_idle_blocks_are_not_acquirab
     assert (totals.busy_blocks, totals.idle_blocks, totals.acquirable_blocks) == (9, 15, 7)
     assert view is not None
     assert view.allocation.exclusive == ("node-2",)
-    evidence = story.store.pin_evidence("gpu")
+    evidence = story.store.open_evidence("gpu")
     assert list(evidence.exclusive_instances()) == [("node-2", number)]
     evidence.close()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from blockyard_server.engine.store_protocol import StoreRefused
-from blockyard_server.store.sqlite import SqliteStore
+from blockyard_server.store.sqlite.store import SqliteStore
 from tests.harness.other_program import OtherProgram
 from tests.store.story import Story
 
@@ -22,7 +22,7 @@ BEFORE, AFTER = 300, 300
 
 GRANTS = """
 import asyncio, pathlib, sys, os
-from blockyard_server.store.sqlite import SqliteStore
+from blockyard_server.store.sqlite.store import SqliteStore
 from tests.store.story import Story
 path, begin, count, end = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 store = SqliteStore(path)

@@ -3,7 +3,7 @@
 import pytest
 
 from blockyard_server.domain import limits
-from blockyard_server.domain.answers import AllocationFilter, EventFilter, FleetSnapshot, Hold
+from blockyard_server.domain.answers import AllocationFilter, DescribePage, EventFilter, Hold
 from blockyard_server.domain.events import Event
 from blockyard_server.domain.requests import InstanceState
 from blockyard_server.engine.store_protocol import Store
@@ -193,8 +193,8 @@ async def test_fleets_and_instances_are_listed_in_their_order(store: Store) -> N
         assert ([i.instance for i in second.instances], second.next_after) == (["node-2"], None)
 
 
-async def snapshots(story: Story, limit: int) -> list[FleetSnapshot]:
-    pages: list[FleetSnapshot] = []
+async def snapshots(story: Story, limit: int) -> list[DescribePage]:
+    pages: list[DescribePage] = []
     after: int | None = 0
     while after is not None:
         async with story.store.reader() as reader:

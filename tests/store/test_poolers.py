@@ -10,10 +10,10 @@ import psycopg
 import pytest
 
 from blockyard_server.engine.store_protocol import StoreFailed, StoreRefused
-from blockyard_server.store import postgres_pooler
-from blockyard_server.store.postgres import PostgresStore
-from blockyard_server.store.postgres_pipe import Pipe
-from blockyard_server.store.postgres_session import PostgresSession
+from blockyard_server.store.postgres import pooler as postgres_pooler
+from blockyard_server.store.postgres.pipe import Pipe
+from blockyard_server.store.postgres.session import PostgresSession
+from blockyard_server.store.postgres.store import PostgresStore
 from tests.harness.patience import eventually
 from tests.harness.pooler import MISSING, PROGRAM, Pooler
 from tests.harness.postgres import Postgres
@@ -126,17 +126,17 @@ async def test_servers_behind_a_pooler_that_keeps_sessions_serve(by_session: Poo
     heard: list[str] = []
 
     async def hears() -> bool:
-        await one.tell(["gpu"])
+        await one.notify(["gpu"])
         return "gpu" in heard
 
     async with opened(PostgresStore(url)) as one, opened(PostgresStore(url)) as other:
-        listening = asyncio.create_task(other.follow(heard.append))
+        listening = asyncio.create_task(other.listen(heard.append))
         story = Story(one).begin(node_1=8)
         held = story.grant(("node-1", (0, 1)))
         story.commit()
         async with other.reader() as reader:
             assert await reader.revision("gpu") == story.revision
-        evidence = other.pin_evidence("gpu")
+        evidence = other.open_evidence("gpu")
         assert list(evidence.held_blocks()) == [("node-1", 0, held), ("node-1", 1, held)]
         evidence.close()
         await eventually(hears, "the other server hears of it")
@@ -190,7 +190,7 @@ async def test_a_pooler_that_is_told_to_keep_no_sessions_any_more_is_found_and_s
 async def test_a_transaction_begins_only_in_a_session_that_names_the_schema(by_session: Pooler, database: str) -> None:
     """Also the first one of a connection, which has prepared little until then."""
     async with opened(PostgresStore(by_session.url(database))) as store:
-        with closing(store._lines.connect()) as line:
+        with closing(store._pool.connect()) as line:
             by_session.change_mode("transaction")
             [[[used]]] = [answer.rows() for answer in line.send([("SELECT pg_backend_pid()", ())])]
             with closing(psycopg.connect(by_session.url(database))) as guest:
@@ -217,7 +217,7 @@ async def test_a_pooler_that_is_put_between_later_is_found_and_said(postgres: Po
                 async with store.reader() as reader:
                     await reader.revision("one")
             with pytest.raises(StoreFailed, match="does not keep sessions"):
-                await asyncio.to_thread(store.pin_evidence, "one")
+                await asyncio.to_thread(store.open_evidence, "one")
             proxy.target = f"127.0.0.1:{postgres.port}"
             proxy.sever()
 

@@ -11,10 +11,10 @@ import pytest
 from psycopg.pq.abc import PGresult
 
 from blockyard_server.engine.store_protocol import CommitUnknown, InvariantBroken, StoreConflict, StoreFailed
-from blockyard_server.store import postgres_line
-from blockyard_server.store.postgres import PostgresStore
-from blockyard_server.store.postgres_errors import commit_failure_of, failure_of
-from blockyard_server.store.postgres_pipe import Pipe
+from blockyard_server.store.postgres import writer_pool
+from blockyard_server.store.postgres.errors import commit_failure_of, failure_of
+from blockyard_server.store.postgres.pipe import Pipe
+from blockyard_server.store.postgres.store import PostgresStore
 from blockyard_server.store.transaction import SqlTransaction
 from tests.harness.patience import eventually
 from tests.harness.postgres import Postgres
@@ -27,7 +27,7 @@ BOUND_S = 60.0
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine nothing here ends for want of time, unless a test says so."""
     for limit in ("LOCK_TIMEOUT_S", "STATEMENT_TIMEOUT_S", "COMMIT_TIMEOUT_S", "IDLE_IN_TRANSACTION_TIMEOUT_S"):
-        monkeypatch.setattr(postgres_line, limit, BOUND_S)
+        monkeypatch.setattr(writer_pool, limit, BOUND_S)
 
 
 @pytest.fixture
@@ -60,10 +60,10 @@ async def on_own(own: Postgres) -> AsyncIterator[PostgresStore]:
     await made.close()
 
 
-def session_of(transaction: SqlTransaction) -> postgres_line.Line:
+def session_of(transaction: SqlTransaction) -> writer_pool.WriterConnection:
     """The connection of a transaction under way."""
-    line = transaction._session._line  # type: ignore[attr-defined]  # PostgreSQL's session has one
-    assert isinstance(line, postgres_line.Line)
+    line = transaction._session._connection  # type: ignore[attr-defined]  # PostgreSQL's session has one
+    assert isinstance(line, writer_pool.WriterConnection)
     return line
 
 
@@ -107,7 +107,7 @@ def test_one_fleet_is_waited_for_and_then_seen_as_it_is(story: Story, other: Pos
 def test_a_lock_that_is_never_given_back_is_not_waited_for(
     story: Story, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_line, "LOCK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(writer_pool, "LOCK_TIMEOUT_S", 0.2)
     hasty = PostgresStore(database)
     hasty.open()
     with story.store.transaction("gpu"), pytest.raises(StoreFailed, match="lock timeout"), hasty.transaction("gpu"):
@@ -119,7 +119,7 @@ def test_a_lock_that_is_never_given_back_is_not_waited_for(
 def test_a_server_that_falls_asleep_in_a_transaction_loses_the_lock(
     database: str, story: Story, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_line, "IDLE_IN_TRANSACTION_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(writer_pool, "IDLE_IN_TRANSACTION_TIMEOUT_S", 0.2)
     sleeper = PostgresStore(database)
     sleeper.open()
     assert isinstance(story.store, PostgresStore)
@@ -304,8 +304,8 @@ async def test_a_commit_without_an_answer_keeps_its_fleet_locked_until_it_is_ove
     story.grant(("node-1", (0,)))
     created.create_fleet()
     let_commits_wait(own)
-    monkeypatch.setattr(postgres_line, "COMMIT_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(postgres_line, "ANSWER_MARGIN_S", 0.1)
+    monkeypatch.setattr(writer_pool, "COMMIT_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(writer_pool, "ANSWER_MARGIN_S", 0.1)
     for pending in (story, created):
         with pytest.raises(CommitUnknown):
             await asyncio.to_thread(pending.commit)
@@ -346,8 +346,8 @@ async def test_a_database_that_goes_away_and_comes_back_is_found_again(own: Post
         with pytest.raises(StoreFailed):
             await on_own.probe()
         with pytest.raises(StoreFailed):
-            on_own.pin_evidence("gpu")
-        await on_own.tell(["gpu"])
+            on_own.open_evidence("gpu")
+        await on_own.notify(["gpu"])
     own.start()
     assert revision_of(on_own) == story.revision
     await on_own.probe()
@@ -371,8 +371,8 @@ async def test_a_database_that_never_answers_is_not_waited_for(
     async with on_own.reader() as reader:
         assert await reader.revision("gpu") == 2
     await on_own.probe()
-    monkeypatch.setattr(postgres_line, "ANSWER_MARGIN_S", 0.5 - BOUND_S)
-    monkeypatch.setattr("blockyard_server.store.postgres.READ_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(writer_pool, "ANSWER_MARGIN_S", 0.5 - BOUND_S)
+    monkeypatch.setattr("blockyard_server.store.postgres.store.READ_TIMEOUT_S", 0.5)
     own.freeze()
     with pytest.raises(StoreFailed):
         await asyncio.to_thread(revision_of, on_own)
@@ -387,14 +387,14 @@ async def test_a_database_that_never_answers_is_not_waited_for(
 
 
 def test_a_connection_forgets_the_statements_that_were_not_prepared(postgres_store: PostgresStore) -> None:
-    line = postgres_store._lines.take()
+    line = postgres_store._pool.take()
     line.send([("SELECT 1", ()), ("SELECT 2", ()), ("SELECT 3", ())])
     with pytest.raises(psycopg.errors.DivisionByZero):
         line.send([("SELECT 4", ()), ("SELECT 1 / $1::int", (0,)), ("SELECT 5", ()), ("SELECT 6", ())])
     for _ in range(2):
         answers = line.send([(f"SELECT {number}", ()) for number in (6, 1, 5, 7, 4, 2, 3)])
         assert [answer.rows() for answer in answers] == [[(number,)] for number in (6, 1, 5, 7, 4, 2, 3)]
-    postgres_store._lines.give_back(line)
+    postgres_store._pool.give_back(line)
 
 
 def test_a_connection_that_was_interrupted_is_given_up(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,15 +20,17 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection
 
 from blockyard_server.engine.store_protocol import StoreFailed, StoreRefused
-from blockyard_server.store import postgres, postgres_evidence, postgres_line
 from blockyard_server.store.migrate import migrate
-from blockyard_server.store.postgres import PostgresStore
-from blockyard_server.store.postgres_line import Line, Request
-from blockyard_server.store.postgres_pipe import Answer
-from blockyard_server.store.postgres_signals import WatchedConnection
-from blockyard_server.store.postgres_target import Target
+from blockyard_server.store.postgres import evidence as postgres_evidence
+from blockyard_server.store.postgres import store as postgres
+from blockyard_server.store.postgres import writer_pool
+from blockyard_server.store.postgres.notifications import WatchedConnection
+from blockyard_server.store.postgres.pipe import Answer
+from blockyard_server.store.postgres.store import PostgresStore
+from blockyard_server.store.postgres.target import Target
+from blockyard_server.store.postgres.watchdog import Watchdog
+from blockyard_server.store.postgres.writer_pool import Request, WriterConnection
 from blockyard_server.store.reader import SqlReader
-from blockyard_server.store.watchdog import Watchdog
 from tests.harness.patience import eventually
 from tests.harness.stopped import wait_until_stopped
 from tests.store.story import Story
@@ -62,14 +64,14 @@ class Frost:
 
 
 @pytest.fixture
-def line(database: str) -> Iterator[Line]:
-    with closing(Line(Target(database, Watchdog()))) as line:
+def line(database: str) -> Iterator[WriterConnection]:
+    with closing(WriterConnection(Target(database, Watchdog()))) as line:
         yield line
 
 
 @pytest.mark.parametrize("requests", [[BEGIN, LOCK], [BEGIN, LOCK, ("SELECT 1", ())]], ids=["two", "three"])
 def test_the_lock_of_a_transaction_that_nobody_goes_on_with_is_had_by_the_next_one(
-    database: str, line: Line, requests: list[Request]
+    database: str, line: WriterConnection, requests: list[Request]
 ) -> None:
     """PostgreSQL counts the idle time from its answer to a Sync, and stops at the next message, whatever it is.
 
@@ -156,7 +158,7 @@ async def test_a_reader_whose_first_connection_freezes_as_it_is_made_is_not_wait
 
     with frost, monkeypatch.context() as patched:
         patched.setattr(WatchedConnection, "reach", reach_and_freeze)
-        patched.setattr("blockyard_server.store.postgres.READ_TIMEOUT_S", 0.5)
+        patched.setattr("blockyard_server.store.postgres.store.READ_TIMEOUT_S", 0.5)
         assert isinstance(await ended(asyncio.create_task(read(narrow))), StoreFailed)
         patched.undo()
         assert await ended(asyncio.create_task(read(narrow))) is None
@@ -168,7 +170,7 @@ def test_rows_that_are_half_read_when_the_database_freezes_are_put_away(
 ) -> None:
     monkeypatch.setattr(postgres_evidence, "ROWS_AT_ONCE", 1)
     Story(postgres_store).begin(node_1=8, node_2=8)
-    evidence = postgres_store.pin_evidence("gpu")
+    evidence = postgres_store.open_evidence("gpu")
 
     def put_away(half_read: list[Iterator[tuple[str, int, int]]]) -> None:
         if how == "closed":
@@ -192,9 +194,9 @@ def test_a_store_whose_database_freezes_while_it_opens_is_refused(
     database: str, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     frost = Frost()
-    send = Line.send
+    send = WriterConnection.send
 
-    def freeze_and_send(line: Line, requests: Sequence[Request]) -> list[Answer]:
+    def freeze_and_send(line: WriterConnection, requests: Sequence[Request]) -> list[Answer]:
         frost.freeze(line.process)
         return send(line, requests)
 
@@ -208,8 +210,8 @@ def test_a_store_whose_database_freezes_while_it_opens_is_refused(
         monkeypatch.setattr(postgres, "migrate", freeze_and_migrate)
         monkeypatch.setattr(postgres, "MIGRATION_TIMEOUT_S", 0.5)
     else:
-        monkeypatch.setattr(Line, "send", freeze_and_send)
-        monkeypatch.setattr(postgres_line, "STATEMENT_TIMEOUT_S", 0.5)
+        monkeypatch.setattr(WriterConnection, "send", freeze_and_send)
+        monkeypatch.setattr(writer_pool, "STATEMENT_TIMEOUT_S", 0.5)
     before = set(threading.enumerate())
     with ThreadPoolExecutor(1) as threads, frost:
         opening = threads.submit(PostgresStore(database).open)

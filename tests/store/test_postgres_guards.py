@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from blockyard_server.domain.retention import FleetAge
-from blockyard_server.store.postgres import PostgresStore
-from blockyard_server.store.postgres_triggers import POSTGRES_FUNCTIONS, POSTGRES_ROW_BY_ROW, POSTGRES_TRIGGERS
+from blockyard_server.store.postgres.store import PostgresStore
+from blockyard_server.store.postgres.triggers import POSTGRES_FUNCTIONS, POSTGRES_ROW_BY_ROW, POSTGRES_TRIGGERS
 from tests.harness.postgres import Postgres
 from tests.store.story import Story
 from tests.store.test_sqlite_guards import (

@@ -16,10 +16,10 @@ from sqlalchemy import create_engine
 from blockyard_server.app import StartRefused, running_server
 from blockyard_server.engine.store_protocol import StoreFailed, StoreRefused
 from blockyard_server.settings import Settings, SettingsRefused
-from blockyard_server.store.postgres import OLDEST_POSTGRES, PostgresStore
-from blockyard_server.store.postgres_line import Line
-from blockyard_server.store.postgres_triggers import POSTGRES_FUNCTIONS, POSTGRES_TRIGGERS
-from blockyard_server.store.postgres_url import parse_url
+from blockyard_server.store.postgres.store import OLDEST_POSTGRES, PostgresStore
+from blockyard_server.store.postgres.triggers import POSTGRES_FUNCTIONS, POSTGRES_TRIGGERS
+from blockyard_server.store.postgres.url import parse_url
+from blockyard_server.store.postgres.writer_pool import WriterConnection
 from blockyard_server.store.schema import metadata
 from tests.harness.postgres import PASSWORD, Postgres
 from tests.harness.process import free_port
@@ -135,7 +135,7 @@ def test_a_wrong_password_is_refused_without_saying_it(database: str) -> None:
 
 
 def test_an_old_postgres_is_refused(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Line, "server_version", OLDEST_POSTGRES - 1)
+    monkeypatch.setattr(WriterConnection, "server_version", OLDEST_POSTGRES - 1)
     assert "Blockyard needs 15 or newer" in refusal(PostgresStore(database).open)
 
 
@@ -167,7 +167,7 @@ RAW_PASSWORDS = [
 def test_a_password_that_is_not_encoded_is_refused_with_nothing_of_it(password: str, place: str) -> None:
     """What is said is the same for all of them, so that nothing of any can be in it."""
     said = refusal(lambda: parse_url(f"postgresql://u:{password}@{place}"))
-    assert said == refusal(lambda: parse_url("postgresql://@@"))
+    assert said == refusal(lambda: parse_url("postgresql://"))
     assert "/ @ ? # % are written as %2F %40 %3F %23 %25" in said
 
 

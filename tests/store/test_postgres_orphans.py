@@ -5,11 +5,11 @@ from typing import Final
 
 import pytest
 
-from blockyard_server.store import postgres_line
-from blockyard_server.store.postgres import PostgresStore
-from blockyard_server.store.postgres_line import Line
-from blockyard_server.store.postgres_target import Target
-from blockyard_server.store.watchdog import Watchdog
+from blockyard_server.store.postgres import writer_pool
+from blockyard_server.store.postgres.store import PostgresStore
+from blockyard_server.store.postgres.target import Target
+from blockyard_server.store.postgres.watchdog import Watchdog
+from blockyard_server.store.postgres.writer_pool import WriterConnection
 from tests.harness.locking import is_locked_by_it, locking
 from tests.harness.patience import eventually
 from tests.store.story import Story
@@ -22,9 +22,9 @@ async def test_a_server_that_is_killed_in_a_long_statement_keeps_no_lock(
     database: str, postgres_store: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     story = Story(postgres_store).begin(node_1=8)
-    monkeypatch.setattr(postgres_line, "LOCK_TIMEOUT_S", PATIENCE_S)
-    monkeypatch.setattr(postgres_line, "STATEMENT_TIMEOUT_S", 2 * PATIENCE_S)
-    postgres_store._lines.close_idle()  # the next connection has these limits
+    monkeypatch.setattr(writer_pool, "LOCK_TIMEOUT_S", PATIENCE_S)
+    monkeypatch.setattr(writer_pool, "STATEMENT_TIMEOUT_S", 2 * PATIENCE_S)
+    postgres_store._pool.close_idle()  # the next connection has these limits
 
     async def is_locked() -> bool:
         return is_locked_by_it(database)
@@ -41,7 +41,7 @@ async def test_a_server_that_is_killed_in_a_long_statement_keeps_no_lock(
 
 def test_a_session_looks_whether_its_server_is_still_there(database: str) -> None:
     """The database's system asks a machine that says nothing, and gives up one that does not answer."""
-    with closing(Line(Target(database, Watchdog()))) as line:
+    with closing(WriterConnection(Target(database, Watchdog()))) as line:
         found = line.send(
             [("SELECT name, setting FROM pg_settings WHERE name LIKE 'tcp%' OR name LIKE 'client_conn%'", ())]
         )
@@ -56,8 +56,6 @@ def test_a_session_looks_whether_its_server_is_still_there(database: str) -> Non
 
 
 def test_a_database_that_cannot_look_serves_all_the_same(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        postgres_line, "NO_ORPHAN", "SELECT set_config('client_connection_check_interval', '-1', false)"
-    )
-    with closing(Line(Target(database, Watchdog()))) as line:
+    monkeypatch.setattr(writer_pool, "NO_ORPHAN", "SELECT set_config('client_connection_check_interval', '-1', false)")
+    with closing(WriterConnection(Target(database, Watchdog()))) as line:
         assert line.send([("SELECT 1", ())])[0].rows() == [(1,)]

@@ -4,10 +4,10 @@ from contextlib import closing
 
 import pytest
 
-from blockyard_server.store.postgres import PostgresStore
-from blockyard_server.store.postgres_line import Line
-from blockyard_server.store.postgres_target import Target
-from blockyard_server.store.watchdog import Watchdog
+from blockyard_server.store.postgres.store import PostgresStore
+from blockyard_server.store.postgres.target import Target
+from blockyard_server.store.postgres.watchdog import Watchdog
+from blockyard_server.store.postgres.writer_pool import WriterConnection
 
 NAMES = "SELECT name FROM pg_prepared_statements"
 
@@ -15,7 +15,7 @@ NAMES = "SELECT name FROM pg_prepared_statements"
 def test_two_connections_have_no_name_of_a_statement_in_common(database: str) -> None:
     """Behind a pooler that mixes their sessions up, one would execute what the other one has prepared."""
     target = Target(database, Watchdog())
-    with closing(Line(target)) as one, closing(Line(target)) as other:
+    with closing(WriterConnection(target)) as one, closing(WriterConnection(target)) as other:
         ones, others = ({row[0] for row in line.send([(NAMES, ())])[0].rows()} for line in (one, other))
     assert len(ones) == len(others) > 1
     assert not ones & others
@@ -29,7 +29,7 @@ async def test_connections_that_are_not_the_writers_prepare_nothing(postgres_sto
         async with postgres_store.reader() as reader:
             await reader.revision("gpu")
     if kind == "news":
-        speaking = postgres_store._signals._speaking
+        speaking = postgres_store._notifications._sender
         assert speaking is not None
         assert await (await speaking.execute(NAMES)).fetchall() == []
     else:

@@ -14,9 +14,9 @@ import pytest
 from sqlalchemy import event
 
 from blockyard_server.domain.answers import AllocationFilter, EventFilter
-from blockyard_server.store import postgres_statements
-from blockyard_server.store.postgres import PostgresStore
-from blockyard_server.store.postgres_line import PLANNING
+from blockyard_server.store.postgres import statements as postgres_statements
+from blockyard_server.store.postgres.store import PostgresStore
+from blockyard_server.store.postgres.writer_pool import PLANNING
 from tests.store.story import Story
 
 Connection = psycopg.Connection[tuple[str]]

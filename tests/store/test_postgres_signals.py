@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 
-from blockyard_server.store.postgres import PostgresStore
-from blockyard_server.store.postgres_signals import MAX_PAYLOAD_BYTES, payloads
+from blockyard_server.store.postgres.notifications import MAX_PAYLOAD_BYTES, payloads
+from blockyard_server.store.postgres.store import PostgresStore
 from tests.harness.patience import eventually
 
 
@@ -16,7 +16,7 @@ class Ear:
 
     def __init__(self, store: PostgresStore) -> None:
         self.heard: list[str] = []
-        self.task = asyncio.create_task(store.follow(self.heard.append))
+        self.task = asyncio.create_task(store.listen(self.heard.append))
 
     async def hears(self, *fleets: str) -> None:
         """Waits for them, and forgets what it heard."""
@@ -47,9 +47,9 @@ async def test_what_one_server_says_the_others_hear_and_it_does_not(
     own, theirs = Ear(postgres_store), Ear(other)
     await own.hears("")
     await theirs.hears("")
-    await postgres_store.tell(["gpu", "cpu"])
+    await postgres_store.notify(["gpu", "cpu"])
     await theirs.hears("gpu", "cpu")
-    await other.tell(["tpu"])
+    await other.notify(["tpu"])
     await own.hears("tpu")
     assert own.heard == theirs.heard == []
     await own.close()
@@ -60,7 +60,7 @@ async def test_thousands_of_fleets_are_told_at_once(postgres_store: PostgresStor
     ear = Ear(other)
     await ear.hears("")
     fleets = [f"a-fleet-with-a-long-name-{number}" for number in range(2000)]
-    await postgres_store.tell(fleets)
+    await postgres_store.notify(fleets)
     await ear.hears(*fleets)
     await ear.close()
 
@@ -76,7 +76,7 @@ async def test_a_listener_that_lost_its_connection_is_told_to_look(
             " WHERE query LIKE 'LISTEN%' AND datname = current_database()"
         )
     await ear.hears("")
-    await postgres_store.tell(["gpu"])
+    await postgres_store.notify(["gpu"])
     await ear.hears("gpu")
     await ear.close()
 
@@ -86,14 +86,14 @@ async def test_a_voice_that_lost_its_connection_finds_another(
 ) -> None:
     ear = Ear(other)
     await ear.hears("")
-    await postgres_store.tell(["gpu"])
+    await postgres_store.notify(["gpu"])
     await ear.hears("gpu")
     with psycopg.connect(database, autocommit=True) as db:
         db.execute(
             "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
             " WHERE query LIKE '%pg_notify%' AND pid <> pg_backend_pid() AND datname = current_database()"
         )
-    await postgres_store.tell(["cpu"])
+    await postgres_store.notify(["cpu"])
     await ear.hears("cpu")
     await ear.close()
 

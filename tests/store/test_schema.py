@@ -12,7 +12,8 @@ from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.pool import NullPool
 
 from blockyard_server.store.migrate import migrate
-from blockyard_server.store.schema import SQLITE_TRIGGERS, metadata
+from blockyard_server.store.schema import metadata
+from blockyard_server.store.sqlite.triggers import SQLITE_TRIGGERS
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from sqlalchemy.pool import NullPool
 
 from blockyard_server.engine.store_protocol import StoreRefused
 from blockyard_server.store.migrate import _config
-from blockyard_server.store.postgres import PostgresStore
+from blockyard_server.store.postgres.store import PostgresStore
 from blockyard_server.store.schema import metadata
 from tests.store.conftest import opened
 from tests.store.story import Story
@@ -51,10 +51,10 @@ async def use(store: PostgresStore, fleet: str) -> None:
     story.commit()
     async with store.reader() as reader:
         assert await reader.revision(fleet) == story.revision
-    evidence = store.pin_evidence(fleet)
+    evidence = store.open_evidence(fleet)
     assert list(evidence.held_blocks()) == [("node-1", 0, held), ("node-1", 1, held)]
     evidence.close()
-    await store.tell([fleet])
+    await store.notify([fleet])
     story.release(held)
     story.commit()
     assert fleet in store.fleet_sizes()
@@ -77,9 +77,9 @@ async def test_tables_that_a_search_path_puts_first_are_neither_read_nor_written
 async def test_temporary_tables_of_a_session_hide_nothing(database: str) -> None:
     async with opened(PostgresStore(database)) as store:
         await use(store, "before")
-        line = store._lines.take()
+        line = store._pool.take()
         line.send([(f"CREATE TEMP TABLE {name} (LIKE public.{name})", ()) for name in SHADOWS])
-        store._lines.give_back(line)
+        store._pool.give_back(line)
         await use(store, "after")
         hidden = line.send([(f"SELECT count(*) FROM pg_temp.{name}", ()) for name in SHADOWS])  # noqa: S608 - ours
         assert [answer.rows() for answer in hidden] == [[(0,)]] * len(SHADOWS)

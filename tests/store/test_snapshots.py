@@ -46,7 +46,7 @@ async def test_evidence_shows_the_moment_it_was_pinned_also_in_another_thread(st
     ended = story.grant(("node-2", (3,)))
     story.release(ended)
     story.commit()
-    evidence = story.store.pin_evidence("gpu")
+    evidence = story.store.open_evidence("gpu")
     revision, events = story.revision, list(story.events)
     held = story.allocation(kept)
     story.release(kept)
@@ -68,11 +68,11 @@ async def test_evidence_shows_the_moment_it_was_pinned_also_in_another_thread(st
 def test_evidence_of_a_deleted_and_of_an_unknown_fleet(story: Story) -> None:
     story.delete_fleet()
     story.commit()
-    evidence = story.store.pin_evidence("gpu")
+    evidence = story.store.open_evidence("gpu")
     assert (evidence.exists, evidence.revision) == (False, 4)
     assert list(evidence.events()) == story.events
     evidence.close()
-    unknown = story.store.pin_evidence("cpu")
+    unknown = story.store.open_evidence("cpu")
     assert (unknown.exists, unknown.revision) == (False, 0)
     unknown.close()
 

@@ -12,7 +12,7 @@ from blockyard_server.domain.allocation import AllocationState
 from blockyard_server.domain.blocks import to_blocks
 from blockyard_server.domain.events import KINDS
 from blockyard_server.domain.requests import FleetFields
-from blockyard_server.store.sqlite import SqliteStore
+from blockyard_server.store.sqlite.store import SqliteStore
 from tests.store.story import Story
 
 STEPS = 150

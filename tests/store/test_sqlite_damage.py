@@ -9,8 +9,8 @@ import pytest
 
 from blockyard_server.domain.answers import EventFilter
 from blockyard_server.engine.store_protocol import StoreCorrupt, StoreRefused
-from blockyard_server.store import sqlite as module
-from blockyard_server.store.sqlite import SqliteStore
+from blockyard_server.store.sqlite import store as module
+from blockyard_server.store.sqlite.store import SqliteStore
 from tests.store.story import Story
 
 PAGE_BYTES = 4096
@@ -98,7 +98,7 @@ async def test_damage_that_a_reader_meets_stops_all(data: Path, caplog: pytest.L
 async def test_damage_that_verify_meets_stops_all(data: Path) -> None:
     store = SqliteStore(data)
     store.open()
-    evidence = store.pin_evidence("gpu")
+    evidence = store.open_evidence("gpu")
     spoil_all(data)
     with pytest.raises(StoreCorrupt, match="malformed"):
         list(evidence.held_blocks())

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from blockyard_server.domain.retention import FleetAge
-from blockyard_server.store.schema import SQLITE_TRIGGERS
-from blockyard_server.store.sqlite import SqliteStore
+from blockyard_server.store.sqlite.store import SqliteStore
+from blockyard_server.store.sqlite.triggers import SQLITE_TRIGGERS
 from tests.store.story import Story
 
 HELD, ENDED = 4, 5

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from blockyard_server.engine.store_protocol import InvariantBroken, StoreFailed, StoreRefused
-from blockyard_server.store.sqlite import SqliteStore
+from blockyard_server.store.sqlite.store import SqliteStore
 from tests.store.story import Story
 
 
@@ -41,7 +41,7 @@ def test_the_writer_is_durable_and_checked(sqlite: SqliteStore) -> None:
 
 async def test_readers_and_evidence_cannot_write(sqlite: SqliteStore) -> None:
     Story(sqlite).begin()
-    evidence = sqlite.pin_evidence("gpu")
+    evidence = sqlite.open_evidence("gpu")
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         evidence._db.execute("UPDATE fleets SET deleted = 1")
     evidence.close()
@@ -69,7 +69,7 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path: Path) -
     path = tmp_path / "data.db"
     program = (
         "import sys, pathlib, time\n"
-        "from blockyard_server.store.sqlite import SqliteStore\n"
+        "from blockyard_server.store.sqlite.store import SqliteStore\n"
         "store = SqliteStore(pathlib.Path(sys.argv[1]))\n"
         "store.open()\n"
         "print('open', flush=True)\n"
@@ -154,7 +154,7 @@ async def test_a_closed_store_fails_and_says_so(tmp_path: Path) -> None:
     with pytest.raises(StoreFailed, match="closed"), store.transaction("gpu"):
         pass
     with pytest.raises(StoreFailed, match="closed"):
-        store.pin_evidence("gpu")
+        store.open_evidence("gpu")
     with pytest.raises(StoreFailed, match="closed"):
         async with store.reader():
             pass
@@ -163,7 +163,7 @@ async def test_a_closed_store_fails_and_says_so(tmp_path: Path) -> None:
 async def test_closing_ends_evidence_that_nobody_closed(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "data.db")
     store.open()
-    evidence = store.pin_evidence("gpu")
+    evidence = store.open_evidence("gpu")
     assert not evidence.exists
     await store.close()
     with pytest.raises(StoreFailed):

@@ -14,8 +14,9 @@ import pytest
 from sqlalchemy import event
 
 from blockyard_server.domain.answers import AllocationFilter, EventFilter
-from blockyard_server.store import repair, slices, statements
-from blockyard_server.store.sqlite import SqliteStore
+from blockyard_server.store import repair, slices
+from blockyard_server.store.sqlite import statements
+from blockyard_server.store.sqlite.store import SqliteStore
 from tests.store.story import Story
 
 

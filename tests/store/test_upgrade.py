@@ -16,8 +16,8 @@ from sqlalchemy.pool import NullPool
 from blockyard_server.domain.retention import FleetAge
 from blockyard_server.engine.store_protocol import Store
 from blockyard_server.store.migrate import _config
-from blockyard_server.store.postgres import PostgresStore
-from blockyard_server.store.sqlite import SqliteStore
+from blockyard_server.store.postgres.store import PostgresStore
+from blockyard_server.store.sqlite.store import SqliteStore
 from tests.conftest import PostgresOf
 from tests.harness.sessions import version_of
 from tests.store.conftest import STORES

@@ -53,7 +53,7 @@ def writer_over(store: MemoryStore, limits: WriterLimits | None = None, clock: M
 
 def writers_over(store: MemoryStore, clock: ManualClock) -> Writers:
     """The writers of a server, that have started."""
-    writers = Writers(Transactor(store, clock), WriterLimits(), store.lanes)
+    writers = Writers(Transactor(store, clock), WriterLimits(), store.writer_shards)
     writers.start()
     return writers
 

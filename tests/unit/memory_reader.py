@@ -10,11 +10,11 @@ from blockyard_server.domain.answers import (
     AllocationPage,
     AllocationView,
     BlockCounts,
+    DescribePage,
     EventFilter,
     EventPage,
-    FleetPage,
+    FleetListPage,
     FleetRecord,
-    FleetSnapshot,
     InstanceBlocks,
     InstancePage,
     InstanceRecord,
@@ -75,10 +75,10 @@ class MemoryReader:
         """As in the protocol."""
         return self._fleets[fleet].record if fleet in self._fleets else None
 
-    async def fleets(self, *, after: str, limit: int) -> FleetPage:
+    async def fleets(self, *, after: str, limit: int) -> FleetListPage:
         """As in the protocol."""
         records = sorted((r.record for r in self._fleets.values() if r.record is not None), key=lambda r: r.fleet)
-        return FleetPage(tuple(record for record in records if record.fleet > after)[:limit], None)
+        return FleetListPage(tuple(record for record in records if record.fleet > after)[:limit], None)
 
     async def instance(self, fleet: str, instance: str) -> InstanceRecord | None:
         """As in the protocol."""
@@ -89,7 +89,7 @@ class MemoryReader:
         records = sorted(self._fleets[fleet].instances.values(), key=lambda record: record.order)
         return InstancePage(tuple(record for record in records if record.order > after)[:limit], None)
 
-    async def snapshot(self, fleet: str, *, full: bool, after: int, limit: int, now_us: int) -> FleetSnapshot:
+    async def snapshot(self, fleet: str, *, full: bool, after: int, limit: int, now_us: int) -> DescribePage:
         """As in the protocol, in the basic view."""
         rows = self._fleets[fleet]
         page = (await self.instances(fleet, after=after, limit=limit)).instances
@@ -103,7 +103,7 @@ class MemoryReader:
             acquirable_blocks=sum(r.fields.total_blocks - r.busy_blocks for r in active),
         )
         blocks = tuple(InstanceBlocks(r.instance, r.fields.state, r.fields.total_blocks, r.busy_blocks) for r in page)
-        return FleetSnapshot(fleet, rows.revision, totals, blocks, None, now_us)
+        return DescribePage(fleet, rows.revision, totals, blocks, None, now_us)
 
     async def allocation(self, fleet: str, allocation: int) -> AllocationView | None:
         """As in the protocol."""

@@ -234,7 +234,7 @@ class MemoryTransaction:
 class MemoryStore:
     """Fleets in memory. The `before_x` are where tests step in: to look, to wait, to raise."""
 
-    lanes = 1
+    writer_shards = 1
     made_new = True
     write_failed = False
 
@@ -278,7 +278,7 @@ class MemoryStore:
                 self.commits.append((fleet, tx.rows.revision - before))
                 self.after_commit(fleet)
 
-    def pin_evidence(self, fleet: str) -> MemoryEvidence:
+    def open_evidence(self, fleet: str) -> MemoryEvidence:
         """As in the protocol."""
         evidence = MemoryEvidence(self.rows[fleet].copy() if fleet in self.rows else Rows())
         self.evidence.append(evidence)
@@ -288,11 +288,11 @@ class MemoryStore:
         """As in the protocol."""
         return {fleet: len(rows.instances) for fleet, rows in sorted(self.rows.items()) if rows.record is not None}
 
-    async def follow(self, heard: Callable[[str], None]) -> None:  # noqa: ARG002 - there is no other server
+    async def listen(self, on_change: Callable[[str], None]) -> None:  # noqa: ARG002 - there is no other server
         """As in the protocol."""
         await asyncio.Event().wait()
 
-    async def tell(self, fleets: Collection[str]) -> None:
+    async def notify(self, fleets: Collection[str]) -> None:
         """As in the protocol."""
 
     async def probe(self) -> None:

@@ -15,7 +15,7 @@ from blockyard_server.domain.audit import (
 )
 from blockyard_server.domain.corrections import Correction, CorrectionKind
 from blockyard_server.domain.events import Event, Repaired
-from blockyard_server.domain.repair import Books, Plan
+from blockyard_server.domain.repair import FleetRecords, Plan
 from tests.unit.pure_fleet import START, PureFleet
 
 COUNTED = (CorrectionKind.COUNTER_SET, CorrectionKind.BLOCK_FREED, CorrectionKind.BLOCK_HELD)
@@ -42,13 +42,13 @@ class Ledger:
         self.memory = {name: (i.total_blocks, i.busy) for name, i in by_name.items()}
         self.tokens: dict[tuple[str, str], int | None] = {(a.caller, a.token): a.allocation for a in self.live.values()}
 
-    def books(self) -> Books:
+    def books(self) -> FleetRecords:
         """The records as a repair gathers them."""
         replay = Replay()
         for event in self.events:
             replay.apply(event)
         readable = [a for i, a in self.live.items() if i not in self.unreadable]
-        return Books(
+        return FleetRecords(
             self.revision,
             dict(self.instances),
             gather_held((name, block, holder) for (name, block), holder in self.held.items()),

@@ -32,7 +32,7 @@ from tests.unit.pure_fleet import SECOND, START, PureFleet, shape
 
 
 @dataclass
-class Books:
+class FleetRecords:
     """Everything that Verify compares, as plain values that a test may falsify."""
 
     revision: int
@@ -45,7 +45,7 @@ class Books:
     findings: Findings = field(default_factory=Findings)
     compacted_revision: int = 0
 
-    def compact(self, revision: int) -> "Books":
+    def compact(self, revision: int) -> "FleetRecords":
         """Forgets the journal up to this revision."""
         self.compacted_revision = revision
         self.events = [event for event in self.events if event.revision > revision]
@@ -74,8 +74,8 @@ class Books:
         return {(d.check, d.instance, d.allocation) for d in self.differences()}
 
 
-def kept() -> Books:
-    """Books that agree: allocations 3 (n1: 0, 1; n2: 0, 1) and 4 (n1: 2), after much that has ended."""
+def kept() -> FleetRecords:
+    """FleetRecords that agree: allocations 3 (n1: 0, 1; n2: 0, 1) and 4 (n1: 2), after much that has ended."""
     fleet = PureFleet(4, 2)
     first = fleet.acquire(Demand(instances=2, blocks=2))
     second = fleet.acquire(Demand(blocks=1, instance_names=("n1",)))
@@ -84,7 +84,7 @@ def kept() -> Books:
     live = [fleet.records.allocations[grant.revision] for grant in (first, second)]
     held = [(n, block, a.allocation) for a in live for n, blocks in a.placements for block in blocks]
     index = fleet.state.index.by_name
-    return Books(
+    return FleetRecords(
         fleet.state.revision,
         {name: (i.total_blocks, i.busy.bit_count()) for name, i in index.items()},
         held,
@@ -108,93 +108,93 @@ def test_books_that_agree_are_clean() -> None:
     assert sorted(books.held) == [("n1", 0, ONE), ("n1", 1, ONE), ("n1", 2, TWO), ("n2", 0, ONE), ("n2", 1, ONE)]
 
 
-def lose_a_row(books: Books) -> None:
+def lose_a_row(books: FleetRecords) -> None:
     books.held.remove(("n1", 1, ONE))
 
 
-def add_a_row(books: Books) -> None:
+def add_a_row(books: FleetRecords) -> None:
     books.held.append(("n1", 3, 99))
 
 
-def give_a_row_to_another(books: Books) -> None:
+def give_a_row_to_another(books: FleetRecords) -> None:
     books.held.remove(("n1", 1, ONE))
     books.held.append(("n1", 1, TWO))
 
 
-def count_one_too_many(books: Books) -> None:
+def count_one_too_many(books: FleetRecords) -> None:
     books.instances["n2"] = (2, 3)
 
 
-def shrink_under_a_holder(books: Books) -> None:
+def shrink_under_a_holder(books: FleetRecords) -> None:
     books.instances["n2"] = (1, 2)
     books.memory["n2"] = (1, 0b11)
     books.events.append(InstanceUpdated(books.revision + 1, START, "n2", shape(1)))
     books.revision += 1
 
 
-def lose_an_instance(books: Books) -> None:
+def lose_an_instance(books: FleetRecords) -> None:
     del books.instances["n2"]
 
 
-def end_without_freeing(books: Books) -> None:
+def end_without_freeing(books: FleetRecords) -> None:
     del books.live[1]
     del books.tokens[1]
 
 
-def hold_twice(books: Books) -> None:
+def hold_twice(books: FleetRecords) -> None:
     books.live[1] = books.live[1]._replace(placements=(("n1", (1, 2)),))
 
 
-def forget_a_token(books: Books) -> None:
+def forget_a_token(books: FleetRecords) -> None:
     books.tokens[0] = (ONE, None)
 
 
-def mistake_a_token(books: Books) -> None:
+def mistake_a_token(books: FleetRecords) -> None:
     books.tokens[0] = (ONE, TWO)
 
 
-def think_a_block_idle(books: Books) -> None:
+def think_a_block_idle(books: FleetRecords) -> None:
     books.memory["n1"] = (4, 0b011)
 
 
-def think_an_instance_larger(books: Books) -> None:
+def think_an_instance_larger(books: FleetRecords) -> None:
     books.memory["n1"] = (5, 0b111)
 
 
-def not_know_an_instance(books: Books) -> None:
+def not_know_an_instance(books: FleetRecords) -> None:
     del books.memory["n1"]
 
 
-def know_a_ghost(books: Books) -> None:
+def know_a_ghost(books: FleetRecords) -> None:
     books.memory["ghost"] = (4, 0)
 
 
-def tear_off_the_last_event(books: Books) -> None:
+def tear_off_the_last_event(books: FleetRecords) -> None:
     del books.events[-1]
 
 
-def lose_an_event_in_the_middle(books: Books) -> None:
+def lose_an_event_in_the_middle(books: FleetRecords) -> None:
     del books.events[-2:]
     books.events.append(TokenWasCancelled(books.revision, START, "slurm", "x"))
 
 
-def free_twice(books: Books) -> None:
+def free_twice(books: FleetRecords) -> None:
     books.revision += 1
     books.events.append(Released(books.revision, START, 6, "job", (("n1", (3,)),), ()))
 
 
-def free_what_another_holds(books: Books) -> None:
+def free_what_another_holds(books: FleetRecords) -> None:
     books.revision += 1
     books.events.append(Expired(books.revision, START, ONE, "job", (("n1", (2,)),)))
 
 
-def journal_an_instance_away(books: Books) -> None:
+def journal_an_instance_away(books: FleetRecords) -> None:
     books.revision += 2
     books.events.append(InstanceCreated(books.revision - 1, START, "n3", 3, shape()))
     books.events.append(InstanceDeleted(books.revision, START, "n2"))
 
 
-def journal_the_fleet_away(books: Books) -> None:
+def journal_the_fleet_away(books: FleetRecords) -> None:
     books.revision += 1
     books.events.append(FleetDeleted(books.revision, START))
 
@@ -235,7 +235,7 @@ COUNTER, HELD, JOURNAL, MEMORY, TOKEN = Check.COUNTER, Check.HELD_BLOCKS, Check.
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_each_difference_is_reported_where_it_is(
-    falsify: Callable[[Books], None], found: set[tuple[Check, str | None, int | None]]
+    falsify: Callable[[FleetRecords], None], found: set[tuple[Check, str | None, int | None]]
 ) -> None:
     books = kept()
     falsify(books)
@@ -277,33 +277,33 @@ def test_books_that_agree_are_clean_wherever_their_journal_begins(compacted: int
     assert books.differences() == []
 
 
-def free_what_was_never_granted(books: Books) -> None:
+def free_what_was_never_granted(books: FleetRecords) -> None:
     """Allocation 6 has no block 3: of a compacted journal, the grant of 6 tells so."""
     books.revision += 1
     books.events.append(Released(books.revision, START, 6, "job", (("n1", (3,)),), ()))
 
 
-def take_what_is_held(books: Books) -> None:
+def take_what_is_held(books: FleetRecords) -> None:
     books.held.append(("n1", 3, LAST))
 
 
-def delete_and_keep(books: Books) -> None:
+def delete_and_keep(books: FleetRecords) -> None:
     books.revision += 1
     books.events.append(InstanceDeleted(books.revision, START, "n2"))
 
 
-def free_and_hold(books: Books) -> None:
+def free_and_hold(books: FleetRecords) -> None:
     books.revision += 1
     books.events.append(Released(books.revision, START, ONE, "job", (("n2", (1,)),), ()))
 
 
-def free_for_two(books: Books) -> None:
+def free_for_two(books: FleetRecords) -> None:
     for allocation in (ONE, TWO):
         books.revision += 1
         books.events.append(Released(books.revision, START, allocation, "job", (("n2", (1,)),), ()))
 
 
-def grow_unnoticed(books: Books) -> None:
+def grow_unnoticed(books: FleetRecords) -> None:
     books.revision += 1
     books.events.append(InstanceUpdated(books.revision, START, "n2", shape(9)))
 
@@ -326,7 +326,7 @@ def grow_unnoticed(books: Books) -> None:
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_damage_is_still_found_after_a_compaction(
-    falsify: Callable[[Books], None], found: tuple[Check, str | None, int | None], compacted: int
+    falsify: Callable[[FleetRecords], None], found: tuple[Check, str | None, int | None], compacted: int
 ) -> None:
     books = kept()
     falsify(books)

@@ -8,7 +8,7 @@ from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.answers import Grant, ReleaseAnswer
 from blockyard_server.domain.requests import Release, Request
 from blockyard_server.engine import batch as batch_module
-from blockyard_server.engine.batch import AGAIN, MAX_DECIDE_S, MIN_SLICE_ROWS, Outcome, SliceSize
+from blockyard_server.engine.batch import MAX_DECIDE_S, MIN_SLICE_ROWS, RETRY_NEXT_BATCH, Outcome, SliceSize
 from blockyard_server.engine.clock import ManualClock
 from blockyard_server.engine.transactor import Transactor
 from tests.unit.engine_stories import acquire, filled_store
@@ -31,8 +31,8 @@ class Ticking:
 
 def carried_out(outcomes: Sequence[Outcome]) -> int:
     """How many were: those that were not are all at the end."""
-    number = sum(outcome is not AGAIN for outcome in outcomes)
-    assert all(outcome is AGAIN for outcome in outcomes[number:])
+    number = sum(outcome is not RETRY_NEXT_BATCH for outcome in outcomes)
+    assert all(outcome is RETRY_NEXT_BATCH for outcome in outcomes[number:])
     return number
 
 

@@ -158,7 +158,7 @@ async def test_a_store_that_cannot_be_read_is_unavailable(monkeypatch: pytest.Mo
     def fail(_fleet: str) -> Iterator[None]:
         raise StoreFailed("no connection to /var/lib/secret")
 
-    monkeypatch.setattr(store, "pin_evidence", fail)
+    monkeypatch.setattr(store, "open_evidence", fail)
     monkeypatch.setattr(store, "reader", lambda: fail(""))
 
     for reading in (engine.get_fleet("gpu"), engine.verify("gpu")):

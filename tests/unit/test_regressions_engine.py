@@ -17,10 +17,10 @@ from blockyard_server.engine.auditor import Auditor, AuditorSettings, Position
 from blockyard_server.engine.clock import ManualClock
 from blockyard_server.engine.engine import Engine, EngineSettings
 from blockyard_server.engine.failures import InvariantViolated, Overloaded, StoreUnavailable
-from blockyard_server.engine.pinned import PinnedFleet
 from blockyard_server.engine.store_protocol import InvariantBroken, StoreFailed
 from blockyard_server.engine.sweeper import Sweeper, SweeperSettings
 from blockyard_server.engine.transactor import Transactor
+from blockyard_server.engine.verify_snapshot import VerifySnapshot
 from blockyard_server.engine.writer import WriterLimits
 from tests.unit.engine_stories import (
     PATIENCE_S,
@@ -208,7 +208,7 @@ async def test_009_refusals_of_a_batch_that_nobody_waits_for_any_more_are_not_re
 
 async def test_010_work_aside_alone_does_not_end_the_writer() -> None:
     writer = writer_over(filled_store())
-    await writer.run_aside(lambda: None)
+    await writer.run_exclusive(lambda: None)
     await asyncio.sleep(0.01)
 
     answer = await asyncio.wait_for(writer.submit(acquire("next")), PATIENCE_S)
@@ -218,16 +218,16 @@ async def test_010_work_aside_alone_does_not_end_the_writer() -> None:
 
 
 async def test_011_work_aside_is_bounded_like_all_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "MAX_WAITING_ASIDES", 1)
+    monkeypatch.setattr(writer_module, "MAX_WAITING_EXCLUSIVE", 1)
     writer = writer_over(filled_store())
     gate = threading.Event()
-    under_way = asyncio.ensure_future(writer.run_aside(gate.wait))
+    under_way = asyncio.ensure_future(writer.run_exclusive(gate.wait))
     await asyncio.sleep(0.01)
-    waiting = asyncio.ensure_future(writer.run_aside(lambda: "done"))
+    waiting = asyncio.ensure_future(writer.run_exclusive(lambda: "done"))
     await asyncio.sleep(0)
 
     with pytest.raises(Overloaded):
-        await writer.run_aside(lambda: "too much")
+        await writer.run_exclusive(lambda: "too much")
 
     gate.set()
     assert list(await asyncio.gather(under_way, waiting)) == [True, "done"]
@@ -242,10 +242,10 @@ async def test_012_what_the_audit_finds_while_the_server_stops_still_halts_the_f
     comparing, go_on = threading.Event(), threading.Event()
     compare = Auditor._compare
 
-    def slowly(auditor: Auditor, pinned: PinnedFleet, position: Position) -> Findings:
+    def slowly(auditor: Auditor, snapshot: VerifySnapshot, position: Position) -> Findings:
         comparing.set()
         assert go_on.wait(PATIENCE_S)
-        return compare(auditor, pinned, position)
+        return compare(auditor, snapshot, position)
 
     monkeypatch.setattr(Auditor, "_compare", slowly)
     await engine.start()
@@ -261,10 +261,10 @@ async def test_012_what_the_audit_finds_while_the_server_stops_still_halts_the_f
 
 
 async def test_013_a_halt_waits_for_its_turn_however_many_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "MAX_WAITING_ASIDES", 0)
+    monkeypatch.setattr(writer_module, "MAX_WAITING_EXCLUSIVE", 0)
     writer = writer_over(filled_store())
 
-    assert await writer.run_aside(lambda: "halted", however_many=True) == "halted"
+    assert await writer.run_exclusive(lambda: "halted", however_many=True) == "halted"
 
     await writer.stop()
 
@@ -305,7 +305,7 @@ async def test_015_a_slice_that_cannot_be_read_gives_its_snapshot_back(monkeypat
 
     monkeypatch.setattr(MemoryEvidence, "instances_after", fail)
     with pytest.raises(StoreUnavailable):
-        transactor.pin_slice("gpu", "", 10)
+        transactor.snapshot_slice("gpu", "", 10)
 
     assert [evidence.closed for evidence in store.evidence] == [True]
 
@@ -315,7 +315,7 @@ async def test_016_a_halt_that_could_not_be_recorded_is_recorded_by_the_next_aud
     engine = engine_over(store)
     await engine.start()
     store.before_commit = once(StoreFailed("the database is away"))
-    await engine._writers.of("gpu").run_aside(lambda: engine._transactor.halt("gpu", "for the test"))
+    await engine._writers.of("gpu").run_exclusive(lambda: engine._transactor.halt("gpu", "for the test"))
     before = store.rows["gpu"].halted
 
     await engine._auditor.round()

@@ -9,7 +9,7 @@ from blockyard_server.domain.answers import Grant
 from blockyard_server.domain.index import InstanceIndex, Requirements
 from blockyard_server.domain.requests import Demand, InstanceFields, PlacementStrategy
 from blockyard_server.engine import batch as batch_module
-from blockyard_server.engine.batch import AGAIN
+from blockyard_server.engine.batch import RETRY_NEXT_BATCH
 from blockyard_server.engine.clock import ManualClock
 from blockyard_server.engine.transactor import Transactor
 from tests.unit.engine_stories import acquire, filled_store
@@ -24,7 +24,7 @@ def test_301_a_sweep_ends_by_the_blocks_it_frees_too(monkeypatch: pytest.MonkeyP
     clock.advance(1_000_000)
     monkeypatch.setattr(batch_module, "MAX_BLOCKS_AT_ONCE", 4)
 
-    assert transactor.carry_out("gpu", [acquire("wide", 8)]) == [AGAIN]
+    assert transactor.carry_out("gpu", [acquire("wide", 8)]) == [RETRY_NEXT_BATCH]
     assert len(store.rows["gpu"].held) == 4
     [answer] = transactor.carry_out("gpu", [acquire("wide", 8)])
     assert isinstance(answer, Grant)

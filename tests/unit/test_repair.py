@@ -175,7 +175,7 @@ def test_each_damage_has_its_correction_and_is_mended_by_it(
     ledger.carry_out(plan)
 
     assert sorted(plan.corrections, key=str) == sorted(corrections, key=str)
-    assert plan.mends_all
+    assert plan.is_complete
     assert ledger.verify() == []
     assert plan_repair(ledger.books()) == Plan((), (), truncated=False)
 
@@ -230,7 +230,7 @@ def test_what_no_rule_can_know_is_left_as_it_is_beside_what_is_mended(
     mended = () if damage is is_ahead else (Correction(COUNTER_SET, "n2", before=3, after=2),)
     assert plan.corrections == mended
     assert left in {(d.check, d.instance, d.allocation) for d in plan.unrepaired}
-    assert not plan.mends_all
+    assert not plan.is_complete
     ledger.carry_out(plan)
     assert ledger.verify() == in_order(plan.unrepaired)
     assert ledger.held == rows
@@ -264,7 +264,7 @@ def test_more_than_one_repair_may_change_needs_another_one() -> None:
     ledger.held.clear()
 
     plans: list[Plan] = []
-    while not (plans and plans[-1].mends_all):
+    while not (plans and plans[-1].is_complete):
         plans.append(plan_repair(ledger.books()))
         ledger.carry_out(plans[-1])
         assert len(plans) <= 3

@@ -49,9 +49,9 @@ def damage_and_repair(seeds: range) -> None:
         contested = {each for each, i in claims for other, j in claims if each == other and i != j}
         assert {(each, i) for each, i in before.items() if (each, i) in claims} <= set(ledger.held.items()), seed
         assert {(each, i) for each, i in before.items() if each in contested} <= set(ledger.held.items()), seed
-        assert not plan.mends_all or claims == set(ledger.held.items()), seed
-        mended += plan.mends_all
-        left += not plan.mends_all
+        assert not plan.is_complete or claims == set(ledger.held.items()), seed
+        mended += plan.is_complete
+        left += not plan.is_complete
     assert min(mended, left) > 0, "the damage has no variety"
 
 

@@ -36,7 +36,7 @@ class Life:
         self.clocks.append(ManualClock(1_700_000_000_000_000 + self.true_us + ahead_us))
         server = Transactor(self.store, self.clocks[-1])
         server.load("gpu")
-        server.greet("gpu")
+        server.extend_leases_on_takeover("gpu")
         return server
 
     def passes(self, by_us: int) -> None:

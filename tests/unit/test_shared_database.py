@@ -330,9 +330,9 @@ def test_how_long_a_server_was_held_up_before_its_transaction_is_not_added_to_th
 ) -> None:
     server, other = shared.server(), shared.server()
     if was_wide:
-        other.transactor.look_at("gpu")
+        other.transactor.refresh_clock("gpu")
         shared.held_up_after_the_clock_was_read(SECOND_US)
-    server.transactor.look_at("gpu")
+    server.transactor.refresh_clock("gpu")
     leases = []
 
     def held_up(_fleet: str) -> None:
@@ -341,7 +341,7 @@ def test_how_long_a_server_was_held_up_before_its_transaction_is_not_added_to_th
         leases.append(other.grant("meanwhile", ttl_us=30 * SECOND_US))
 
     shared.store.before_begin = held_up
-    server.transactor.look_at("gpu")
+    server.transactor.refresh_clock("gpu")
     shared.clock.advance(29 * SECOND_US)
 
     (renewed,) = server.ask(Renew("gpu", leases[0]))
@@ -355,7 +355,7 @@ def test_a_server_that_has_not_looked_for_long_extends_what_a_step_may_have_ende
 ) -> None:
     idle, busy = shared.server(), shared.server()
     for server in (idle, busy, idle, busy):
-        server.transactor.look_at("gpu")
+        server.transactor.refresh_clock("gpu")
     shared.clock.advance(idle_us)
     lease = busy.grant("lease", ttl_us=2 * SECOND_US)
 
@@ -371,7 +371,7 @@ def test_small_steps_back_that_add_up_do_not_stop_the_time(shared: Shared) -> No
     for _ in range(6):
         shared.set_by_us -= 9 * SECOND_US
         shared.clock.advance(SECOND_US // 2)
-        server.transactor.look_at("gpu")
+        server.transactor.refresh_clock("gpu")
     lease = server.grant("lease", ttl_us=SECOND_US)
 
     shared.clock.advance(SECOND_US)
@@ -386,7 +386,7 @@ def test_a_repair_at_an_uncertain_time_does_not_carry_the_fleets_time_away(share
     shared.set_by_us = HOUR_US
     newcomer = shared.server().transactor
     planned = Planned(shared.store.rows["gpu"].revision, Plan((), (), truncated=False), ())
-    assert Repairer(shared.store, newcomer).mend("gpu", planned)
+    assert Repairer(shared.store, newcomer).apply("gpu", planned)
     shared.set_by_us = 0
 
     (renewed,) = server.ask(Renew("gpu", lease))

@@ -8,7 +8,7 @@ from blockyard_server.domain.events import Event, Expired, LeasesExtended
 from blockyard_server.domain.requests import DeleteFleet, Release, Renew, Request, UpdateInstance
 from blockyard_server.engine import batch as batch_module
 from blockyard_server.engine import memory as memory_module
-from blockyard_server.engine.batch import AGAIN, Outcome
+from blockyard_server.engine.batch import RETRY_NEXT_BATCH, Outcome
 from blockyard_server.engine.clock import ManualClock
 from blockyard_server.engine.failures import StoreUnavailable
 from blockyard_server.engine.store_protocol import StoreFailed
@@ -147,7 +147,7 @@ def test_while_more_leases_are_due_than_one_sweep_takes_refusals_that_hang_on_th
     assert isinstance(last, Grant)
 
     if first is Renew:
-        assert server.ask(Renew("gpu", last.revision)) == [AGAIN]
+        assert server.ask(Renew("gpu", last.revision)) == [RETRY_NEXT_BATCH]
         assert isinstance(server.ask(Renew("gpu", last.revision))[0], LeaseExpired)
     else:
         (answer,) = server.ask(Release("gpu", "slurm", last.revision))
@@ -167,7 +167,7 @@ def test_a_grant_that_does_not_hang_on_the_leases_still_to_be_swept_is_made_at_o
     small, wide, behind = server.ask(acquire("small"), acquire("wide", 7), acquire("behind"))
 
     assert isinstance(small, Grant)
-    assert (wide, behind) == (AGAIN, AGAIN)
+    assert (wide, behind) == (RETRY_NEXT_BATCH, RETRY_NEXT_BATCH)
 
 
 def test_the_sweep_says_whether_there_is_more(
@@ -202,10 +202,10 @@ def test_after_a_restart_leases_get_a_bounded_grace_with_one_event(server: Serve
     clock.advance(5 * SECOND)
     restarted = Server(server.store, clock, grace_s=10.0)
 
-    restarted.transactor.greet("gpu")
+    restarted.transactor.extend_leases_on_takeover("gpu")
     assert isinstance(server.last, LeasesExtended)
     revision = server.last.revision
-    restarted.transactor.greet("gpu")
+    restarted.transactor.extend_leases_on_takeover("gpu")
     assert server.last.revision == revision
 
     clock.advance(10 * SECOND - 1)
@@ -234,19 +234,19 @@ def test_pruning_forgets_what_has_ended_and_nothing_that_is_held(server: Server)
 def test_a_pinned_fleet_is_memory_and_evidence_at_one_revision(server: Server) -> None:
     server.ask(acquire("a", 3))
 
-    pinned = server.transactor.pin("gpu")
+    snapshot = server.transactor.snapshot("gpu")
 
-    assert pinned.memory == {"n1": (8, 0b111)}
-    assert pinned.memory_revision == pinned.evidence.revision == 3
+    assert snapshot.memory == {"n1": (8, 0b111)}
+    assert snapshot.memory_revision == snapshot.evidence.revision == 3
 
 
 def test_a_fleet_that_cannot_be_read_cannot_be_pinned(server: Server) -> None:
     server.store.before_begin = once(StoreFailed("no connection"))
 
     with pytest.raises(StoreUnavailable):
-        server.transactor.pin("gpu")
+        server.transactor.snapshot("gpu")
 
-    assert server.transactor.pin("gpu").memory == {"n1": (8, 0)}
+    assert server.transactor.snapshot("gpu").memory == {"n1": (8, 0)}
 
 
 def test_an_update_answers_the_blocks_that_are_busy(server: Server) -> None:

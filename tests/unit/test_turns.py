@@ -71,7 +71,7 @@ async def test_after_a_batch_that_was_too_large_fewer_requests_are_taken(monkeyp
 
 
 async def test_however_much_background_work_waits_requests_get_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "ASIDES_TURN_S", 0.0)
+    monkeypatch.setattr(writer_module, "EXCLUSIVE_TURN_S", 0.0)
     store = filled_store(100)
     writer = writer_over(store)
     done: list[str] = []
@@ -80,12 +80,12 @@ async def test_however_much_background_work_waits_requests_get_their_turn(monkey
     first = writer.submit(acquire("first"))
     await gate.reached()
     store.after_commit = lambda _fleet: done.append("commit")
-    asides = [asyncio.ensure_future(writer.run_aside(lambda n=n: done.append(f"aside {n}"))) for n in range(3)]  # type: ignore[misc]  # a default binds the number
+    exclusive = [asyncio.ensure_future(writer.run_exclusive(lambda n=n: done.append(f"aside {n}"))) for n in range(3)]  # type: ignore[misc]  # a default binds the number
     await asyncio.sleep(0)
     second = writer.submit(acquire("second"))
     gate.open()
 
-    await asyncio.wait_for(asyncio.gather(first, second, *asides), PATIENCE_S)
+    await asyncio.wait_for(asyncio.gather(first, second, *exclusive), PATIENCE_S)
 
     assert done == ["commit", "aside 0", "commit", "aside 1", "aside 2"]
     await writer.stop()

@@ -337,11 +337,11 @@ class SharedStore(MemoryStore):
         self.told: list[set[str]] = []
         self._heard: list[Any] = []
 
-    async def follow(self, heard: Any) -> None:
-        self._heard.append(heard)
-        await super().follow(heard)
+    async def listen(self, on_change: Any) -> None:
+        self._heard.append(on_change)
+        await super().listen(on_change)
 
-    async def tell(self, fleets: Collection[str]) -> None:
+    async def notify(self, fleets: Collection[str]) -> None:
         self.told.append(set(fleets))
         for heard in [] if self.deaf else self._heard:
             for fleet in fleets:
@@ -375,7 +375,7 @@ async def test_after_a_lost_connection_any_fleet_may_have_changed() -> None:
         assert await mark(pages) == 2
         async with running(store) as engine:
             await engine.submit(acquire("a"))
-        hub.heard("")
+        hub.on_change("")
         assert revisions(await events(pages, 1)) == [3]
     await hub.stop()
 
@@ -383,7 +383,7 @@ async def test_after_a_lost_connection_any_fleet_may_have_changed() -> None:
 async def test_the_last_commits_of_a_server_that_stops_are_told() -> None:
     store = SharedStore()
     store.rows = filled_store().rows
-    hub = WatchHub(store, lambda _fleet: 0, WatchSettings(tell_interval_s=3600.0))
+    hub = WatchHub(store, lambda _fleet: 0, WatchSettings(notify_interval_s=3600.0))
     hub.start()
     for fleet in ("one", "two", "three"):
         hub.committed(fleet)

@@ -294,19 +294,19 @@ async def test_more_than_the_queue_holds_is_refused_at_once_and_the_rest_is_carr
 
 
 async def test_the_bound_holds_for_the_requests_of_all_lanes_together() -> None:
-    lanes = Writers(Transactor(filled_store(), ManualClock()), WriterLimits(max_waiting=3), 8)
-    one, other = lanes.of("gpu"), lanes.of("another")
+    writer_shards = Writers(Transactor(filled_store(), ManualClock()), WriterLimits(max_waiting=3), 8)
+    one, other = writer_shards.of("gpu"), writer_shards.of("another")
     assert one is not other
     elsewhere = replace(acquire("b"), fleet="another")
     waiting = [one.submit(acquire("a")), other.submit(elsewhere), one.submit(acquire("c"))]
 
-    for lane in (one, other):
+    for shard in (one, other):
         with pytest.raises(Overloaded):
-            lane.submit(acquire("one more"))
+            shard.submit(acquire("one more"))
 
-    lanes.start()
+    writer_shards.start()
     assert [type(outcome) for outcome in await answered(*waiting)] == [Grant, FleetNotFound, Grant]
-    await lanes.stop()
+    await writer_shards.stop()
 
 
 async def test_stopping_carries_out_what_was_accepted_and_refuses_the_rest() -> None:
@@ -322,7 +322,7 @@ async def test_stopping_carries_out_what_was_accepted_and_refuses_the_rest() -> 
     with pytest.raises(ShuttingDown):
         writer.submit(acquire("late"))
     with pytest.raises(ShuttingDown):
-        await writer.run_aside(lambda: None)
+        await writer.run_exclusive(lambda: None)
     gate.open()
     await asyncio.wait_for(stop, PATIENCE_S)
 
@@ -401,11 +401,11 @@ async def test_work_aside_runs_between_batches_and_its_fault_is_its_own() -> Non
     writer = writer_over(store, NEVER)
     await answered(*(writer.submit(acquire(f"t{n}")) for n in range(3)))
 
-    assert await asyncio.wait_for(writer.run_aside(lambda: len(store.commits)), PATIENCE_S) == 1
+    assert await asyncio.wait_for(writer.run_exclusive(lambda: len(store.commits)), PATIENCE_S) == 1
     with pytest.raises(ZeroDivisionError):
-        await asyncio.wait_for(writer.run_aside(lambda: 1 // 0), PATIENCE_S)
+        await asyncio.wait_for(writer.run_exclusive(lambda: 1 // 0), PATIENCE_S)
 
-    assert await asyncio.wait_for(writer.run_aside(lambda: 2), PATIENCE_S) == 2
+    assert await asyncio.wait_for(writer.run_exclusive(lambda: 2), PATIENCE_S) == 2
     await asyncio.wait_for(writer.stop(), PATIENCE_S)
 
 

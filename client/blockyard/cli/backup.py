@@ -37,7 +37,7 @@ def backup(
     """
     _expect_file(context)
     try:
-        from blockyard_server.store.backup import BackupFailed, BackupRefused, make_backup  # noqa: PLC0415  # see serve
+        from blockyard_server.store.sqlite.backup import BackupFailed, BackupRefused, make_backup  # noqa: PLC0415  # see serve
     except ModuleNotFoundError as missing:
         raise CommandFailed(
             f"A backup needs a part of the service that is not installed: {missing.name}.",

@@ -132,7 +132,7 @@ class InstanceBlocks:
 
 
 @dataclass(frozen=True, slots=True)
-class FleetSnapshot:
+class DescribePage:
     """One page of a fleet's instances and the fleet's totals, all true at `revision`.
 
     `next_after` is the order of the page's last instance, to go on after; None on the last page.
@@ -157,7 +157,7 @@ class AllocationFilter:
 
 @dataclass(frozen=True, slots=True)
 class AllocationPage:
-    """Allocations in ascending order of their id; `next_after` as in FleetSnapshot."""
+    """Allocations in ascending order of their id; `next_after` as in DescribePage."""
 
     views: tuple[AllocationView, ...]
     revision: int
@@ -165,7 +165,7 @@ class AllocationPage:
 
 
 @dataclass(frozen=True, slots=True)
-class FleetPage:
+class FleetListPage:
     """Fleets by name; `next_after` is the last name of the page, None on the last page."""
 
     fleets: tuple[FleetRecord, ...]
@@ -174,7 +174,7 @@ class FleetPage:
 
 @dataclass(frozen=True, slots=True)
 class InstancePage:
-    """Instances in the order of registration; `next_after` as in FleetSnapshot."""
+    """Instances in the order of registration; `next_after` as in DescribePage."""
 
     instances: tuple[InstanceRecord, ...]
     next_after: int | None

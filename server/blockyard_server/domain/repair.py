@@ -31,7 +31,7 @@ from blockyard_server.domain.corrections import Correction, CorrectionKind
 
 
 @dataclass(slots=True)
-class Books:
+class FleetRecords:
     """All records of a fleet at one revision. A plan uses them up: it carries out in them what it finds."""
 
     revision: int
@@ -62,24 +62,24 @@ class Plan:
     truncated: bool
 
     @property
-    def mends_all(self) -> bool:
+    def is_complete(self) -> bool:
         """Once it is carried out, Verify has nothing to report."""
         return not self.unrepaired and not self.truncated
 
 
-def plan_repair(books: Books) -> Plan:
-    """The plan that makes the books agree. They agree already if it is empty."""
+def plan_repair(records: FleetRecords) -> Plan:
+    """The plan that makes the records agree. They agree already if it is empty."""
     corrections: list[Correction] = []
-    if books.replay.revision <= books.revision:  # else there is no place in the journal for what a repair changes
-        corrections += _mend_held(books)
-        corrections += _mend_tokens(books)
-        corrections += _mend_counters(books)
-        corrections += _mend_journal(books, corrections)
-        corrections += _reload_memory(books)
+    if records.replay.revision <= records.revision:  # else there is no place in the journal for what a repair changes
+        corrections += _plan_held_blocks(records)
+        corrections += _plan_tokens(records)
+        corrections += _plan_counters(records)
+        corrections += _plan_journal(records, corrections)
+        corrections += _plan_memory(records)
     if corrections:
-        books.revision += 1
-        books.replay.revision = books.revision
-    left = _compare(books)
+        records.revision += 1
+        records.replay.revision = records.revision
+    left = _compare(records)
     return Plan(
         tuple(corrections[: limits.MAX_CORRECTIONS]),
         tuple(left.discrepancies),
@@ -87,31 +87,31 @@ def plan_repair(books: Books) -> Plan:
     )
 
 
-def _compare(books: Books) -> Findings:
-    """What Verify says of the books as they are now."""
-    findings = books.findings
+def _compare(records: FleetRecords) -> Findings:
+    """What Verify says of the records as they are now."""
+    findings = records.findings
     granted: dict[str, int] = {}
-    check_counters(books.instances, books.held, findings)
-    check_allocations(exclusive_of(books.live, granted), books.held, findings)
-    check_exclusive(granted, books.exclusive, books.held, findings)
-    check_tokens(books.tokens.items(), findings)
-    compare_replay(books.replay, books.revision, books.instances, books.held, findings)
+    check_counters(records.instances, records.held, findings)
+    check_allocations(exclusive_of(records.live, granted), records.held, findings)
+    check_exclusive(granted, records.exclusive, records.held, findings)
+    check_tokens(records.tokens.items(), findings)
+    compare_replay(records.replay, records.revision, records.instances, records.held, findings)
     return findings
 
 
-def _mend_held(books: Books) -> Iterator[Correction]:
+def _plan_held_blocks(records: FleetRecords) -> Iterator[Correction]:
     """A block is held by the one live allocation that has it, and otherwise by nobody."""
-    claims, contested = _claims(books.live)
-    for instance in sorted(books.held.keys() | claims.keys()):
-        rows, claimed = books.held.get(instance, {}), claims.get(instance, {})
+    claims, contested = _claims(records.live)
+    for instance in sorted(records.held.keys() | claims.keys()):
+        rows, claimed = records.held.get(instance, {}), claims.get(instance, {})
         if rows == claimed:
             continue
-        total = books.instances.get(instance, (0, 0))[0]
+        total = records.instances.get(instance, (0, 0))[0]
         mended = dict(rows)
         corrections: list[Correction] = []
         for block in sorted(rows.keys() | claimed.keys()):
             holder, claimant = rows.get(block), claimed.get(block)
-            if holder == claimant or (instance, block) in contested or holder in books.unreadable:
+            if holder == claimant or (instance, block) in contested or holder in records.unreadable:
                 continue
             if claimant is not None and block >= total:
                 continue
@@ -122,11 +122,11 @@ def _mend_held(books: Books) -> Iterator[Correction]:
                 mended[block] = claimant
                 corrections.append(Correction(CorrectionKind.BLOCK_HELD, instance, claimant, block))
         # With more held than there are blocks, the instance's own record is wrong, and no counter could be right.
-        if len(mended) <= total or instance not in books.instances:
-            books.held[instance] = mended
+        if len(mended) <= total or instance not in records.instances:
+            records.held[instance] = mended
             yield from corrections
         if not mended:
-            books.held.pop(instance, None)
+            records.held.pop(instance, None)
 
 
 def _claims(live: list[Allocation]) -> tuple[HeldBlocks, set[tuple[str, int]]]:
@@ -154,50 +154,50 @@ def _exclusive(live: list[Allocation]) -> dict[str, int]:
     return exclusive
 
 
-def _mend_tokens(books: Books) -> Iterator[Correction]:
+def _plan_tokens(records: FleetRecords) -> Iterator[Correction]:
     """Each live allocation's token names it, unless another live one has the same token."""
-    wrong = [a for a in books.live if books.tokens.get(a.allocation) != a.allocation]
+    wrong = [a for a in records.live if records.tokens.get(a.allocation) != a.allocation]
     if wrong:
-        bearers = Counter((a.caller, a.token) for a in books.live)
+        bearers = Counter((a.caller, a.token) for a in records.live)
         for allocation in wrong:
             if bearers[allocation.caller, allocation.token] == 1:
-                books.tokens[allocation.allocation] = allocation.allocation
+                records.tokens[allocation.allocation] = allocation.allocation
                 yield Correction(CorrectionKind.TOKEN_RECORDED, allocation=allocation.allocation)
 
 
-def _mend_counters(books: Books) -> Iterator[Correction]:
+def _plan_counters(records: FleetRecords) -> Iterator[Correction]:
     """A counter is the number of the held blocks, unless the instance has fewer: then it is the rows that are wrong."""
-    claims, _ = _claims(books.live)
-    granted = {name: owner for name, owner in _exclusive(books.live).items() if set(claims[name].values()) == {owner}}
-    differing = [name for name in differing_exclusive(granted, books.exclusive) if name in books.instances]
+    claims, _ = _claims(records.live)
+    granted = {name: owner for name, owner in _exclusive(records.live).items() if set(claims[name].values()) == {owner}}
+    differing = [name for name in differing_exclusive(granted, records.exclusive) if name in records.instances]
     wrong = set(differing)
-    for instance, (total, busy) in books.instances.items():
-        rows = len(books.held.get(instance, {}))
+    for instance, (total, busy) in records.instances.items():
+        rows = len(records.held.get(instance, {}))
         if rows <= total and (busy != rows or instance in wrong):
-            books.instances[instance] = (total, rows)
+            records.instances[instance] = (total, rows)
             yield Correction(CorrectionKind.COUNTER_SET, instance, before=busy, after=rows)
             wrong.discard(instance)
     # Whatever is mended of an instance, the database says again in the end who holds it exclusively.
     for instance in differing:
         if instance not in wrong:
-            books.exclusive.pop(instance, None)
+            records.exclusive.pop(instance, None)
             if instance in granted:
-                books.exclusive[instance] = granted[instance]
+                records.exclusive[instance] = granted[instance]
 
 
-def _mend_journal(books: Books, so_far: list[Correction]) -> list[Correction]:
+def _plan_journal(records: FleetRecords, so_far: list[Correction]) -> list[Correction]:
     """From the repair's own event on, the journal's replay gives what the records say."""
-    replay, corrections = books.replay, []
-    places = len(replay.findings.discrepancies) + (replay.revision != books.revision)
+    replay, corrections = records.replay, []
+    places = len(replay.findings.discrepancies) + (replay.revision != records.revision)
     if places:
         corrections.append(Correction(CorrectionKind.JOURNAL_SETTLED, before=places))
     for correction in (*so_far, *corrections):
         replay.correct(correction)
-    for instance, replayed, total in list(replay.differing_shapes(books.instances)):
+    for instance, replayed, total in list(replay.differing_shapes(records.instances)):
         corrections.append(Correction(CorrectionKind.SHAPE_RECONCILED, instance, before=replayed, after=total))
         replay.correct(corrections[-1])
-    claims, contested = _claims(books.live)
-    for instance, block, _, holder in list(replay.differing_blocks(books.held)):
+    claims, contested = _claims(records.live)
+    for instance, block, _, holder in list(replay.differing_blocks(records.held)):
         # Where the records themselves do not agree, the journal is evidence, and is left alone.
         if (instance, block) not in contested and claims.get(instance, {}).get(block) == holder:
             corrections.append(Correction(CorrectionKind.JOURNAL_RECONCILED, instance, holder, block))
@@ -205,8 +205,8 @@ def _mend_journal(books: Books, so_far: list[Correction]) -> list[Correction]:
     return corrections
 
 
-def _reload_memory(books: Books) -> Iterator[Correction]:
+def _plan_memory(records: FleetRecords) -> Iterator[Correction]:
     """What the server has otherwise in memory than the records will be."""
-    if books.memory is not None:
-        for instance in sorted(differing_memory(books.memory, books.instances, books.held)):
+    if records.memory is not None:
+        for instance in sorted(differing_memory(records.memory, records.instances, records.held)):
             yield Correction(CorrectionKind.MEMORY_RELOADED, instance)

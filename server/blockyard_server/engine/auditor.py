@@ -23,14 +23,14 @@ from blockyard_server.domain.audit import (
     gather_held,
 )
 from blockyard_server.domain.blocks import block_count
-from blockyard_server.engine.apart import apart
+from blockyard_server.engine.background import run_isolated
 from blockyard_server.engine.counts import Counts
 from blockyard_server.engine.failures import EngineFailure, ShuttingDown
 from blockyard_server.engine.ledger import LedgerWork
-from blockyard_server.engine.pinned import PinnedFleet
 from blockyard_server.engine.store_protocol import Evidence, Store, StoreFailed, StoreStopped
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.verify import readable
+from blockyard_server.engine.verify_snapshot import VerifySnapshot
 from blockyard_server.engine.writer import Writers
 
 MAX_INSTANCES_AT_ONCE: Final = 500
@@ -116,7 +116,7 @@ class Auditor:
                 return
             self._in_step = True
             try:
-                await apart("verified", fleet, self.step(fleet))
+                await run_isolated("verified", fleet, self.step(fleet))
             finally:
                 self._in_step = False
 
@@ -126,25 +126,25 @@ class Auditor:
         async with self._ledger.turn:
             self._ledger.expect_going_on()
             after = position.instance
-            pinned = await self._writers.of(fleet).run_aside(
-                lambda: self._transactor.pin_slice(fleet, after, MAX_INSTANCES_AT_ONCE)
+            snapshot = await self._writers.of(fleet).run_exclusive(
+                lambda: self._transactor.snapshot_slice(fleet, after, MAX_INSTANCES_AT_ONCE)
             )
-            if pinned is None:
+            if snapshot is None:
                 del self._positions[fleet]
                 return
-            findings = await self._ledger.read(pinned, lambda pinned: self._compare(pinned, position))
+            findings = await self._ledger.read(snapshot, lambda snapshot: self._compare(snapshot, position))
             self._counts.audit_steps += 1
             if findings.discrepancies:
                 await self._ledger.halt(fleet, tuple(findings.discrepancies))
 
-    def _compare(self, pinned: PinnedFleet, position: Position) -> Findings:
+    def _compare(self, snapshot: VerifySnapshot, position: Position) -> Findings:
         """In the worker thread. Moves the position on, and closes the evidence."""
         findings = Findings()
         try:
-            self._counts.audited_instances += compare_instances(pinned, position, findings)
-            self._counts.audited_allocations += compare_allocations(pinned.evidence, position, findings)
+            self._counts.audited_instances += compare_instances(snapshot, position, findings)
+            self._counts.audited_allocations += compare_allocations(snapshot.evidence, position, findings)
         finally:
-            pinned.evidence.close()
+            snapshot.evidence.close()
         return findings
 
     async def _run(self) -> None:
@@ -167,17 +167,17 @@ class Auditor:
         return self._stopping.is_set()
 
 
-def compare_instances(pinned: PinnedFleet, position: Position, findings: Findings) -> int:
+def compare_instances(snapshot: VerifySnapshot, position: Position, findings: Findings) -> int:
     """Compares the instances of the slice, and moves on. Answers how many there were."""
-    evidence = pinned.evidence
+    evidence = snapshot.evidence
     rows = evidence.instances_after(position.instance, MAX_INSTANCES_AT_ONCE)
     taken = _within_blocks([max(busy, 0) for _, _, busy in rows])
     instances = {instance: (total, busy) for instance, total, busy in rows[:taken]}
     if instances:
         held = gather_held(evidence.held_of_instances(rows[0][0], rows[taken - 1][0]))
         check_counters(instances, {name: held[name] for name in held.keys() & instances.keys()}, findings)
-        if pinned.memory_revision == evidence.revision:
-            memory = {name: pinned.memory[name] for name in instances.keys() & pinned.memory.keys()}
+        if snapshot.memory_revision == evidence.revision:
+            memory = {name: snapshot.memory[name] for name in instances.keys() & snapshot.memory.keys()}
             check_memory(memory, instances, held, findings)
     whole = taken == len(rows) < MAX_INSTANCES_AT_ONCE
     position.instance = "" if whole else rows[taken - 1][0]

@@ -62,7 +62,7 @@ class Availability:
     async def _trial(self) -> None:
         """One at a time, however long a disk hangs in it."""
         if self._writing is None or self._writing.done():
-            self._writing = asyncio.ensure_future(self._writers.of("").run_aside(self._store.try_write))
+            self._writing = asyncio.ensure_future(self._writers.of("").run_exclusive(self._store.try_write))
             self._writing.add_done_callback(_notice)
         await asyncio.shield(self._writing)
 

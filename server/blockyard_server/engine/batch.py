@@ -37,16 +37,16 @@ MIN_SLICE_ROWS: Final = 16
 T = TypeVar("T")
 
 
-class Again:
+class RetryNextBatch:
     """In place of an answer: the transaction ended before this request, or may have to sweep first; ask again."""
 
 
-AGAIN: Final = Again()
+RETRY_NEXT_BATCH: Final = RetryNextBatch()
 
 DEPENDS_ON_PENDING_EXPIRY: Final = (NoCapacity, FleetInUse, InstanceInUse, LeaseExpired, AllocationEnded)
 """Refusals that may be untrue, or not yet durable, while ended leases are still to be swept."""
 
-Outcome = Answer | Refused | Again
+Outcome = Answer | Refused | RetryNextBatch
 
 
 @dataclass(slots=True)
@@ -109,7 +109,7 @@ class SliceSize:
 
 
 def decide_all(attempt: Attempt, requests: Sequence[Request], allowance: Allowance, due: SliceSize) -> list[Outcome]:
-    """The outcomes of all requests, in order; AGAIN for those that this transaction does not carry out."""
+    """The outcomes of all requests, in order; RETRY_NEXT_BATCH for those that this transaction does not carry out."""
     state, records = attempt.state, Records()
     events, more_due = _expire_due(attempt, records, allowance, due)
     outcomes: list[Outcome] = []
@@ -133,7 +133,7 @@ def decide_all(attempt: Attempt, requests: Sequence[Request], allowance: Allowan
     if events:
         attempt.write(events, records.touched)
     # Those behind the one that waits do so too: within a fleet, requests are carried out in order.
-    return outcomes + [AGAIN] * (len(requests) - len(outcomes))
+    return outcomes + [RETRY_NEXT_BATCH] * (len(requests) - len(outcomes))
 
 
 def sweep(attempt: Attempt, allowance: Allowance, due: SliceSize) -> bool:

@@ -11,11 +11,11 @@ from blockyard_server.domain.answers import (
     AllocationPage,
     AllocationView,
     Answer,
+    DescribePage,
     EventFilter,
     EventPage,
-    FleetPage,
+    FleetListPage,
     FleetRecord,
-    FleetSnapshot,
     InstancePage,
     InstanceRecord,
     RepairReport,
@@ -95,7 +95,7 @@ class Engine:
             counts=self.counts,
             monotonic_s=time.monotonic,
         )
-        self._writers = Writers(self._transactor, settings.writer, store.lanes, self.counts)
+        self._writers = Writers(self._transactor, settings.writer, store.writer_shards, self.counts)
         self._loader = FleetLoader(store, self._writers, self._transactor)
         self._sweeper = Sweeper(store, self._writers, self._transactor, settings.sweeper)
         self._availability = Availability(store, available, self._writers)
@@ -164,10 +164,10 @@ class Engine:
                     future.add_done_callback(_notice)
             raise
 
-    async def describe(self, fleet: str, *, full: bool, after: int, limit: int) -> FleetSnapshot:
+    async def describe(self, fleet: str, *, full: bool, after: int, limit: int) -> DescribePage:
         """One page of a snapshot."""
 
-        async def read(reader: Reader, now_us: int) -> FleetSnapshot:
+        async def read(reader: Reader, now_us: int) -> DescribePage:
             await _existing(reader, fleet)
             return await reader.snapshot(fleet, full=full, after=after, limit=limit, now_us=now_us)
 
@@ -198,7 +198,7 @@ class Engine:
         """One fleet."""
         return await self._read(lambda reader: _existing(reader, fleet), fleet)
 
-    async def list_fleets(self, *, after: str, limit: int) -> FleetPage:
+    async def list_fleets(self, *, after: str, limit: int) -> FleetListPage:
         """A page of fleets."""
         return await self._read(lambda reader: reader.fleets(after=after, limit=limit))
 

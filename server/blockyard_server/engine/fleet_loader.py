@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
-from blockyard_server.engine.apart import apart
+from blockyard_server.engine.background import run_isolated
 from blockyard_server.engine.failures import InvariantViolated, ShuttingDown, StoreUnavailable
 from blockyard_server.engine.store_protocol import Store, StoreStopped
 from blockyard_server.engine.transactor import Transactor
@@ -58,13 +58,13 @@ class FleetLoader:
     async def _load_later(self) -> None:
         with suppress(ShuttingDown):
             for fleet in self._later:
-                look = partial(self._transactor.look_at, fleet)
-                await apart("loaded", fleet, self._writers.of(fleet).run_aside(look, however_many=True))
+                look = partial(self._transactor.refresh_clock, fleet)
+                await run_isolated("loaded", fleet, self._writers.of(fleet).run_exclusive(look, however_many=True))
 
     def _extend(self, fleet: str) -> None:
         """Extends the fleet's leases. Where nothing can be written now, its first transaction does it."""
         try:
-            self._transactor.greet(fleet)
+            self._transactor.extend_leases_on_takeover(fleet)
         except StoreUnavailable as unavailable:
             if isinstance(unavailable.__cause__, StoreStopped) or not self._store.write_failed:
                 raise
@@ -72,7 +72,7 @@ class FleetLoader:
     async def _for_each(self, fleets: list[str], work: Callable[[str], None]) -> None:
         for fleet in fleets:
             with suppress(InvariantViolated):
-                await self._writers.of(fleet).run_aside(partial(work, fleet))
+                await self._writers.of(fleet).run_exclusive(partial(work, fleet))
 
 
 def divide(sizes: Mapping[str, int]) -> tuple[list[str], list[str]]:

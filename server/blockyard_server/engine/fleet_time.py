@@ -10,9 +10,9 @@ What a server knows is an interval: the database's clock was read after it asked
 the answer. However long a server was held up in between, that alone never looks like a step.
 
 Servers that saw different steps do not correct each other: who finds the offset changed by another takes the fleet's
-time over as it is. Whoever cannot tell whether time was skipped (`Reading.unsure`) first extends every lease as if it
-were renewed now: who meets the fleet for the first time, sees a step, or finds the offset changed. The first two change
-the offset, be it by a microsecond, so that the others notice.
+time over as it is. A server that cannot tell whether time was skipped (`Reading.time_may_have_skipped`) first extends
+every lease as if it were renewed now: one that meets the fleet for the first time, sees a step, or finds the offset
+changed. The first two change the offset, be it by a microsecond, so that the others notice.
 
 A fleet's time is never before its latest event. So no answer ever tells of a lease that lasts longer than its TTL, and
 whoever extends the leases as if they were renewed now extends every one beyond what its holder was told.
@@ -38,7 +38,7 @@ LOOK_AGAIN_US: Final = 60_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class ClockOffsetBounds:
     """How far the database's clock was ahead of this server's own, when that showed `own_us`."""
 
     own_us: int
@@ -55,15 +55,15 @@ class Reading:
     """The time of a fleet inside of a transaction."""
 
     now_us: int
-    unsure: bool = False
+    time_may_have_skipped: bool = False
     """Time may have been skipped: no lease may end before all have been extended."""
     offset_us: int | None = None
     """What to write into the fleet's row together with that; None: the row stays."""
     step_us: int = 0
     """By how much the database's clock was set, as far as this server has to deal with it."""
-    sighting: Sighting | None = None
-    """To be kept once the transaction is committed, and the leases extended if it is unsure."""
-    stands: bool = False
+    clock_offset: ClockOffsetBounds | None = None
+    """To be kept once the transaction is committed, and the leases extended if it is time_may_have_skipped."""
+    clamped_to_last_event: bool = False
     """It is that of the latest event: what another server writes may be the same to the microsecond."""
 
 
@@ -77,8 +77,8 @@ class FleetTimes:
         """`clock_decides`: also where there is a database's clock, as in tests whose servers share one of theirs."""
         self._clock = clock
         self._clock_decides = clock_decides
-        self._seen: dict[str, Sighting] = {}
-        self._latest: Sighting | None = None
+        self._seen: dict[str, ClockOffsetBounds] = {}
+        self._latest: ClockOffsetBounds | None = None
 
     def own_us(self) -> int:
         """This server's own clock, to be read before a transaction is asked for."""
@@ -111,22 +111,22 @@ class FleetTimes:
         # How far the clock is behind, and not how long this server was held up before it was read.
         offset_us = head.clock_offset_us if reading.offset_us is None else reading.offset_us
         behind_us = latest_us - (clock_us + offset_us)
-        if behind_us > BACKWARD_TOLERANCE_US and reading.sighting is not None:
+        if behind_us > BACKWARD_TOLERANCE_US and reading.clock_offset is not None:
             offset_us += behind_us
-            sighting = replace(reading.sighting, offset_us=offset_us)
-            return Reading(latest_us, True, offset_us, reading.step_us - behind_us, sighting, stands=True)
+            bounds = replace(reading.clock_offset, offset_us=offset_us)
+            return Reading(latest_us, True, offset_us, reading.step_us - behind_us, bounds, clamped_to_last_event=True)
         if reading.now_us < latest_us:
-            return replace(reading, now_us=latest_us, stands=True)
+            return replace(reading, now_us=latest_us, clamped_to_last_event=True)
         return reading
 
     def _by_database(self, fleet: str, head: FleetHead, database_us: int, own_us: int, asked_us: int | None) -> Reading:
         asked_us = own_us if asked_us is None else asked_us
-        fresh = Sighting(own_us, database_us - own_us, database_us - asked_us, head.clock_offset_us)
+        fresh = ClockOffsetBounds(own_us, database_us - own_us, database_us - asked_us, head.clock_offset_us)
         seen = self._seen.get(fleet)
         if seen is None:
             marked_us = fresh.offset_us + 1
             met = replace(fresh, offset_us=marked_us)
-            return Reading(database_us + marked_us, unsure=True, offset_us=marked_us, sighting=met)
+            return Reading(database_us + marked_us, time_may_have_skipped=True, offset_us=marked_us, clock_offset=met)
         return _compared(seen, fresh, asked_us)
 
     def out_of_sight(self) -> set[str]:
@@ -135,9 +135,9 @@ class FleetTimes:
         seen = list(self._seen.items())
         return {fleet for fleet, it in seen if not it.own_clock and own_us - it.own_us >= LOOK_AGAIN_US}
 
-    def keep(self, fleet: str, sighting: Sighting) -> None:
+    def keep(self, fleet: str, bounds: ClockOffsetBounds) -> None:
         """Remembers what a transaction saw, now that it is committed."""
-        self._latest = self._seen[fleet] = sighting
+        self._latest = self._seen[fleet] = bounds
 
     def now_us(self, fleet: str) -> int:
         """An estimate of a fleet's time, outside of transactions."""
@@ -155,11 +155,11 @@ def _by_own_clock(own_us: int, head: FleetHead, *, anew: bool) -> Reading:
     """What was added before this server started is added no more: the clock may have been set right since."""
     offset_us = 0 if anew else head.clock_offset_us
     changed_us = None if offset_us == head.clock_offset_us else offset_us
-    sighting = Sighting(own_us, 0, 0, offset_us, own_clock=True)
-    return Reading(own_us + offset_us, unsure=anew, offset_us=changed_us, sighting=sighting)
+    bounds = ClockOffsetBounds(own_us, 0, 0, offset_us, own_clock=True)
+    return Reading(own_us + offset_us, time_may_have_skipped=anew, offset_us=changed_us, clock_offset=bounds)
 
 
-def _compared(seen: Sighting, fresh: Sighting, asked_us: int) -> Reading:
+def _compared(seen: ClockOffsetBounds, fresh: ClockOffsetBounds, asked_us: int) -> Reading:
     drift_us = (fresh.own_us - seen.own_us) // DRIFT_PER_US
     forward = fresh.least_us > seen.most_us + drift_us + FORWARD_TOLERANCE_US
     backward = fresh.most_us < seen.least_us - drift_us - BACKWARD_TOLERANCE_US
@@ -167,15 +167,15 @@ def _compared(seen: Sighting, fresh: Sighting, asked_us: int) -> Reading:
         # What is known gets worse with time, and better with each look. What drifted too little to count is kept.
         most_us = min(seen.most_us + drift_us, fresh.most_us)
         least_us = min(max(seen.least_us - drift_us, fresh.least_us), most_us)
-        kept = Sighting(seen.own_us + drift_us * DRIFT_PER_US, least_us, most_us, fresh.offset_us)
+        kept = ClockOffsetBounds(seen.own_us + drift_us * DRIFT_PER_US, least_us, most_us, fresh.offset_us)
         width_us = seen.most_us - seen.least_us + 2 * drift_us
-        unsure = fresh.offset_us != seen.offset_us or width_us > UNCERTAIN_US
+        time_may_have_skipped = fresh.offset_us != seen.offset_us or width_us > UNCERTAIN_US
         # However long this server was held up since it asked: what is extended is extended from the clock's time on.
-        ahead_us = fresh.most_us if unsure else most_us
-        return Reading(asked_us + ahead_us + fresh.offset_us, unsure, sighting=kept)
+        ahead_us = fresh.most_us if time_may_have_skipped else most_us
+        return Reading(asked_us + ahead_us + fresh.offset_us, time_may_have_skipped, clock_offset=kept)
     # If another server has dealt with a step meanwhile, whether that was this very one cannot be known.
     dealt_with = abs(fresh.offset_us - seen.offset_us) > FORWARD_TOLERANCE_US
     step_us = 0 if dealt_with else fresh.most_us - seen.most_us
     offset_us = fresh.offset_us - step_us + 1
     kept = replace(fresh, offset_us=offset_us)
-    return Reading(asked_us + fresh.most_us + offset_us, True, offset_us, step_us, sighting=kept)
+    return Reading(asked_us + fresh.most_us + offset_us, True, offset_us, step_us, clock_offset=kept)

@@ -13,11 +13,11 @@ from blockyard_server.domain.answers import Discrepancy, RepairReport, VerifyRep
 from blockyard_server.domain.repair import Plan
 from blockyard_server.engine.counts import Counts
 from blockyard_server.engine.failures import Overloaded, ShuttingDown, StoreUnavailable, failure_of_store
-from blockyard_server.engine.pinned import PinnedFleet
-from blockyard_server.engine.repair import Planned, Repairer, plan, rehearsal_of, report_of
+from blockyard_server.engine.repair import Planned, Repairer, dry_run_report, plan, report_of
 from blockyard_server.engine.store_protocol import Evidence, Store, StoreFailed
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.verify import audit
+from blockyard_server.engine.verify_snapshot import VerifySnapshot
 from blockyard_server.engine.writer import Writers
 
 MAX_WAITING_AUDITS: Final = 8
@@ -70,23 +70,23 @@ class LedgerWork:
     async def repair(self, fleet: str, *, apply: bool) -> RepairReport:
         """Says what would make the records agree and, with `apply`, does it. Raises Refused, EngineFailure."""
         self._expect_room()
-        work = self._repair(fleet) if apply else self._rehearse(fleet)
+        work = self._repair(fleet) if apply else self._dry_run(fleet)
         return await self._shielded(asyncio.create_task(work, name="blockyard-repair"))
 
     async def in_worker(self, work: Callable[[], T]) -> T:
         """Runs what is slow in the one worker thread."""
         return await asyncio.get_running_loop().run_in_executor(self._worker, work)
 
-    async def read(self, pinned: PinnedFleet, work: Callable[[PinnedFleet], T]) -> T:
+    async def read(self, snapshot: VerifySnapshot, work: Callable[[VerifySnapshot], T]) -> T:
         """Runs what reads a snapshot, and closes it, in the worker thread. Whoever calls has the turn.
 
         Raises ShuttingDown if `end` was called before the snapshot was read, StoreFailed.
         """
-        self._evidence = pinned.evidence
+        self._evidence = snapshot.evidence
         if self._ending:
-            pinned.evidence.abandon()
+            snapshot.evidence.abandon()
         try:
-            return await self.in_worker(lambda: work(pinned))
+            return await self.in_worker(lambda: work(snapshot))
         except StoreFailed:
             self.expect_going_on()
             raise
@@ -103,7 +103,7 @@ class LedgerWork:
         self._counts.discrepancies += len(found)
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         halt = partial(self._transactor.halt, fleet, describe(found[0]) + more)
-        await self._writers.of(fleet).run_aside(halt, however_many=True)
+        await self._writers.of(fleet).run_exclusive(halt, however_many=True)
 
     def _expect_room(self) -> None:
         self.expect_going_on()
@@ -130,31 +130,31 @@ class LedgerWork:
     async def _compare(self, fleet: str) -> VerifyReport:
         self.expect_going_on()
         try:
-            pinned = await self._writers.of(fleet).run_aside(lambda: self._transactor.pin(fleet))
-            report = await self.read(pinned, partial(audit, fleet))
+            snapshot = await self._writers.of(fleet).run_exclusive(lambda: self._transactor.snapshot(fleet))
+            report = await self.read(snapshot, partial(audit, fleet))
         except StoreFailed as failure:
             raise failure_of_store(failure, "the database cannot be read; try again") from failure
         self._counts.verifies += 1
-        if not report.clean and not pinned.halted:
+        if not report.clean and not snapshot.halted:
             await self.halt(fleet, report.discrepancies)
         return report
 
-    async def _rehearse(self, fleet: str) -> RepairReport:
+    async def _dry_run(self, fleet: str) -> RepairReport:
         async with self.turn:
-            pinned, planned = await self._plan(fleet)
-            return rehearsal_of(planned, halted=pinned.halted)
+            snapshot, planned = await self._plan(fleet)
+            return dry_run_report(planned, halted=snapshot.halted)
 
-    async def _plan(self, fleet: str) -> tuple[PinnedFleet, Planned]:
+    async def _plan(self, fleet: str) -> tuple[VerifySnapshot, Planned]:
         self.expect_going_on()
         try:
-            pinned = await self._writers.of(fleet).run_aside(lambda: self._transactor.pin(fleet))
-            return pinned, await self.read(pinned, partial(plan, fleet))
+            snapshot = await self._writers.of(fleet).run_exclusive(lambda: self._transactor.snapshot(fleet))
+            return snapshot, await self.read(snapshot, partial(plan, fleet))
         except StoreFailed as failure:
             raise failure_of_store(failure, "the database cannot be read; try again") from failure
 
     async def _repair(self, fleet: str) -> RepairReport:
         async with self.turn:
-            planned = await self._mend(fleet)
+            planned = await self._apply(fleet)
             self._counts.repairs += bool(planned.corrections)
             try:
                 return report_of(planned, await self._compare_and_resume(fleet))
@@ -169,21 +169,21 @@ class LedgerWork:
         report = await self._compare(fleet)
         for _ in range(MAX_LOOKS):
             resume = partial(self._repairer.resume, fleet, report.revision)
-            if not report.clean or await self._writers.of(fleet).run_aside(resume):
+            if not report.clean or await self._writers.of(fleet).run_exclusive(resume):
                 break
             report = await self._compare(fleet)
         return report
 
-    async def _mend(self, fleet: str) -> Plan:
+    async def _apply(self, fleet: str) -> Plan:
         """Carries out what is planned for the fleet as it is; one that changes meanwhile is made to stand still."""
         for _ in range(MAX_LOOKS):
             _, planned = await self._plan(fleet)
             corrections = planned.plan.corrections
-            mend = partial(self._repairer.mend, fleet, planned)
-            if not corrections or await self._writers.of(fleet).run_aside(mend):
+            apply = partial(self._repairer.apply, fleet, planned)
+            if not corrections or await self._writers.of(fleet).run_exclusive(apply):
                 return planned.plan
             halt = partial(self._transactor.halt, fleet, f"its records need {len(corrections)} corrections")
-            await self._writers.of(fleet).run_aside(halt, however_many=True)
+            await self._writers.of(fleet).run_exclusive(halt, however_many=True)
         raise StoreUnavailable("the fleet is being changed from elsewhere; repair again")
 
 

@@ -1,6 +1,6 @@
 """Repair: gathers a fleet's records at one revision, has the core plan, and has the store carry it out at that one.
 
-`plan` is slow and holds nothing up: it reads a snapshot, in a worker thread. `mend` and `resume` are short, and run
+`plan` is slow and holds nothing up: it reads a snapshot, in a worker thread. `apply` and `resume` are short, and run
 in the fleet's writer thread. A fleet that has changed between the two is planned for anew.
 """
 
@@ -14,9 +14,8 @@ from blockyard_server.domain.audit import Findings, Memory, Replay, gather_held
 from blockyard_server.domain.corrections import CorrectionKind
 from blockyard_server.domain.events import Event, Granted, Repaired
 from blockyard_server.domain.fleet import fleet_not_found
-from blockyard_server.domain.repair import Books, Plan, plan_repair
+from blockyard_server.domain.repair import FleetRecords, Plan, plan_repair
 from blockyard_server.engine.failures import InvariantViolated, failure_of_store
-from blockyard_server.engine.pinned import PinnedFleet
 from blockyard_server.engine.store_protocol import (
     Evidence,
     InvariantBroken,
@@ -27,6 +26,7 @@ from blockyard_server.engine.store_protocol import (
 )
 from blockyard_server.engine.transactor import MAX_ATTEMPTS, Transactor
 from blockyard_server.engine.verify import readable
+from blockyard_server.engine.verify_snapshot import VerifySnapshot
 
 UNKNOWN_REQUEST = b""
 """The fingerprint of a token whose grant the journal no longer has: no request is equal to it."""
@@ -36,9 +36,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """A fleet's books, and what is needed to record tokens again: the grants' fingerprints, by allocation."""
+    """A fleet's records, and what is needed to record tokens again: the grants' fingerprints, by allocation."""
 
-    books: Books
+    records: FleetRecords
     fingerprints: dict[int, bytes]
 
     def token_of(self, allocation: Allocation) -> TokenRecord:
@@ -58,7 +58,7 @@ def gather(evidence: Evidence, memory: Memory | None) -> Gathered:
     replay = Replay(evidence.compacted_revision)
     for event in _noting_grants(readable(evidence.events(), Check.JOURNAL, findings), astray, fingerprints):
         replay.apply(event)
-    books = Books(
+    records = FleetRecords(
         revision=evidence.revision,
         instances={instance: (total, busy) for instance, total, busy in evidence.instances()},
         held=gather_held(evidence.held_blocks()),
@@ -70,7 +70,7 @@ def gather(evidence: Evidence, memory: Memory | None) -> Gathered:
         memory=memory,
         findings=findings,
     )
-    return Gathered(books, fingerprints)
+    return Gathered(records, fingerprints)
 
 
 def _noting_grants(events: Iterator[Event], wanted: set[int], fingerprints: dict[int, bytes]) -> Iterator[Event]:
@@ -89,21 +89,21 @@ class Planned:
     tokens: tuple[TokenRecord, ...]
 
 
-def plan(fleet: str, pinned: PinnedFleet) -> Planned:
+def plan(fleet: str, snapshot: VerifySnapshot) -> Planned:
     """What a repair would do. Slow: for a worker thread. Closes the evidence. Raises FleetNotFound."""
-    evidence = pinned.evidence
+    evidence = snapshot.evidence
     try:
         if not evidence.exists:
             raise fleet_not_found(fleet)
-        gathered = gather(evidence, pinned.memory if pinned.memory_revision == evidence.revision else None)
+        gathered = gather(evidence, snapshot.memory if snapshot.memory_revision == evidence.revision else None)
     finally:
         evidence.close()
-    planned = plan_repair(gathered.books)
-    if pinned.unloadable is not None and not planned.corrections:
-        unloadable = Discrepancy(Check.MEMORY, "a fleet that can be loaded", pinned.unloadable)
+    planned = plan_repair(gathered.records)
+    if snapshot.unloadable is not None and not planned.corrections:
+        unloadable = Discrepancy(Check.MEMORY, "a fleet that can be loaded", snapshot.unloadable)
         planned = replace(planned, unrepaired=(*planned.unrepaired, unloadable))
     recorded = {c.allocation for c in planned.corrections if c.kind is CorrectionKind.TOKEN_RECORDED}
-    tokens = tuple(gathered.token_of(a) for a in gathered.books.live if a.allocation in recorded)
+    tokens = tuple(gathered.token_of(a) for a in gathered.records.live if a.allocation in recorded)
     return Planned(evidence.revision, planned, tokens)
 
 
@@ -114,13 +114,13 @@ class Repairer:
         self._store = store
         self._transactor = transactor
 
-    def mend(self, fleet: str, planned: Planned) -> bool:
+    def apply(self, fleet: str, planned: Planned) -> bool:
         """Carries a plan out in one transaction; False if the fleet is not at its revision any more.
 
         Raises StoreUnavailable, and InvariantViolated if the database refuses it.
         """
         try:
-            done = self._mend_undisturbed(fleet, planned)
+            done = self._apply_undisturbed(fleet, planned)
         except InvariantBroken as broken:
             self._transactor.halt(fleet, str(broken))
             message = f"fleet {fleet} cannot be repaired; keep a copy of the data: the server's log says why"
@@ -150,7 +150,7 @@ class Repairer:
             return True, True
 
         done, changed = self._transactor.in_transaction(
-            fleet, lambda attempt: resume(attempt.tx), greet=False, even_if_halted=True
+            fleet, lambda attempt: resume(attempt.tx), extend_leases=False, even_if_halted=True
         )
         if done:
             self._transactor.resume(fleet)
@@ -158,7 +158,7 @@ class Repairer:
             _log.warning("fleet %s: its records agree, and it is served again", fleet)
         return done
 
-    def _mend_undisturbed(self, fleet: str, planned: Planned) -> bool:
+    def _apply_undisturbed(self, fleet: str, planned: Planned) -> bool:
         for _ in range(MAX_ATTEMPTS):
             try:
                 with self._store.transaction(fleet) as tx:
@@ -174,7 +174,7 @@ class Repairer:
         raise StoreFailed("the database ended every attempt")
 
 
-def rehearsal_of(planned: Planned, *, halted: bool) -> RepairReport:
+def dry_run_report(planned: Planned, *, halted: bool) -> RepairReport:
     """What a repair would do."""
     wanted = planned.plan
     return RepairReport(

@@ -13,11 +13,11 @@ from blockyard_server.domain.answers import (
     AllocationView,
     Answer,
     Deleted,
+    DescribePage,
     EventFilter,
     EventPage,
-    FleetPage,
+    FleetListPage,
     FleetRecord,
-    FleetSnapshot,
     Grant,
     InstancePage,
     InstanceRecord,
@@ -64,7 +64,7 @@ class Service(Protocol):
         """Carries out many changes, each by itself, in order within its fleet; refusals are returned in place."""
         ...
 
-    async def describe(self, fleet: str, *, full: bool, after: int, limit: int) -> FleetSnapshot:
+    async def describe(self, fleet: str, *, full: bool, after: int, limit: int) -> DescribePage:
         """One page of a snapshot: instances whose order is above `after`, `limit` at most."""
         ...
 
@@ -80,7 +80,7 @@ class Service(Protocol):
         """One fleet."""
         ...
 
-    async def list_fleets(self, *, after: str, limit: int) -> FleetPage:
+    async def list_fleets(self, *, after: str, limit: int) -> FleetListPage:
         """Fleets whose name sorts after `after`, `limit` at most."""
         ...
 

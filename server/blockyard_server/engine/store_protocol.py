@@ -15,11 +15,11 @@ from blockyard_server.domain.answers import (
     AllocationFilter,
     AllocationPage,
     AllocationView,
+    DescribePage,
     EventFilter,
     EventPage,
-    FleetPage,
+    FleetListPage,
     FleetRecord,
-    FleetSnapshot,
     InstancePage,
     InstanceRecord,
 )
@@ -279,7 +279,7 @@ class Reader(Protocol):
         """One fleet; None if it is unknown or deleted."""
         ...
 
-    async def fleets(self, *, after: str, limit: int) -> FleetPage:
+    async def fleets(self, *, after: str, limit: int) -> FleetListPage:
         """Fleets that are not deleted, by name."""
         ...
 
@@ -291,7 +291,7 @@ class Reader(Protocol):
         """Instances in the order of registration."""
         ...
 
-    async def snapshot(self, fleet: str, *, full: bool, after: int, limit: int, now_us: int) -> FleetSnapshot:
+    async def snapshot(self, fleet: str, *, full: bool, after: int, limit: int, now_us: int) -> DescribePage:
         """One page of Describe; the fleet exists. A page ends early by `limits.MAX_PAGE_HELD_BLOCKS`."""
         ...
 
@@ -320,7 +320,7 @@ class Store(Protocol):
     write_failed: bool
     """The last transaction could not be carried out, as on a full disk; `try_write` finds out whether one can now.
     Always False where `probe` tells as much."""
-    lanes: int
+    writer_shards: int
     """How many transactions, each on another fleet and in a thread of its own, may be under way at once."""
 
     def open(self) -> None:
@@ -339,7 +339,7 @@ class Store(Protocol):
         """
         ...
 
-    def pin_evidence(self, fleet: str) -> Evidence:
+    def open_evidence(self, fleet: str) -> Evidence:
         """A snapshot for Verify, taken now.
 
         Called in the writer thread while no transaction is open: it shows exactly what the writer's memory shows.
@@ -358,14 +358,15 @@ class Store(Protocol):
         """A read-only snapshot; the number of readers at a time is bounded, the others wait."""
         ...
 
-    async def follow(self, heard: Callable[[str], None]) -> None:
-        """Calls `heard` with each fleet that another server says it has changed; runs until it is cancelled.
+    async def listen(self, on_change: Callable[[str], None]) -> None:
+        """Calls `on_change` with each fleet that another server says it has changed; runs until it is cancelled.
 
-        `heard("")` means any fleet: what was said meanwhile may have been missed. A store of one server waits for ever.
+        `on_change("")` means any fleet: what was said meanwhile may have been missed. A store of one server waits for
+        ever.
         """
         ...
 
-    async def tell(self, fleets: Collection[str]) -> None:
+    async def notify(self, fleets: Collection[str]) -> None:
         """Tells the other servers that these fleets have changed. Best effort: what is lost, others find by looking."""
         ...
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from blockyard_server.domain.retention import Forgettable, Retention
-from blockyard_server.engine.apart import apart
+from blockyard_server.engine.background import run_isolated
 from blockyard_server.engine.failures import EngineFailure
 from blockyard_server.engine.pace import Pace
 from blockyard_server.engine.store_protocol import Store, StoreFailed, StoreStopped
@@ -93,7 +93,7 @@ class Sweeper:
         await asyncio.shield(sweep)
 
     async def _sweep(self, fleet: str) -> None:
-        while await self._writers.of(fleet).run_aside(lambda: self._transactor.expire_due(fleet)):
+        while await self._writers.of(fleet).run_exclusive(lambda: self._transactor.expire_due(fleet)):
             pass
 
     def _note_sweep(self, fleet: str, sweep: "asyncio.Task[None]") -> None:
@@ -116,10 +116,10 @@ class Sweeper:
             async with self._store.reader() as reader:
                 with self._past_pace.measured():
                     past = await reader.fleets_with_past(self._looked_upto, MAX_PAST_AT_ONCE)
-        for fleet in self._transactor.fleets_to_look_at()[:MAX_FLEETS_AT_ONCE]:
-            await apart("looked at", fleet, self._look_at(fleet))
+        for fleet in self._transactor.fleets_with_stale_clock()[:MAX_FLEETS_AT_ONCE]:
+            await run_isolated("refreshed", fleet, self._refresh_clock(fleet))
         for fleet in due:
-            await apart("swept", fleet, self.sweep_fleet(fleet))
+            await run_isolated("swept", fleet, self.sweep_fleet(fleet))
         await self._forget_past(past)
 
     async def _forget_past(self, fleets: Sequence[str]) -> None:
@@ -127,26 +127,26 @@ class Sweeper:
         aged = 0
         for fleet in fleets:
             aged += self._transactor.ages.due(fleet, self._settings.retention.step_us)
-            await apart("pruned", fleet, self._forget_old(fleet))
+            await run_isolated("pruned", fleet, self._forget_old(fleet))
             self._looked_upto = fleet
             if aged == MAX_AGED_AT_ONCE:
                 return
         if len(fleets) < MAX_PAST_AT_ONCE:
             self._looked_upto = ""
 
-    async def _look_at(self, fleet: str) -> None:
-        await self._writers.of(fleet).run_aside(lambda: self._transactor.look_at(fleet))
+    async def _refresh_clock(self, fleet: str) -> None:
+        await self._writers.of(fleet).run_exclusive(lambda: self._transactor.refresh_clock(fleet))
 
     async def _forget_old(self, fleet: str) -> None:
         """Lets the fleet grow older, and forgets what has reached its retention."""
         writer, retention = self._writers.of(fleet), self._settings.retention
         old = self._unfinished.pop(fleet, Forgettable())
         if self._transactor.ages.due(fleet, retention.step_us):
-            old = await writer.run_aside(lambda: self._transactor.age(fleet, retention))
-        while old.ended and await writer.run_aside(lambda: self._transactor.prune(fleet, old.ended)):
+            old = await writer.run_exclusive(lambda: self._transactor.age(fleet, retention))
+        while old.ended and await writer.run_exclusive(lambda: self._transactor.prune(fleet, old.ended)):
             pass
         for _ in range(MAX_COMPACTIONS * bool(old.events)):
-            if not await writer.run_aside(lambda: self._transactor.compact(fleet, old.events)):
+            if not await writer.run_exclusive(lambda: self._transactor.compact(fleet, old.events)):
                 return
         if old.events:
             self._unfinished[fleet] = old

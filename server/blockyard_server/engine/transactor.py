@@ -22,7 +22,6 @@ from blockyard_server.engine.failures import EngineFailure, StoreUnavailable, fa
 from blockyard_server.engine.fleet_age import FleetAges, Look
 from blockyard_server.engine.fleet_time import FleetTimes
 from blockyard_server.engine.memory import FleetMemory
-from blockyard_server.engine.pinned import PinnedFleet
 from blockyard_server.engine.store_protocol import (
     CommitUnknown,
     FleetHead,
@@ -33,6 +32,7 @@ from blockyard_server.engine.store_protocol import (
     Transaction,
     level_of,
 )
+from blockyard_server.engine.verify_snapshot import VerifySnapshot
 
 MAX_PRUNED_AT_ONCE: Final = 1000
 """How many ended allocations one transaction forgets."""
@@ -78,8 +78,8 @@ class Transactor:
         self.times = FleetTimes(clock, clock_decides=clock_decides)
         self.ages = FleetAges(clock)
         self._memory = FleetMemory()
-        self._ungreeted: set[str] = set()
-        """Fleets still to be greeted: one that is halted at the start is greeted after its repair."""
+        self._takeover_pending: set[str] = set()
+        """Fleets whose leases this server has still to extend. A halted one's are extended after its repair."""
         self._halted: dict[str, str] = {}
         """Halted fleets whose row could not be made to say so yet."""
 
@@ -98,20 +98,20 @@ class Transactor:
 
     def load(self, fleet: str) -> None:
         """Brings a fleet into memory, for start-up."""
-        self.in_transaction(fleet, lambda _attempt: None, greet=False)
+        self.in_transaction(fleet, lambda _attempt: None, extend_leases=False)
 
-    def greet(self, fleet: str) -> None:
+    def extend_leases_on_takeover(self, fleet: str) -> None:
         """Extends every lease as if it were renewed now, but by no more than the grace (None: any), with one event.
 
-        For start-up, when all fleets are loaded. Nothing is written if no lease would end within the grace. A server
-        that meets a fleet later, because another one made it, does this before anything else.
+        For start-up, when all fleets are loaded. Nothing is written if no lease would end within the grace. For a fleet
+        that it meets later, because another server made it, a server does this before anything else.
         """
-        self._ungreeted.add(fleet)
+        self._takeover_pending.add(fleet)
         self.in_transaction(fleet, lambda _attempt: None)
 
     def extend_at_first_use(self, fleets: Iterable[str]) -> None:
-        """The first transaction on each of these fleets loads it and does what `greet` does, before anything else."""
-        self._ungreeted.update(fleets)
+        """The first transaction on each of these fleets loads it and extends its leases, before anything else."""
+        self._takeover_pending.update(fleets)
 
     def age(self, fleet: str, retention: Retention) -> Forgettable:
         """Lets the fleet's age grow by what this server has certainly seen pass. Answers what is old enough to go."""
@@ -151,22 +151,22 @@ class Transactor:
 
         return self.in_transaction(fleet, compact)
 
-    def fleets_to_look_at(self) -> list[str]:
+    def fleets_with_stale_clock(self) -> list[str]:
         """Fleets with leases, as far as memory knows, that this server has not looked at for a while."""
         return sorted(self.times.out_of_sight() & self._memory.with_leases())
 
-    def look_at(self, fleet: str) -> None:
+    def refresh_clock(self, fleet: str) -> None:
         """Sees the fleet's time, and takes on what other servers wrote. Who looks often misses no step of a clock."""
         self.in_transaction(fleet, lambda _attempt: None)
 
     def time_of_repair_us(self, fleet: str, tx: Transaction) -> int:
         """The fleet's time for an event that comes without an extension: that of its latest, if it is not certain."""
         latest_us = tx.latest_time_us()
-        anew = fleet in self._ungreeted
+        anew = fleet in self._takeover_pending
         reading = self.times.read(fleet, tx.head, tx.database_time_us, latest_us=latest_us, anew=anew)
-        return latest_us if reading.unsure and latest_us else reading.now_us
+        return latest_us if reading.time_may_have_skipped and latest_us else reading.now_us
 
-    def pin(self, fleet: str) -> PinnedFleet:
+    def snapshot(self, fleet: str) -> VerifySnapshot:
         """Takes a snapshot of a fleet's records and of its memory, for Verify; also of a halted fleet.
 
         If the fleet cannot be brought into memory, it is halted, and the snapshot says why. Raises StoreUnavailable.
@@ -177,18 +177,18 @@ class Transactor:
                 known_as_halted |= tx.head is not None and tx.head.halted
                 state = self._memory.current(fleet, tx)
             self._memory.keep(state)
-            evidence = self._store.pin_evidence(fleet)
-            return PinnedFleet(evidence, state.revision, _memory_of(state), halted=known_as_halted)
+            evidence = self._store.open_evidence(fleet)
+            return VerifySnapshot(evidence, state.revision, _memory_of(state), halted=known_as_halted)
         except (InvariantBroken, Inconsistent) as broken:
             if not known_as_halted:
                 self.halt(fleet, str(broken))
-            return PinnedFleet(self._store.pin_evidence(fleet), _NO_MEMORY, {}, str(broken), halted=True)
+            return VerifySnapshot(self._store.open_evidence(fleet), _NO_MEMORY, {}, str(broken), halted=True)
         except StoreFailed as failure:
             self._memory.forget(fleet)
             raise _unavailable(failure) from failure
 
-    def pin_slice(self, fleet: str, after_instance: str, limit: int) -> PinnedFleet | None:
-        """As `pin`, but with the memory of the next instances by name only, `limit` at most.
+    def snapshot_slice(self, fleet: str, after_instance: str, limit: int) -> VerifySnapshot | None:
+        """As `snapshot`, but with the memory of the next instances by name only, `limit` at most.
 
         None if the fleet is not there, or is halted, or is halted by this. Raises StoreUnavailable.
         """
@@ -201,14 +201,14 @@ class Transactor:
                     return None
                 state = self._memory.current(fleet, tx)
             self._memory.keep(state)
-            evidence = self._store.pin_evidence(fleet)
+            evidence = self._store.open_evidence(fleet)
             try:
                 names = [name for name, _, _ in evidence.instances_after(after_instance, limit)]
             except BaseException:
                 evidence.close()
                 raise
             found = (instance for name in names if (instance := state.index.by_name.get(name)) is not None)
-            return PinnedFleet(evidence, state.revision, {i.name: (i.total_blocks, i.busy) for i in found})
+            return VerifySnapshot(evidence, state.revision, {i.name: (i.total_blocks, i.busy) for i in found})
         except (InvariantBroken, Inconsistent) as broken:
             self.halt(fleet, str(broken))
             return None
@@ -236,7 +236,7 @@ class Transactor:
         self._counts.halted_fleets.discard(fleet)
 
     def in_transaction(
-        self, fleet: str, work: Callable[[Attempt], T], *, greet: bool = True, even_if_halted: bool = False
+        self, fleet: str, work: Callable[[Attempt], T], *, extend_leases: bool = True, even_if_halted: bool = False
     ) -> T:
         """What `work` answers, once its transaction is committed. Runs it anew if the database chose another's.
 
@@ -248,7 +248,7 @@ class Transactor:
         for _ in range(MAX_ATTEMPTS):
             written: list[Event] = []
             try:
-                answer = self._attempt(fleet, work, written, greet=greet, even_if_halted=even_if_halted)
+                answer = self._attempt(fleet, work, written, extend_leases=extend_leases, even_if_halted=even_if_halted)
             except (InvariantBroken, Inconsistent) as broken:
                 self.halt(fleet, str(broken))
                 raise violation_in(fleet) from broken
@@ -266,20 +266,26 @@ class Transactor:
         )
 
     def _attempt(
-        self, fleet: str, work: Callable[[Attempt], T], written: list[Event], *, greet: bool, even_if_halted: bool
+        self,
+        fleet: str,
+        work: Callable[[Attempt], T],
+        written: list[Event],
+        *,
+        extend_leases: bool,
+        even_if_halted: bool,
     ) -> T:
         done: list[tuple[Attempt, T]] = []
         asked_us = self.times.own_us()
         try:
             with self._store.transaction(fleet) as tx:
                 self._expect_served(fleet, tx.head, even_if_halted=even_if_halted)
-                attempt = self._begin(fleet, tx, written, asked_us, greet=greet)
+                attempt = self._begin(fleet, tx, written, asked_us, extend_leases=extend_leases)
                 done.append((attempt, work(attempt)))
         except CommitUnknown as unknown:
             self._memory.forget(fleet)
             if not (done and self._was_committed(fleet, written, unknown)):
                 raise StoreConflict("the commit did not happen") from unknown
-            if done[0][0].reading.stands:
+            if done[0][0].reading.clamped_to_last_event:
                 raise StoreFailed("whether the commit was this server's own cannot be known") from unknown
         except BaseException:
             self._memory.forget(fleet)
@@ -287,10 +293,10 @@ class Transactor:
         else:
             self._memory.keep(attempt.state)
             if attempt.extended:
-                self._ungreeted.discard(fleet)
-            sighting = attempt.reading.sighting
-            if sighting is not None and (attempt.extended or not attempt.reading.unsure):
-                self.times.keep(fleet, sighting)
+                self._takeover_pending.discard(fleet)
+            bounds = attempt.reading.clock_offset
+            if bounds is not None and (attempt.extended or not attempt.reading.time_may_have_skipped):
+                self.times.keep(fleet, bounds)
         return done[0][1]
 
     def _expect_served(self, fleet: str, head: FleetHead | None, *, even_if_halted: bool) -> None:
@@ -298,16 +304,18 @@ class Transactor:
             self._counts.halted_fleets.add(fleet)
             raise violation_in(fleet)
 
-    def _begin(self, fleet: str, tx: Transaction, written: list[Event], asked_us: int, *, greet: bool) -> Attempt:
+    def _begin(
+        self, fleet: str, tx: Transaction, written: list[Event], asked_us: int, *, extend_leases: bool
+    ) -> Attempt:
         state = self._memory.current(fleet, tx)
-        anew = fleet in self._ungreeted
+        anew = fleet in self._takeover_pending
         reading = self.times.read(
             fleet, tx.head, tx.database_time_us, asked_us=asked_us, latest_us=state.latest_time_us, anew=anew
         )
         attempt = Attempt(tx, state, reading.now_us, written, reading)
-        unsure = reading.unsure or anew
-        if greet and unsure and tx.head is not None and not tx.head.halted:
-            self._greet(attempt)
+        time_may_have_skipped = reading.time_may_have_skipped or anew
+        if extend_leases and time_may_have_skipped and tx.head is not None and not tx.head.halted:
+            self._extend_leases(attempt)
         return attempt
 
     def _decide(self, attempt: Attempt, requests: Sequence[Request]) -> list[Outcome]:
@@ -316,7 +324,7 @@ class Transactor:
     def _sweep(self, attempt: Attempt) -> bool:
         return sweep(attempt, Allowance(self._monotonic_s), self._due)
 
-    def _greet(self, attempt: Attempt) -> None:
+    def _extend_leases(self, attempt: Attempt) -> None:
         """This server knows nothing of the time that passed before: the clock may have been set meanwhile."""
         state, until_us = attempt.state, attempt.now_us + self._grace_us
         if attempt.reading.step_us:

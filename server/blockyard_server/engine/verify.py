@@ -16,18 +16,18 @@ from blockyard_server.domain.audit import (
     gather_held,
 )
 from blockyard_server.domain.fleet import fleet_not_found
-from blockyard_server.engine.pinned import PinnedFleet
 from blockyard_server.engine.store_protocol import InvariantBroken
+from blockyard_server.engine.verify_snapshot import VerifySnapshot
 
 T = TypeVar("T")
 
 
-def audit(fleet: str, pinned: PinnedFleet) -> VerifyReport:
+def audit(fleet: str, snapshot: VerifySnapshot) -> VerifyReport:
     """Compares everything with everything. Synchronous and slow: for a worker thread. Closes the evidence.
 
     Raises FleetNotFound.
     """
-    evidence = pinned.evidence
+    evidence = snapshot.evidence
     try:
         if not evidence.exists:
             raise fleet_not_found(fleet)
@@ -40,10 +40,10 @@ def audit(fleet: str, pinned: PinnedFleet) -> VerifyReport:
         allocations = check_allocations(exclusive_of(live, exclusive), held, findings)
         check_exclusive(exclusive, dict(evidence.exclusive_instances()), held, findings)
         check_tokens(evidence.tokens_of_live_allocations(), findings)
-        if pinned.unloadable is not None:
-            findings.add(Check.MEMORY, "a fleet that can be loaded", pinned.unloadable)
-        if pinned.memory_revision == evidence.revision:
-            check_memory(pinned.memory, instances, held, findings)
+        if snapshot.unloadable is not None:
+            findings.add(Check.MEMORY, "a fleet that can be loaded", snapshot.unloadable)
+        if snapshot.memory_revision == evidence.revision:
+            check_memory(snapshot.memory, instances, held, findings)
         journal = readable(evidence.events(), Check.JOURNAL, findings)
         events = check_journal(
             journal, evidence.revision, instances, held, findings, compacted_revision=evidence.compacted_revision

@@ -56,7 +56,7 @@ class WatchSettings:
 
     look_interval_s: float = 1.0
     """Between two looks at the revisions of all watched fleets: so long a lost notification delays."""
-    tell_interval_s: float = 0.02
+    notify_interval_s: float = 0.02
     """Between two notifications of the other servers; what is committed meanwhile goes with the next one."""
     read_interval_s: float = 0.01
     """Between two reads of one fleet's new events: under load one read serves many commits."""
@@ -80,8 +80,8 @@ class WatchHub:
         self._committed: deque[str] = deque()
         self._noticed = True
         """The event loop knows that something was committed. From the start on it wants to be told."""
-        self._untold: set[str] = set()
-        self._something_to_tell = asyncio.Event()
+        self._to_notify: set[str] = set()
+        self._has_to_notify = asyncio.Event()
         self._ending = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -95,21 +95,21 @@ class WatchHub:
         """Begins to hear of commits, of this server and of others."""
         self._loop = asyncio.get_running_loop()
         self._noticed = False
-        for work in (self._follow, self._tell, self._look):
+        for work in (self._listen, self._notify_others, self._look):
             self._tasks.append(asyncio.create_task(self._keep(work), name=f"blockyard-watch{work.__name__}"))
 
     def end(self) -> None:
         """Every watch sends a last mark and ends with ShuttingDown; new ones are refused."""
         self._ending = True
         for tail in self._tails.values():
-            tail.turn()
+            tail.wake_all()
 
     async def stop(self) -> None:
         """Ends all watches and all that runs in the background. What was committed is told before."""
         self.end()
-        if self._untold:
+        if self._to_notify:
             with suppress(StoreFailed):
-                await self._store.tell(self._untold)
+                await self._store.notify(self._to_notify)
         tasks = [*self._tasks, *(tail.task for tail in self._tails.values() if tail.task is not None)]
         for task in tasks:
             task.cancel()
@@ -122,12 +122,12 @@ class WatchHub:
             self._noticed = True
             self._loop.call_soon_threadsafe(self._notice)
 
-    def heard(self, fleet: str) -> None:
+    def on_change(self, fleet: str) -> None:
         """Another server says that it has changed the fleet; empty: any fleet may have been changed."""
         if fleet:
-            self._ring(fleet)
+            self._mark_dirty(fleet)
         else:
-            self._ring_all()
+            self._mark_all_dirty()
 
     async def watch(self, asked: Watch) -> AsyncGenerator[WatchPage, None]:
         """What matches, in order, without a gap or a repeat; first a mark that says where it begins. Close it at last.
@@ -156,7 +156,7 @@ class WatchHub:
 
     async def _pages(self, asked: Watch, tail: "_Tail", seen: int) -> AsyncGenerator[WatchPage, None]:
         loop = asyncio.get_running_loop()
-        yield self._mark(asked, seen)
+        yield self._progress(asked, seen)
         marked_s = loop.time()
         while True:
             if seen < tail.revision:
@@ -168,15 +168,15 @@ class WatchHub:
                     yield WatchPage(page.events, seen, self._now_us(asked.fleet))
                     marked_s = loop.time()
             if self._ending:
-                yield self._mark(asked, seen)
+                yield self._progress(asked, seen)
                 raise ShuttingDown("the server is stopping; watch on at another one or later")
             if loop.time() >= marked_s + asked.progress_interval_us / 1e6:
-                yield self._mark(asked, seen)
+                yield self._progress(asked, seen)
                 marked_s = loop.time()
             if seen >= tail.revision:
-                await tail.news(marked_s + asked.progress_interval_us / 1e6)
+                await tail.wait(marked_s + asked.progress_interval_us / 1e6)
 
-    def _mark(self, asked: Watch, revision: int) -> WatchPage:
+    def _progress(self, asked: Watch, revision: int) -> WatchPage:
         return WatchPage((), revision, self._now_us(asked.fleet))
 
     def _join(self, fleet: str, revision: int) -> "_Tail":
@@ -185,9 +185,9 @@ class WatchHub:
             tail = self._tails[fleet] = _Tail(fleet, revision)
             tail.task = asyncio.create_task(self._read_on(tail), name="blockyard-watch-tail")
             # Nobody was woken by what was committed since the revision was read.
-            tail.rung.set()
+            tail.dirty.set()
         elif tail.revision < revision:
-            tail.rung.set()
+            tail.dirty.set()
         tail.watches += 1
         return tail
 
@@ -206,8 +206,8 @@ class WatchHub:
     async def _read_on(self, tail: "_Tail") -> None:
         """Reads a fleet's new events, once for all its watches."""
         while True:
-            await tail.rung.wait()
-            tail.rung.clear()
+            await tail.dirty.wait()
+            tail.dirty.clear()
             try:
                 page = await self._events(self._current, tail.fleet, ALL_EVENTS, tail.revision)
             except Exception as failure:  # noqa: BLE001 - it is not lost: every watch of the fleet raises it
@@ -217,7 +217,7 @@ class WatchHub:
                 return
             self._share(tail, page)
             if page.next_after is not None:
-                tail.rung.set()
+                tail.dirty.set()
             await asyncio.sleep(self._settings.read_interval_s)
 
     def _share(self, tail: "_Tail", page: EventPage) -> None:
@@ -260,29 +260,29 @@ class WatchHub:
         self._noticed = False
         while self._committed:
             fleet = self._committed.popleft()
-            self._untold.add(fleet)
-            self._ring(fleet)
-        self._something_to_tell.set()
+            self._to_notify.add(fleet)
+            self._mark_dirty(fleet)
+        self._has_to_notify.set()
 
-    def _ring(self, fleet: str) -> None:
+    def _mark_dirty(self, fleet: str) -> None:
         tail = self._tails.get(fleet)
         if tail is not None:
-            tail.rung.set()
+            tail.dirty.set()
 
-    def _ring_all(self) -> None:
+    def _mark_all_dirty(self) -> None:
         for tail in self._tails.values():
-            tail.rung.set()
+            tail.dirty.set()
 
-    async def _follow(self) -> None:
-        await self._store.follow(self.heard)
+    async def _listen(self) -> None:
+        await self._store.listen(self.on_change)
 
-    async def _tell(self) -> None:
-        await self._something_to_tell.wait()
-        self._something_to_tell.clear()
-        fleets, self._untold = self._untold, set()
+    async def _notify_others(self) -> None:
+        await self._has_to_notify.wait()
+        self._has_to_notify.clear()
+        fleets, self._to_notify = self._to_notify, set()
         with suppress(StoreFailed):  # best effort: the others look for themselves
-            await self._store.tell(fleets)
-        await asyncio.sleep(self._settings.tell_interval_s)
+            await self._store.notify(fleets)
+        await asyncio.sleep(self._settings.notify_interval_s)
 
     async def _look(self) -> None:
         await asyncio.sleep(self._settings.look_interval_s)
@@ -293,12 +293,12 @@ class WatchHub:
             revisions = await self._read(self._current, lambda reader: reader.revisions(fleets))
         except EngineFailure:
             # Each finds out for itself whether it can still be read, and tells its watches.
-            self._ring_all()
+            self._mark_all_dirty()
             return
         for fleet, revision in revisions.items():
             tail = self._tails.get(fleet)
             if tail is not None and tail.revision < revision:
-                tail.rung.set()
+                tail.dirty.set()
 
     async def _keep(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Does the work again and again; a fault in it delays the watches, and must not silence them."""
@@ -318,13 +318,13 @@ class _Tail:
         self.revision = revision
         """The journal has been read up to here."""
         self.watches = 0
-        self.rung = asyncio.Event()
+        self.dirty = asyncio.Event()
         """There may be something above `revision`."""
         self.task: asyncio.Task[None] | None = None
         self._begin = revision
         """The pages hold every event above this revision, up to `revision`."""
         self._pages: deque[tuple[int, tuple[Event, ...]]] = deque()
-        self._turned = asyncio.Event()
+        self._wakeup = asyncio.Event()
         self._failure: Exception | None = None
 
     def take(self, read: EventPage) -> bool:
@@ -339,7 +339,7 @@ class _Tail:
             self._pages.append((read.upto, read.events))
         else:
             self._pages[-1] = (read.upto, last + read.events)
-        self.turn()
+        self.wake_all()
         return begins
 
     @property
@@ -351,23 +351,23 @@ class _Tail:
         """Who is still in front of the oldest page reads the journal from now on."""
         self._begin, _ = self._pages.popleft()
 
-    def turn(self) -> None:
+    def wake_all(self) -> None:
         """Wakes everybody who waits for news."""
-        turned, self._turned = self._turned, asyncio.Event()
-        turned.set()
+        wakeup, self._wakeup = self._wakeup, asyncio.Event()
+        wakeup.set()
 
     def fail(self, failure: Exception) -> None:
         """From now on whoever waits for news gets the failure."""
         self._failure = failure
-        self.turn()
+        self.wake_all()
 
-    async def news(self, until_s: float) -> None:
-        """Returns once the tail has turned, or at this time of the event loop. Raises what it has failed with."""
-        turned = self._turned
+    async def wait(self, until_s: float) -> None:
+        """Returns once the tail has wakeup, or at this time of the event loop. Raises what it has failed with."""
+        wakeup = self._wakeup
         if self._failure is None:
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(until_s):
-                    await turned.wait()
+                    await wakeup.wait()
         if self._failure is not None:
             raise self._failure.with_traceback(None)
 

@@ -2,7 +2,7 @@
 
 Requests that arrive while a commit is under way share the next one. A request waits for its outcome in a future of
 its own, so a client that goes away cancels its waiting and never the commit. Fleets take turns (`fair_queue.py`), and
-so do requests and asides (docs/adr/0017).
+so do requests and exclusive work (docs/adr/0017).
 """
 
 import asyncio
@@ -19,17 +19,17 @@ from typing import Final, TypeVar
 from blockyard_server.domain.answers import Answer
 from blockyard_server.domain.errors import Refused
 from blockyard_server.domain.requests import Request
-from blockyard_server.engine.batch import AGAIN, Again, Outcome
+from blockyard_server.engine.batch import RETRY_NEXT_BATCH, Outcome, RetryNextBatch
 from blockyard_server.engine.counts import Counts
 from blockyard_server.engine.failures import EngineFailure, InternalError, Overloaded, ShuttingDown
 from blockyard_server.engine.fair_queue import FairQueue
 from blockyard_server.engine.transactor import Transactor
 
-ASIDES_TURN_S: Final = 0.025
-"""After so long with asides it is the requests' turn."""
+EXCLUSIVE_TURN_S: Final = 0.025
+"""After so long with exclusive work it is the requests' turn."""
 MAX_BATCH_LIMITS: Final = 1000
 """For so many fleets a writer remembers that their batches were too large."""
-MAX_WAITING_ASIDES: Final = 1000
+MAX_WAITING_EXCLUSIVE: Final = 1000
 """Sweeps and snapshots that may wait for the writer thread; one more is refused with OVERLOADED."""
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class WriterLimits:
     """How the writer groups and bounds work."""
 
     max_waiting: int = 10_000
-    """Requests that may wait, in all lanes together; one more is refused with OVERLOADED."""
+    """Requests that may wait, in all shards together; one more is refused with OVERLOADED."""
     max_batch: int = 512
     """Requests of one fleet that share a transaction."""
     linger_s: float = 0.004
@@ -61,7 +61,7 @@ class _Ticket:
 
 
 @dataclass(slots=True)
-class _Aside:
+class _ExclusiveWork:
     """Work for the writer thread between two batches."""
 
     work: Callable[[], object]
@@ -69,7 +69,7 @@ class _Aside:
 
 
 class Writer:
-    """Carries out requests in the order of their arrival within each fleet. One lane of `Writers`."""
+    """Carries out requests in the order of their arrival within each fleet. One shard of `Writers`."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Writer:
         all_waiting: Callable[[], int] | None = None,
         cpu_s: Callable[[], float] = time.process_time,
     ) -> None:
-        """`all_waiting` is how many requests wait in all lanes; None: there is no other.
+        """`all_waiting` is how many requests wait in all shards; None: there is no other.
 
         `cpu_s` is the CPU time that the process has used, in all its threads.
         """
@@ -92,10 +92,10 @@ class Writer:
         self._queue: FairQueue[_Ticket] = FairQueue()
         self._batch_limits: dict[str, int] = {}
         """Fleets of which fewer requests than `max_batch` are taken at a time, because more were too many."""
-        self._asides: deque[_Aside] = deque()
+        self._exclusive: deque[_ExclusiveWork] = deque()
         self._calls_waiting = 0
         """How many calls the waiting requests came in: those of a Batch came in one."""
-        self._company = 1
+        self._last_batch_callers = 1
         """How many calls came together last time; 0 if some had to be left waiting."""
         self._wanted = 1
         """How many waiting calls end the loop's present wait."""
@@ -105,7 +105,7 @@ class Writer:
         """Nobody came during the linger: what the process does until somebody comes is not for this round."""
         self._wake = asyncio.Event()
         self._refusing = False
-        """New requests are refused; asides are not yet."""
+        """New requests are refused; exclusive work is not yet."""
         self._given_up = False
         """What was not begun is refused, too."""
         self._stopping = False
@@ -121,7 +121,7 @@ class Writer:
         self._loop_task = asyncio.create_task(self._run(), name="blockyard-writer")
 
     def refuse(self) -> None:
-        """From now on new requests are refused. What was accepted, and asides, are carried out."""
+        """From now on new requests are refused. What was accepted, and exclusive work, are carried out."""
         self._refusing = True
 
     def give_up(self) -> None:
@@ -159,18 +159,18 @@ class Writer:
             self._wake.set()
         return ticket.outcome
 
-    async def run_aside(self, work: Callable[[], T], *, however_many: bool = False) -> T:
+    async def run_exclusive(self, work: Callable[[], T], *, however_many: bool = False) -> T:
         """Runs `work` in the writer thread between two batches: no transaction is open. Raises EngineFailure.
 
         `however_many`: it is not refused for the others that wait.
         """
         if self._stopping:
             raise ShuttingDown("the server is stopping; try again at another one or later")
-        if len(self._asides) >= MAX_WAITING_ASIDES and not however_many:
-            message = f"{MAX_WAITING_ASIDES} reads wait for their turn, the most that this server accepts; try later"
-            raise Overloaded(message, maximum=MAX_WAITING_ASIDES)
+        if len(self._exclusive) >= MAX_WAITING_EXCLUSIVE and not however_many:
+            message = f"{MAX_WAITING_EXCLUSIVE} reads wait for their turn, the most that this server accepts; try later"
+            raise Overloaded(message, maximum=MAX_WAITING_EXCLUSIVE)
         outcome: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        self._asides.append(_Aside(work, outcome))
+        self._exclusive.append(_ExclusiveWork(work, outcome))
         self._wake.set()
         result: T = await outcome  # type: ignore[assignment]  # what `work` answers, by way of a queue of all kinds
         return result
@@ -178,16 +178,16 @@ class Writer:
     async def _run(self) -> None:
         while True:
             await self._gather()
-            if self._stopping and not self._queue and not self._asides:
+            if self._stopping and not self._queue and not self._exclusive:
                 return
-            await self._carry_out_asides()
+            await self._run_exclusive_work()
             await self._carry_out_round()
 
-    async def _carry_out_asides(self) -> None:
+    async def _run_exclusive_work(self) -> None:
         loop = asyncio.get_running_loop()
-        until_s = loop.time() + ASIDES_TURN_S
-        while self._asides:
-            await self._carry_out_aside(self._asides.popleft())
+        until_s = loop.time() + EXCLUSIVE_TURN_S
+        while self._exclusive:
+            await self._run_one_exclusive(self._exclusive.popleft())
             if self._queue and loop.time() >= until_s:
                 return
 
@@ -207,11 +207,11 @@ class Writer:
             self._calls_waiting += _calls(again)
             self._queue.end_turn(fleet, loop.time() - began_s, again)
             left_waiting = left_waiting or more or bool(again)
-        self._company = 0 if left_waiting else max(1, calls + self._calls_waiting)
+        self._last_batch_callers = 0 if left_waiting else max(1, calls + self._calls_waiting)
 
     async def _gather(self) -> None:
         """Waits for work: for the company that calls came in last time, but no longer than the linger."""
-        self._wanted, self._idle = self._company, False
+        self._wanted, self._idle = self._last_batch_callers, False
         last_round_s = self._cpu_s() - self._round_began_s
         self._round_began_s += last_round_s
         linger_s = min(self._limits.max_linger_s, max(self._limits.linger_s, last_round_s))
@@ -231,17 +231,17 @@ class Writer:
 
     @property
     def _interrupted(self) -> bool:
-        return self._stopping or bool(self._asides)
+        return self._stopping or bool(self._exclusive)
 
-    async def _carry_out_aside(self, aside: _Aside) -> None:
+    async def _run_one_exclusive(self, exclusive: _ExclusiveWork) -> None:
         try:
-            result = await asyncio.get_running_loop().run_in_executor(self._thread, aside.work)
+            result = await asyncio.get_running_loop().run_in_executor(self._thread, exclusive.work)
         except Exception as failure:  # noqa: BLE001 - whatever it is, it belongs to who asked, and the writer goes on
-            if not aside.outcome.done():
-                aside.outcome.set_exception(failure)
+            if not exclusive.outcome.done():
+                exclusive.outcome.set_exception(failure)
         else:
-            if not aside.outcome.done():
-                aside.outcome.set_result(result)
+            if not exclusive.outcome.done():
+                exclusive.outcome.set_result(result)
 
     async def _carry_out(self, fleet: str, tickets: list[_Ticket]) -> list[_Ticket]:
         """Carries out one batch; answers who must be asked again."""
@@ -253,7 +253,7 @@ class Writer:
         for ticket, outcome in zip(tickets, outcomes, strict=True):
             if ticket.outcome.done():
                 continue
-            if isinstance(outcome, Again):
+            if isinstance(outcome, RetryNextBatch):
                 if self._given_up:
                     ticket.outcome.set_exception(_no_time_left())
                 else:
@@ -277,10 +277,10 @@ class Writer:
         except Exception as fault:  # noqa: BLE001 - a fault in one request must not end the writer
             self._limit_batch(fleet, len(requests) // 2)
             if len(requests) > 1:
-                return [AGAIN] * len(requests)  # halved until the faulty one is alone, so that only it fails
+                return [RETRY_NEXT_BATCH] * len(requests)  # halved until the faulty one is alone, so that only it fails
             outcomes = [_internal_error(fleet, fault)]
         else:
-            self._learn(fleet, len(requests), sum(not isinstance(outcome, Again) for outcome in outcomes))
+            self._learn(fleet, len(requests), sum(not isinstance(outcome, RetryNextBatch) for outcome in outcomes))
         self._counts.note_batch(requests, outcomes, loop.time() - begun_s)
         return outcomes
 
@@ -299,39 +299,39 @@ class Writer:
 
 
 class Writers:
-    """The lanes: a fleet always goes to the same one, so that fleets in different lanes never wait for each other."""
+    """The writer shards: a fleet always has the same one; fleets of different shards never wait for each other."""
 
-    def __init__(self, transactor: Transactor, limits: WriterLimits, lanes: int, counts: Counts | None = None) -> None:
+    def __init__(self, transactor: Transactor, limits: WriterLimits, shards: int, counts: Counts | None = None) -> None:
         counts = Counts() if counts is None else counts
-        self._lanes = [Writer(transactor, limits, counts, lambda: self.waiting) for _ in range(lanes)]
+        self._shards = [Writer(transactor, limits, counts, lambda: self.waiting) for _ in range(shards)]
 
     @property
     def waiting(self) -> int:
-        """How many requests wait now, in all lanes."""
-        return sum(lane.waiting for lane in self._lanes)
+        """How many requests wait now, in all shards."""
+        return sum(shard.waiting for shard in self._shards)
 
     def of(self, fleet: str) -> Writer:
-        """The fleet's lane."""
-        return self._lanes[zlib.crc32(fleet.encode()) % len(self._lanes)]
+        """The fleet's writer."""
+        return self._shards[zlib.crc32(fleet.encode()) % len(self._shards)]
 
     def start(self) -> None:
         """Begins to carry out what is submitted."""
-        for lane in self._lanes:
-            lane.start()
+        for shard in self._shards:
+            shard.start()
 
     def refuse(self) -> None:
-        """From now on new requests are refused. What was accepted, and asides, are carried out."""
-        for lane in self._lanes:
-            lane.refuse()
+        """From now on new requests are refused. What was accepted, and exclusive work, are carried out."""
+        for shard in self._shards:
+            shard.refuse()
 
     def give_up(self) -> None:
         """Refuses what waits and was not begun, too."""
-        for lane in self._lanes:
-            lane.give_up()
+        for shard in self._shards:
+            shard.give_up()
 
     async def stop(self) -> None:
         """Carries out what was accepted, refuses the rest, and ends."""
-        await asyncio.gather(*(lane.stop() for lane in self._lanes))
+        await asyncio.gather(*(shard.stop() for shard in self._shards))
 
 
 def _no_time_left() -> ShuttingDown:

@@ -9,7 +9,7 @@ from blockyard_server.domain.answers import (
     AllocationPage,
     AllocationView,
     BlockCounts,
-    FleetSnapshot,
+    DescribePage,
     Grant,
     InstanceBlocks,
     ReleaseAnswer,
@@ -147,7 +147,7 @@ def _fill_instance_blocks(message: pb.InstanceBlocks, fleet: str, prefix: str, i
         )
 
 
-def encode_snapshot(snapshot: FleetSnapshot, scope: tuple[object, ...]) -> pb.DescribeResponse:
+def encode_snapshot(snapshot: DescribePage, scope: tuple[object, ...]) -> pb.DescribeResponse:
     """A page of a snapshot. The engine bounds its weight: an instance's row does not tell its order."""
     fleet = snapshot.fleet
     message = pb.DescribeResponse(fleet=encode_fleet_name(fleet), revision=snapshot.revision)

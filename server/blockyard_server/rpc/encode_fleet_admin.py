@@ -4,7 +4,7 @@ from typing import Final
 
 from blockyard.v1 import fleet_admin_pb2 as pb
 from blockyard.v1 import resources_pb2
-from blockyard_server.domain.answers import FleetPage, FleetRecord, InstancePage, InstanceRecord, etag_of
+from blockyard_server.domain.answers import FleetListPage, FleetRecord, InstancePage, InstanceRecord, etag_of
 from blockyard_server.domain.requests import FleetFields, InstanceFields, InstanceState, PlacementStrategy
 from blockyard_server.rpc.names import encode_fleet_name, encode_instance_name
 from blockyard_server.rpc.page_tokens import encode_page_token
@@ -78,7 +78,7 @@ def encode_instance(record: InstanceRecord) -> resources_pb2.Instance:
     return message
 
 
-def encode_fleet_page(page: FleetPage, scope: tuple[object, ...]) -> pb.ListFleetsResponse:
+def encode_fleet_page(page: FleetListPage, scope: tuple[object, ...]) -> pb.ListFleetsResponse:
     """A page of fleets."""
     message = pb.ListFleetsResponse()
     last = fill_page(message.fleets, page.fleets, fill_fleet)

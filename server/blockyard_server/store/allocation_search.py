@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Select, func, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from blockyard_server.domain.answers import AllocationFilter
-from blockyard_server.store.codec import naming
+from blockyard_server.store.codec import placement_pattern
 from blockyard_server.store.schema import allocations, held_blocks
 
 SCANNED_ROWS: Final = 10_000
@@ -99,7 +99,7 @@ def _plan(fleet: str, where: AllocationFilter) -> _Plan:
     if where.instance is not None:
         # The live ones are found by their held blocks; these are the ended ones.
         placements: Any = func.coalesce(allocations.c.remaining, allocations.c.granted)
-        named = placements.contains(naming(where.instance), autoescape=True)
+        named = placements.contains(placement_pattern(where.instance), autoescape=True)
         plan = _Plan([*plan.indexed, _ENDED], [named, *of_holder, *in_state])
     elif of_holder:
         plan = _Plan([*plan.indexed, *of_holder], in_state)

@@ -86,7 +86,7 @@ def encode_placements(placements: Placements) -> str:
     return _encode(placements)
 
 
-def naming(instance: str) -> str:
+def placement_pattern(instance: str) -> str:
     """The text that the JSON of placements has if they name this instance, and only then.
 
     Inside of a JSON string its quotes would be escaped.

@@ -6,7 +6,7 @@ from sqlalchemy import ColumnElement, and_, or_
 
 from blockyard_server.domain.answers import EventFilter
 from blockyard_server.domain.events import Expired, Granted, Released
-from blockyard_server.store.codec import naming
+from blockyard_server.store.codec import placement_pattern
 from blockyard_server.store.schema import journal
 
 SCANNED_ROWS: Final = 10_000
@@ -52,8 +52,8 @@ def _of_instance(instance: str) -> ColumnElement[bool]:
 
     What a release leaves held does not count; in the body it comes after what is freed.
     """
-    named = journal.c.body.contains(naming(instance), autoescape=True)
-    freed = _escaped(naming(instance))
+    named = journal.c.body.contains(placement_pattern(instance), autoescape=True)
+    freed = _escaped(placement_pattern(instance))
     return or_(
         journal.c.instance == instance,
         and_(journal.c.kind.in_([Granted.kind, Expired.kind]), named),

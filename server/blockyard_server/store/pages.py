@@ -73,49 +73,49 @@ async def fill_page(
             return Page(items, more=False)
 
 
-def weigh_allocation(allocation: Allocation) -> int:
+def estimate_allocation_size(allocation: Allocation) -> int:
     """The weight of an allocation: its instances may be named twice, as places and as offline."""
     return (
         _FIXED
         + len(allocation.holder.encode())
-        + _weigh_pairs(allocation.annotations)
-        + 2 * _weigh_placements(allocation.placements)
+        + _pairs_size(allocation.annotations)
+        + 2 * _placements_size(allocation.placements)
     )
 
 
-def weigh_event(event: Event) -> int:
+def estimate_event_size(event: Event) -> int:
     """The weight of an event."""
     match event:
         case Granted():
-            return _FIXED + len(event.holder.encode()) + _weigh_placements(event.placements)
+            return _FIXED + len(event.holder.encode()) + _placements_size(event.placements)
         case Released() | Expired():
-            return _FIXED + len(event.holder.encode()) + _weigh_placements(event.freed)
+            return _FIXED + len(event.holder.encode()) + _placements_size(event.freed)
         case InstanceCreated() | InstanceUpdated() | FleetCreated() | FleetUpdated():
-            return 2 * _FIXED + _weigh_pairs(event.fields.labels) + 80 * limits.MAX_RESOURCES
+            return 2 * _FIXED + _pairs_size(event.fields.labels) + 80 * limits.MAX_RESOURCES
         case Repaired():
             return _FIXED + (2 * _NAME + 48) * len(event.corrections)
         case _:
             return 2 * _FIXED
 
 
-def weigh_instance(instance: InstanceRecord) -> int:
+def estimate_instance_size(instance: InstanceRecord) -> int:
     """The weight of an instance."""
-    return _FIXED + _weigh_pairs(instance.fields.labels) + 80 * len(instance.fields.resources)
+    return _FIXED + _pairs_size(instance.fields.labels) + 80 * len(instance.fields.resources)
 
 
-def weigh_fleet(fleet: FleetRecord) -> int:
+def estimate_fleet_size(fleet: FleetRecord) -> int:
     """The weight of a fleet."""
-    return _FIXED + _weigh_pairs(fleet.fields.labels)
+    return _FIXED + _pairs_size(fleet.fields.labels)
 
 
-def weigh_holds(holders: Iterable[str], blocks: int) -> int:
+def estimate_holds_size(holders: Iterable[str], blocks: int) -> int:
     """The weight of the holds on one instance."""
     return _FIXED + 3 * blocks + sum(_NAME + len(holder.encode()) for holder in holders)
 
 
-def _weigh_pairs(pairs: tuple[tuple[str, str], ...]) -> int:
+def _pairs_size(pairs: tuple[tuple[str, str], ...]) -> int:
     return sum(16 + len(key.encode()) + len(value.encode()) for key, value in pairs)
 
 
-def _weigh_placements(placements: Placements) -> int:
+def _placements_size(placements: Placements) -> int:
     return sum(_NAME + 2 * len(blocks) for _, blocks in placements)

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, case, exists, func, literal_column, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
+from typing_extensions import override
 
 from blockyard_server.domain import limits
 from blockyard_server.domain.allocation import Allocation, AllocationState
@@ -16,11 +17,11 @@ from blockyard_server.domain.answers import (
     AllocationPage,
     AllocationView,
     BlockCounts,
+    DescribePage,
     EventFilter,
     EventPage,
-    FleetPage,
+    FleetListPage,
     FleetRecord,
-    FleetSnapshot,
     Hold,
     InstanceBlocks,
     InstancePage,
@@ -28,6 +29,7 @@ from blockyard_server.domain.answers import (
 )
 from blockyard_server.domain.journal import JournalBounds
 from blockyard_server.domain.requests import InstanceState
+from blockyard_server.engine.store_protocol import Reader
 from blockyard_server.store.allocation_search import AllocationSearch
 from blockyard_server.store.codec import (
     ALLOCATION_COLUMNS,
@@ -42,12 +44,12 @@ from blockyard_server.store.codec import (
 )
 from blockyard_server.store.event_search import EventSearch
 from blockyard_server.store.pages import (
+    estimate_allocation_size,
+    estimate_event_size,
+    estimate_fleet_size,
+    estimate_holds_size,
+    estimate_instance_size,
     fill_page,
-    weigh_allocation,
-    weigh_event,
-    weigh_fleet,
-    weigh_holds,
-    weigh_instance,
 )
 from blockyard_server.store.schema import allocations, fleets, held_blocks, instances, journal, tokens
 
@@ -70,26 +72,27 @@ def _of_the_fleet(clock_us: int) -> ColumnElement[int]:
     return fleets.c.clock_offset_us + clock_us
 
 
-class SqlReader:
+class SqlReader(Reader):
     """One read-only snapshot, taken by the first statement."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
+    @override
     async def has_due_leases(self, fleet: str, now_us: int) -> bool:
-        """See the protocol."""
         due = exists().where(allocations.c.fleet == fleet, _LIVE, allocations.c.expire_time_us <= now_us)
         return bool(await self._connection.scalar(select(due)))
 
+    @override
     async def fleets_with_due_leases(self, now_us: int, limit: int) -> list[str]:
-        """See the protocol."""
         due = exists().where(
             allocations.c.fleet == fleets.c.fleet, _LIVE, allocations.c.expire_time_us <= _of_the_fleet(now_us)
         )
         return await self._names(select(fleets.c.fleet).where(fleets.c.deleted == 0, due), limit)
 
+    @override
     async def fleets_with_past(self, after: str, limit: int) -> list[str]:
-        """See the protocol. With no range of revisions SQLite would walk the primary keys."""
+        """With no range of revisions SQLite would walk the primary keys."""
         ended = exists().where(allocations.c.fleet == fleets.c.fleet, _ENDED, allocations.c.revision > 0)
         cancelled = exists().where(
             tokens.c.fleet == fleets.c.fleet, tokens.c.allocation.is_(None), tokens.c.revision > 0
@@ -98,62 +101,64 @@ class SqlReader:
         named = select(fleets.c.fleet).where(fleets.c.fleet > after, or_(events, ended, cancelled))
         return await self._names(named, limit)
 
+    @override
     async def fleets_to_audit(self, after: str, limit: int) -> list[str]:
-        """See the protocol."""
         served = select(fleets.c.fleet).where(fleets.c.fleet > after, fleets.c.deleted == 0, fleets.c.halted == 0)
         return await self._names(served, limit)
 
+    @override
     async def halted_fleets(self, limit: int) -> list[str]:
-        """See the protocol."""
         return await self._names(select(fleets.c.fleet).where(fleets.c.deleted == 0, fleets.c.halted == 1), limit)
 
+    @override
     async def revision(self, fleet: str) -> int | None:
-        """See the protocol."""
         found: int | None = await self._connection.scalar(select(fleets.c.revision).where(fleets.c.fleet == fleet))
         return found
 
+    @override
     async def journal_bounds(self, fleet: str) -> JournalBounds | None:
-        """See the protocol."""
         bounds = select(fleets.c.revision, fleets.c.compacted_revision).where(fleets.c.fleet == fleet)
         rows = await self._rows(bounds)
         return JournalBounds(*rows[0]) if rows else None
 
+    @override
     async def revisions(self, names: Collection[str]) -> dict[str, int]:
-        """See the protocol."""
         rows = await self._rows(select(fleets.c.fleet, fleets.c.revision).where(fleets.c.fleet.in_(names)))
         return {row[0]: row[1] for row in rows}
 
+    @override
     async def fleet(self, fleet: str) -> FleetRecord | None:
-        """See the protocol."""
         rows = await self._rows(_select_fleets().where(fleets.c.fleet == fleet))
         return decode_fleet(rows[0]) if rows else None
 
-    async def fleets(self, *, after: str, limit: int) -> FleetPage:
-        """See the protocol."""
-
+    @override
+    async def fleets(self, *, after: str, limit: int) -> FleetListPage:
         async def fetch(name: str, count: int) -> Sequence[Row]:
             return await self._rows(_select_fleets().where(fleets.c.fleet > name).order_by(fleets.c.fleet).limit(count))
 
-        page = await fill_page(fetch, decode_fleet, lambda fleet: fleet.fleet, weigh_fleet, after=after, limit=limit)
-        return FleetPage(tuple(page.items), page.items[-1].fleet if page.more else None)
+        page = await fill_page(
+            fetch, decode_fleet, lambda fleet: fleet.fleet, estimate_fleet_size, after=after, limit=limit
+        )
+        return FleetListPage(tuple(page.items), page.items[-1].fleet if page.more else None)
 
+    @override
     async def instance(self, fleet: str, instance: str) -> InstanceRecord | None:
-        """See the protocol."""
         rows = await self._rows(_select_instances(fleet).where(instances.c.instance == instance))
         return decode_instance(rows[0]) if rows else None
 
+    @override
     async def instances(self, fleet: str, *, after: int, limit: int) -> InstancePage:
-        """See the protocol."""
-
         async def fetch(order: int, count: int) -> Sequence[Row]:
             above = _select_instances(fleet).where(instances.c.instance_order > order)
             return await self._rows(above.order_by(instances.c.instance_order).limit(count))
 
-        page = await fill_page(fetch, decode_instance, lambda i: i.order, weigh_instance, after=after, limit=limit)
+        page = await fill_page(
+            fetch, decode_instance, lambda i: i.order, estimate_instance_size, after=after, limit=limit
+        )
         return InstancePage(tuple(page.items), page.items[-1].order if page.more else None)
 
-    async def snapshot(self, fleet: str, *, full: bool, after: int, limit: int, now_us: int) -> FleetSnapshot:
-        """See the protocol."""
+    @override
+    async def snapshot(self, fleet: str, *, full: bool, after: int, limit: int, now_us: int) -> DescribePage:
         revision = await self.revision(fleet)
         assert revision is not None, "the fleet exists"
         found = await self._rows(
@@ -174,7 +179,7 @@ class SqlReader:
             rows = _as_many_as_held_blocks_allow(rows)
             holds = await self._holds(fleet, [row[1] for row in rows])
             rows = _as_many_as_holds_allow(rows, holds)
-        return FleetSnapshot(
+        return DescribePage(
             fleet=fleet,
             revision=revision,
             totals=await self._totals(fleet),
@@ -186,15 +191,16 @@ class SqlReader:
             time_us=now_us,
         )
 
+    @override
     async def allocation(self, fleet: str, allocation: int) -> AllocationView | None:
-        """See the protocol."""
         rows = await self._rows(_select_allocations(fleet).where(allocations.c.allocation == allocation))
         if not rows:
             return None
         return (await self._views(fleet, [decode_allocation(rows[0])]))[0]
 
+    @override
     async def allocations(self, fleet: str, where: AllocationFilter, *, after: int, limit: int) -> AllocationPage:
-        """See the protocol. With a filter, a page also ends once so many rows were looked at, even if it is empty."""
+        """With a filter, a page also ends once so many rows were looked at, even if it is empty."""
         revision = await self.revision(fleet)
         search = AllocationSearch(self._connection, fleet, where)
         upto = await search.begin(after)
@@ -207,13 +213,14 @@ class SqlReader:
             return await self._rows(among.order_by(allocations.c.allocation))
 
         page = await fill_page(
-            fetch, decode_allocation, lambda a: a.allocation, weigh_allocation, after=after, limit=limit
+            fetch, decode_allocation, lambda a: a.allocation, estimate_allocation_size, after=after, limit=limit
         )
         views = await self._views(fleet, page.items)
         return AllocationPage(views, revision or 0, page.items[-1].allocation if page.more else upto)
 
+    @override
     async def events(self, fleet: str, where: EventFilter, *, after: int, limit: int) -> EventPage:
-        """See the protocol. With a filter, a page also ends once so many rows were looked at, even if it is empty."""
+        """With a filter, a page also ends once so many rows were looked at, even if it is empty."""
         bounds = await self.journal_bounds(fleet) or JournalBounds(0, 0)
         search = EventSearch(fleet, where, bounds.revision)
         after = bounds.compacted_revision if after < 0 else after
@@ -223,7 +230,9 @@ class SqlReader:
             columns = select(*(journal.c[name] for name in EVENT_COLUMNS))
             return await self._rows(columns.where(*search.after(last)).order_by(journal.c.revision).limit(count))
 
-        page = await fill_page(fetch, decode_journal, lambda e: e.revision, weigh_event, after=after, limit=limit)
+        page = await fill_page(
+            fetch, decode_journal, lambda e: e.revision, estimate_event_size, after=after, limit=limit
+        )
         next_after = page.items[-1].revision if page.more else upto
         return EventPage(tuple(page.items), bounds.revision, next_after, bounds.compacted_revision)
 
@@ -310,7 +319,7 @@ def _as_many_as_holds_allow(rows: list[Row], holds: dict[str, tuple[Hold, ...]])
     """The first rows up to the one with which the page weighs MAX_PAGE_BYTES."""
     weight = 0
     for index, (_, name, _, _, busy) in enumerate(rows):
-        weight += weigh_holds((hold.holder for hold in holds.get(name, ())), busy)
+        weight += estimate_holds_size((hold.holder for hold in holds.get(name, ())), busy)
         if weight >= limits.MAX_PAGE_BYTES:
             return rows[: index + 1]
     return rows

@@ -40,13 +40,13 @@ Run = Callable[[str, Row], int]
 """Executes a statement; answers how many rows it changed."""
 
 
-def mend_rows(run: Run, fleet: str, event: Repaired, tokens: Sequence[TokenRecord]) -> None:
+def apply_corrections(run: Run, fleet: str, event: Repaired, tokens: Sequence[TokenRecord]) -> None:
     """Carries out an event's corrections, apart from the journal and the fleet's revision.
 
     `tokens` are the records of its TOKEN_RECORDED. Raises InvariantBroken if a row is not as the plan saw it.
     """
     for correction in event.corrections:
-        _mend_row(run, fleet, correction)
+        _apply_correction(run, fleet, correction)
     for instance in {each.instance: None for each in event.corrections if each.kind in _COUNTED}:
         run(COUNT_HELD, (fleet, instance))
     for record in tokens:
@@ -54,7 +54,7 @@ def mend_rows(run: Run, fleet: str, event: Repaired, tokens: Sequence[TokenRecor
         run(RECORD_TOKEN, (fleet, *record, event.time_us))
 
 
-def _mend_row(run: Run, fleet: str, correction: Correction) -> None:
+def _apply_correction(run: Run, fleet: str, correction: Correction) -> None:
     instance, block, allocation = correction.instance, correction.block, correction.allocation
     if correction.kind is CorrectionKind.BLOCK_FREED:
         run(MAKE_ROOM_BELOW, (fleet, instance))

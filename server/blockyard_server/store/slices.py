@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
+from typing_extensions import override
+
 from blockyard_server.domain.allocation import Allocation
+from blockyard_server.engine.store_protocol import Evidence
 from blockyard_server.store.codec import ALLOCATION_COLUMNS, Row, decode_allocation
 
 # The columns' names are constants of this package, and nothing else is put into a text; values are always parameters.
@@ -30,7 +33,7 @@ SELECT instance, block, allocation FROM held_blocks
 WHERE fleet = ? AND live = 1 AND allocation > ? AND allocation <= ?"""
 
 
-class Slices:
+class Slices(Evidence):
     """The part of `Evidence` that reads slices; `_select` is the database's."""
 
     _fleet: str
@@ -39,22 +42,22 @@ class Slices:
         """The rows of a statement, streamed; the fleet is its first parameter. Raises StoreFailed."""
         raise NotImplementedError
 
+    @override
     def instances_after(self, instance: str, limit: int) -> list[tuple[str, int, int]]:
-        """See the protocol."""
         return [(row[0], row[1], row[2]) for row in self._select(INSTANCES_AFTER, instance, limit)]
 
+    @override
     def held_of_instances(self, first: str, last: str) -> Iterator[tuple[str, int, int]]:
-        """See the protocol."""
         return ((row[0], row[1], row[2]) for row in self._select(HELD_OF_INSTANCES, first, last))
 
+    @override
     def tokens_after(self, allocation: int, limit: int) -> list[tuple[int, int | None]]:
-        """See the protocol."""
         return sorted((row[0], row[1]) for row in self._select(TOKENS_AFTER, allocation, limit))
 
+    @override
     def live_between(self, after: int, upto: int) -> Iterator[Allocation]:
-        """See the protocol."""
         return map(decode_allocation, self._select(LIVE_BETWEEN, after, upto))
 
+    @override
     def held_of_allocations(self, after: int, upto: int) -> Iterator[tuple[str, int, int]]:
-        """See the protocol."""
         return ((row[0], row[1], row[2]) for row in self._select(HELD_OF_ALLOCATIONS, after, upto))

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
+from typing_extensions import override
+
 from blockyard_server.domain.allocation import Allocation, TokenRecord
 from blockyard_server.domain.events import Event, FleetCreated, FleetDeleted, FleetEvent, FleetUpdated, Repaired
 from blockyard_server.domain.requests import FleetFields, TokenKey
 from blockyard_server.domain.retention import FleetAge
-from blockyard_server.engine.store_protocol import FleetHead, InstanceRow, InvariantBroken
+from blockyard_server.engine.store_protocol import FleetHead, InstanceRow, InvariantBroken, Transaction
 from blockyard_server.store.codec import (
     Row,
     decode_age,
@@ -24,7 +26,7 @@ from blockyard_server.store.codec import (
     encode_age,
     encode_map,
 )
-from blockyard_server.store.repair import mend_rows
+from blockyard_server.store.repair import apply_corrections
 from blockyard_server.store.rows import (
     RowChanges,
     Run,
@@ -87,7 +89,7 @@ class Session(Protocol):
         """What the statement finds in a whole fleet, as it comes."""
         ...
 
-    def take_time(self) -> None:
+    def relax_timeouts(self) -> None:
         """What follows looks at a whole fleet: limits of time that are meant for small statements do not fit."""
         ...
 
@@ -111,10 +113,10 @@ class Session(Protocol):
         """Inserts these rows."""
         ...
 
-    def count(self, statement: str, rows: Sequence[Row], otherwise: str) -> None:
+    def count(self, statement: str, rows: Sequence[Row], mismatch_message: str) -> None:
         """Runs the statement for each row; each must change exactly one row of the table.
 
-        If one does not, this or `flush` raises InvariantBroken with `otherwise`.
+        If one does not, this or `flush` raises InvariantBroken with `mismatch_message`.
         """
         ...
 
@@ -122,8 +124,8 @@ class Session(Protocol):
         """Inserts the held blocks of these runs."""
         ...
 
-    def free(self, runs: Sequence[Run], otherwise: str) -> None:
-        """Deletes the held blocks of these runs. `otherwise` as for `count`, if any of them is not there."""
+    def free(self, runs: Sequence[Run], mismatch_message: str) -> None:
+        """Deletes the held blocks of these runs. `mismatch_message` as for `count`, if any of them is not there."""
         ...
 
     def flush(self) -> None:
@@ -131,7 +133,7 @@ class Session(Protocol):
         ...
 
 
-class SqlTransaction:
+class SqlTransaction(Transaction):
     """One transaction on one fleet. `wrote` says whether there is anything to commit.
 
     `head` is the locked row of the fleet: next_order, deleted, clock_offset_us, FLEET_COLUMNS.
@@ -159,53 +161,52 @@ class SqlTransaction:
         self.database_time_us = database_time_us
         self._revision = self.head.revision if self.head else 0
 
+    @override
     def load_instances(self) -> list[InstanceRow]:
-        """See the protocol. One statement: the database gathers each instance's blocks."""
+        """One statement: the database gathers each instance's blocks."""
         found = self._session.stream(self._statements.LOAD_INSTANCES, (self._fleet,))
         with _no_collection():
             return [InstanceRow(decode_instance(row), _mask(blocks)) for blocks, *row in found]
 
+    @override
     def events_after(self, revision: int, limit: int) -> list[Event]:
-        """See the protocol."""
         found = self._session.rows(self._statements.EVENTS_AFTER, (self._fleet, revision, limit))
         return [decode_journal(row) for row in found]
 
+    @override
     def latest_time_us(self) -> int:
-        """See the protocol."""
         found = self._session.rows(self._statements.LATEST_TIME, (self._fleet,))
         return found[0][0] if found else 0
 
+    @override
     def tokens(self, keys: Sequence[TokenKey]) -> dict[TokenKey, TokenRecord]:
-        """See the protocol."""
         return {(row[0], row[1]): TokenRecord(*row) for row in self._session.tokens(self._fleet, keys)}
 
+    @override
     def allocations(self, ids: Sequence[int]) -> dict[int, Allocation]:
-        """See the protocol."""
         return {row[0]: decode_allocation(row) for row in self._session.allocations(self._fleet, ids)}
 
+    @override
     def due_leases(self, now_us: int, limit: int) -> list[Allocation]:
-        """See the protocol."""
         found = self._session.rows(self._statements.DUE_LEASES, (self._fleet, now_us, limit))
         return [decode_allocation(row) for row in found]
 
+    @override
     def next_expire_time_us(self, after_us: int) -> int | None:
-        """See the protocol."""
         found = self._session.rows(self._statements.NEXT_EXPIRE_TIME, (self._fleet, after_us))
         expire_time_us: int | None = found[0][0]
         return expire_time_us
 
+    @override
     def fleet_count(self) -> int:
-        """See the protocol."""
         count: int = self._session.rows(self._statements.FLEET_COUNT, ())[0][0]
         return count
 
+    @override
     def write(self, events: Sequence[Event], allocations: Mapping[int, Allocation]) -> None:
-        """See the protocol.
-
-        Foreign keys are checked with each statement, so the order is what makes a right batch pass: what is freed
-        goes before its instance may shrink or go, allocations come before the blocks they hold, and an allocation
-        ends after its blocks have gone. A wrong batch fails at the very statement that is wrong.
-        """
+        # Foreign keys are checked with each statement, so the order is what makes a right batch pass: what is freed
+        # goes before its instance may shrink or go, allocations come before the blocks they hold, and an allocation
+        # ends after its blocks have gone. A wrong batch fails at the very statement that is wrong.
         changes = net_changes(self._fleet, self._revision, events)
         self.wrote = True
         self._write_fleet(changes.fleet_events)
@@ -215,7 +216,7 @@ class SqlTransaction:
         self._write_instances(changes)
         for extension in changes.leases_extended:
             until_us = extension.expire_time_us
-            self._session.take_time()
+            self._session.relax_timeouts()
             self._session.change(self._statements.EXTEND_LEASES, (extension.time_us, until_us, self._fleet, until_us))
         self._insert(self._statements.INSERT_ALLOCATION, allocations_inserted(changes, allocations))
         if taken:
@@ -235,18 +236,18 @@ class SqlTransaction:
         self._session.flush()
         self._revision = changes.revision
 
+    @override
     def age(self) -> FleetAge:
-        """See the protocol."""
         found = self._session.rows(self._statements.AGE, (self._fleet,))
         return decode_age(found[0]) if found else FleetAge()
 
+    @override
     def set_age(self, age: FleetAge) -> None:
-        """See the protocol."""
         self.wrote = True
         self._session.change(self._statements.SET_AGE, (self._fleet, *encode_age(age)))
 
+    @override
     def prune(self, upto_revision: int, limit: int) -> int:
-        """See the protocol."""
         oldest = (self._fleet, upto_revision, limit)
         ended = self._session.rows(self._statements.ENDED_UPTO, oldest)
         cancelled = self._session.rows(self._statements.CANCELLED_UPTO, oldest)
@@ -258,8 +259,9 @@ class SqlTransaction:
         self._session.flush()
         return 2 * len(ended) + len(cancelled)
 
+    @override
     def compact(self, upto_revision: int, limit: int) -> int:
-        """See the protocol. What is still held, and every token, has rows of its own: only history goes."""
+        """What is still held, and every token, has rows of its own: only history goes."""
         if self.head is None:
             return 0
         compacted: int = self._session.rows(self._statements.COMPACTED_REVISION, (self._fleet,))[0][0]
@@ -277,22 +279,22 @@ class SqlTransaction:
             )
         return upto - compacted
 
+    @override
     def repair(self, event: Repaired, tokens: Sequence[TokenRecord]) -> None:
-        """See the protocol."""
         self.wrote = True
-        mend_rows(self._session.change, self._fleet, event, tokens)
+        apply_corrections(self._session.change, self._fleet, event, tokens)
         self.write([event], {})
 
+    @override
     def set_clock_offset(self, offset_us: int) -> None:
-        """See the protocol."""
         self.wrote = True
         self._count(
             self._statements.SET_CLOCK_OFFSET, [(offset_us, self._fleet)], "the fleet whose time is set is not there"
         )
         self._session.flush()
 
-    def set_halted(self, halted: bool) -> None:  # noqa: FBT001 - it sets what it is named after
-        """See the protocol."""
+    @override
+    def set_halted(self, halted: bool) -> None:
         self.wrote = True
         self._count(self._statements.SET_HALTED, [(int(halted), self._fleet)], "the fleet that is halted is not there")
         self._session.flush()
@@ -301,10 +303,10 @@ class SqlTransaction:
         if rows:
             self._session.insert(statement, rows)
 
-    def _count(self, statement: str, rows: Sequence[Row], otherwise: str) -> None:
-        """Each of the rows must change exactly one, else InvariantBroken with `otherwise`."""
+    def _count(self, statement: str, rows: Sequence[Row], mismatch_message: str) -> None:
+        """Each of the rows must change exactly one, else InvariantBroken with `mismatch_message`."""
         if rows:
-            self._session.count(statement, rows, f"fleet {self._fleet}: {otherwise}")
+            self._session.count(statement, rows, f"fleet {self._fleet}: {mismatch_message}")
 
     def _write_fleet(self, events: Sequence[FleetEvent]) -> None:
         for event in events:
@@ -325,7 +327,7 @@ class SqlTransaction:
     def _write_instances(self, changes: RowChanges) -> None:
         fleet = self._fleet
         if changes.all_instances_deleted:
-            self._session.take_time()
+            self._session.relax_timeouts()
             self._session.change(self._statements.DELETE_ALL_INSTANCES, (fleet,))
         deleted = [(fleet, name) for name in changes.instances_deleted]
         self._count(self._statements.DELETE_INSTANCE, deleted, "an instance that is deleted is not there")

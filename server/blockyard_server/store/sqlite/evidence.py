@@ -4,12 +4,14 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from typing_extensions import override
+
 from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.events import Event
 from blockyard_server.engine.store_protocol import StoreFailed
-from blockyard_server.store import statements
 from blockyard_server.store.codec import Row, decode_allocation, decode_journal
 from blockyard_server.store.slices import Slices
+from blockyard_server.store.sqlite import statements
 
 ABANDONED_STEPS: Final = 50_000
 """How many of its own steps SQLite takes between two looks whether the snapshot was abandoned: some milliseconds."""
@@ -42,36 +44,38 @@ class SqliteEvidence(Slices):
         self.compacted_revision: int = head[2] if head else 0
         db.set_progress_handler(lambda: self._abandoned, ABANDONED_STEPS)
 
+    @override
     def instances(self) -> Iterator[tuple[str, int, int]]:
-        """See the protocol."""
         return self._rows(statements.EVIDENCE_INSTANCES)
 
+    @override
     def exclusive_instances(self) -> Iterator[tuple[str, int]]:
-        """See the protocol."""
         return self._rows(statements.EVIDENCE_EXCLUSIVE)
 
+    @override
     def held_blocks(self) -> Iterator[tuple[str, int, int]]:
-        """See the protocol."""
         return self._rows(statements.EVIDENCE_HELD)
 
+    @override
     def live_allocations(self) -> Iterator[Allocation]:
-        """See the protocol."""
         return map(decode_allocation, self._rows(statements.EVIDENCE_LIVE))
 
+    @override
     def tokens_of_live_allocations(self) -> Iterator[tuple[int, int | None]]:
-        """See the protocol."""
         return self._rows(statements.EVIDENCE_TOKENS)
 
+    @override
     def events(self) -> Iterator[Event]:
-        """See the protocol."""
         return map(decode_journal, self._rows(statements.EVIDENCE_EVENTS))
 
+    @override
     def abandon(self) -> None:
-        """See the protocol. SQLite itself looks, within a statement, too."""
+        """SQLite itself looks, within a statement, too."""
         self._abandoned = True
 
+    @override
     def close(self) -> None:
-        """See the protocol. Closing twice is the same as once."""
+        """Closing twice is the same as once."""
         self._db.close()
         self._closed(self)
 

@@ -12,8 +12,8 @@ from typing import Final, Self
 import psycopg
 
 from blockyard_server.engine.store_protocol import StoreFailed
-from blockyard_server.store.postgres_errors import POOLER_ADVICE, said
-from blockyard_server.store.watchdog import Watchdog
+from blockyard_server.store.postgres.errors import POOLER_ADVICE, said
+from blockyard_server.store.postgres.watchdog import Watchdog
 
 NEWS_S: Final = 3.0
 """How long news may take. It takes milliseconds where it comes at all."""

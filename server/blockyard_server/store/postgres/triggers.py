@@ -1,4 +1,4 @@
-"""What PostgreSQL checks besides the constraints: the same rules as `schema.SQLITE_TRIGGERS`, and TRUNCATE.
+"""What PostgreSQL checks besides the constraints: the same rules as `sqlite.triggers.SQLITE_TRIGGERS`, and TRUNCATE.
 
 By name, as texts; the migrations are what makes them in a database, and a test holds the two equal. What they raise is
 of the class of constraints (23), as what a CHECK refuses. Held blocks are counted once for a statement, not once for a

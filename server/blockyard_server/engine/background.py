@@ -9,7 +9,7 @@ from blockyard_server.engine.store_protocol import StoreFailed
 _log = logging.getLogger(__name__)
 
 
-async def apart(done: str, fleet: str, work: Awaitable[None]) -> None:
+async def run_isolated(done: str, fleet: str, work: Awaitable[None]) -> None:
     """Waits for one fleet's work. What goes wrong with it is logged as not `done`; only ShuttingDown is raised."""
     try:
         await work

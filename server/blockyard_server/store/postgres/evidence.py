@@ -4,15 +4,16 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import psycopg
+from typing_extensions import override
 
 from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.events import Event
 from blockyard_server.engine.store_protocol import StoreFailed
-from blockyard_server.store import statements
 from blockyard_server.store.codec import Row, decode_allocation, decode_journal
-from blockyard_server.store.postgres_errors import reading
-from blockyard_server.store.postgres_target import Target
+from blockyard_server.store.postgres.errors import reading
+from blockyard_server.store.postgres.target import Target
 from blockyard_server.store.slices import Slices
+from blockyard_server.store.sqlite import statements
 
 ROWS_AT_ONCE: Final = 2000
 """How many rows a fetch brings."""
@@ -33,7 +34,7 @@ class PostgresEvidence(Slices):
         self._cursors = 0
         self._abandoned = False
         try:
-            self._bound(lambda: target.pin(self._db))
+            self._bound(lambda: target.set_up(self._db))
             self._db.autocommit = False
             self._db.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             self._db.read_only = True
@@ -46,37 +47,39 @@ class PostgresEvidence(Slices):
         self.exists = head is not None and not head[1]
         self.compacted_revision: int = head[2] if head else 0
 
+    @override
     def instances(self) -> Iterator[tuple[str, int, int]]:
-        """See the protocol."""
         return self._rows(statements.EVIDENCE_INSTANCES)
 
+    @override
     def exclusive_instances(self) -> Iterator[tuple[str, int]]:
-        """See the protocol."""
         return self._rows(statements.EVIDENCE_EXCLUSIVE)
 
+    @override
     def held_blocks(self) -> Iterator[tuple[str, int, int]]:
-        """See the protocol."""
         return self._rows(statements.EVIDENCE_HELD)
 
+    @override
     def live_allocations(self) -> Iterator[Allocation]:
-        """See the protocol."""
         return map(decode_allocation, self._rows(statements.EVIDENCE_LIVE))
 
+    @override
     def tokens_of_live_allocations(self) -> Iterator[tuple[int, int | None]]:
-        """See the protocol."""
         return self._rows(statements.EVIDENCE_TOKENS)
 
+    @override
     def events(self) -> Iterator[Event]:
-        """See the protocol."""
         return map(decode_journal, self._rows(statements.EVIDENCE_EVENTS))
 
+    @override
     def abandon(self) -> None:
-        """See the protocol. The watchdog ends the connection, so that a read under way ends, too."""
+        """The watchdog ends the connection, so that a read under way ends, too."""
         self._abandoned = True
         self._watch.begin(0)
 
+    @override
     def close(self) -> None:
-        """See the protocol. Closing twice is the same as once."""
+        """Closing twice is the same as once."""
         self._watch.end()
         self._db.close()
         self._closed(self)

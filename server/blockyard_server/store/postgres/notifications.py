@@ -1,4 +1,4 @@
-"""What servers say to each other by way of PostgreSQL: which fleets have changed. And whether it is there at all.
+"""Which fleets have changed: servers notify each other by way of PostgreSQL. And whether it is there at all.
 
 NOTIFY takes a lock of the whole database at its COMMIT: so it is never part of a write, but a transaction of its own,
 for many fleets at once. What is lost on the way is found by looking; a listener that lost its connection is told to.
@@ -13,9 +13,9 @@ from typing import Final, Self
 import psycopg
 
 from blockyard_server.engine.store_protocol import StoreFailed
-from blockyard_server.store.postgres_errors import said
-from blockyard_server.store.postgres_target import PIN, Target
-from blockyard_server.store.watchdog import Watch
+from blockyard_server.store.postgres.errors import said
+from blockyard_server.store.postgres.target import SET_SEARCH_PATH, Target
+from blockyard_server.store.postgres.watchdog import Watch
 
 CHANNEL: Final = "blockyard_changed"
 MAX_PAYLOAD_BYTES: Final = 7_999
@@ -43,7 +43,8 @@ class WatchedConnection(psycopg.AsyncConnection[tuple[object, ...]]):
         # Planned each time, for what is asked; and the driver's names of statements are the same on every connection.
         made.prepare_threshold = None
         try:
-            [(process, _)] = await (await made.ask(PIN.format("%s").encode(), target.search_path)).fetchall()
+            path_set = await made.ask(SET_SEARCH_PATH.format("%s").encode(), target.search_path)
+            [(process, _)] = await path_set.fetchall()
             if process != made.info.backend_pid:
                 assert isinstance(process, int)
                 await asyncio.to_thread(target.expect_kept, made.info.backend_pid, process)
@@ -66,63 +67,63 @@ class WatchedConnection(psycopg.AsyncConnection[tuple[object, ...]]):
         await super().close()
 
 
-class Signals:
-    """One server's voice and ear. Used in the event loop."""
+class Notifications:
+    """The LISTEN/NOTIFY client of one server. Used in the event loop."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
         self._own = secrets.token_hex(4)
-        """Begins what this server says, so that it does not listen to itself."""
-        self._speaking: WatchedConnection | None = None
+        """Begins each payload of this server, so that it ignores its own."""
+        self._sender: WatchedConnection | None = None
         self._turn = asyncio.Lock()
 
-    async def follow(self, heard: Callable[[str], None]) -> None:
-        """See `Store.follow`."""
+    async def listen(self, on_change: Callable[[str], None]) -> None:
+        """Does what `Store.listen` says."""
         while True:
             try:
-                await self._listen(heard)
+                await self._listen(on_change)
             except psycopg.Error as error:
-                _log.info("other servers cannot be heard: %s", said(error))
+                _log.info("changes of other servers cannot be received: %s", said(error))
             except StoreFailed as failure:
-                _log.info("other servers cannot be heard: %s", failure)
+                _log.info("changes of other servers cannot be received: %s", failure)
             await asyncio.sleep(RECONNECT_S)
 
-    async def tell(self, fleets: Collection[str]) -> None:
-        """See `Store.tell`."""
+    async def notify(self, fleets: Collection[str]) -> None:
+        """Does what `Store.notify` says."""
         try:
             for payload in payloads(self._own, fleets):
                 await self._ask(b"SELECT pg_notify(%s, %s)", CHANNEL, payload)
         except StoreFailed as failure:
-            _log.info("other servers are not told of %d fleets: %s", len(fleets), failure)
+            _log.info("other servers were not notified of %d fleets: %s", len(fleets), failure)
 
     async def probe(self) -> None:
-        """See `Store.probe`."""
+        """Does what `Store.probe` says."""
         await self._ask(b"SELECT 1")
 
     async def close(self) -> None:
-        """Hangs up."""
+        """Closes the connection that notifies. Who listens closes its own."""
         async with self._turn:
-            await self._hang_up()
+            await self._close_sender()
 
-    async def _listen(self, heard: Callable[[str], None]) -> None:
-        ear = await WatchedConnection.reach(self._target)
+    async def _listen(self, on_change: Callable[[str], None]) -> None:
+        listener = await WatchedConnection.reach(self._target)
         try:
-            await ear.ask(f"LISTEN {CHANNEL}".encode())
-            heard("")
+            await listener.ask(f"LISTEN {CHANNEL}".encode())
+            on_change("")
             while True:
-                async for notice in ear.notifies(timeout=CHECK_INTERVAL_S):
-                    speaker, *fleets = notice.payload.split(" ")
-                    if speaker != self._own:
+                async for notice in listener.notifies(timeout=CHECK_INTERVAL_S):
+                    sender, *fleets = notice.payload.split(" ")
+                    if sender != self._own:
                         for fleet in fleets:
-                            heard(fleet)
-                await ear.ask(b"SELECT 1")
+                            on_change(fleet)
+                await listener.ask(b"SELECT 1")
         finally:
-            await ear.close()
+            await listener.close()
 
     async def _ask(self, statement: bytes, *parameters: str) -> None:
         """Raises StoreFailed. A connection that died since it was last used is replaced by a new one."""
         async with self._turn:
-            fresh = self._speaking is None
+            fresh = self._sender is None
             try:
                 await self._ask_once(statement, *parameters)
             except psycopg.Error as error:
@@ -134,18 +135,18 @@ class Signals:
                     raise StoreFailed(f"the database does not answer: {said(again)}") from again
 
     async def _ask_once(self, statement: bytes, *parameters: str) -> None:
-        if self._speaking is None:
-            self._speaking = await WatchedConnection.reach(self._target)
+        if self._sender is None:
+            self._sender = await WatchedConnection.reach(self._target)
         try:
-            await self._speaking.ask(statement, *parameters)
+            await self._sender.ask(statement, *parameters)
         except BaseException:
-            await self._hang_up()
+            await self._close_sender()
             raise
 
-    async def _hang_up(self) -> None:
-        speaking, self._speaking = self._speaking, None
-        if speaking is not None:
-            await speaking.close()
+    async def _close_sender(self) -> None:
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            await sender.close()
 
 
 def payloads(own: str, fleets: Collection[str]) -> Iterator[str]:

@@ -16,24 +16,25 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
+from typing_extensions import override
 
-from blockyard_server.engine.store_protocol import CommitUnknown, StoreFailed, StoreRefused
-from blockyard_server.store import postgres_statements as statements
+from blockyard_server.engine.store_protocol import CommitUnknown, Store, StoreFailed, StoreRefused
 from blockyard_server.store.migrate import migrate
-from blockyard_server.store.postgres_errors import failure_of, reading, said
-from blockyard_server.store.postgres_evidence import PostgresEvidence
-from blockyard_server.store.postgres_line import ANSWER_MARGIN_S, Line, Lines
-from blockyard_server.store.postgres_pooler import SessionsNotKept
-from blockyard_server.store.postgres_schema import find_schema
-from blockyard_server.store.postgres_session import PostgresSession
-from blockyard_server.store.postgres_signals import ANSWER_TIMEOUT_S, Signals, WatchedConnection
-from blockyard_server.store.postgres_target import Target
-from blockyard_server.store.postgres_url import parse_url
+from blockyard_server.store.postgres import statements
+from blockyard_server.store.postgres.errors import failure_of, reading, said
+from blockyard_server.store.postgres.evidence import PostgresEvidence
+from blockyard_server.store.postgres.notifications import ANSWER_TIMEOUT_S, Notifications, WatchedConnection
+from blockyard_server.store.postgres.pooler import SessionsNotKept
+from blockyard_server.store.postgres.schema_search import find_schema
+from blockyard_server.store.postgres.session import PostgresSession
+from blockyard_server.store.postgres.target import Target
+from blockyard_server.store.postgres.url import parse_url
+from blockyard_server.store.postgres.watchdog import Watch, Watchdog
+from blockyard_server.store.postgres.writer_pool import ANSWER_MARGIN_S, WriterConnection, WriterPool
 from blockyard_server.store.reader import SqlReader
 from blockyard_server.store.transaction import SqlTransaction
-from blockyard_server.store.watchdog import Watch, Watchdog
 
-LANES: Final = 8
+WRITER_SHARDS: Final = 8
 """How many transactions, each on another fleet, may be under way at once."""
 OLDEST_POSTGRES: Final = 150_000
 """PostgreSQL 15, as the server numbers it."""
@@ -49,7 +50,7 @@ _AWAY: Final = ("08", "57P", "25006")
 """SQLSTATEs, or how they begin, that say that this connection is of no more use: another one may be."""
 
 
-class PostgresStore:
+class PostgresStore(Store):
     """Fleets in the database at `url` (see `postgres_url`); at most `readers` read at a time.
 
     `schema` names the schema of the tables; without it they are where `postgres_schema` finds them.
@@ -58,28 +59,29 @@ class PostgresStore:
     def __init__(self, url: str, *, readers: int = 4, schema: str = "") -> None:
         self._url = parse_url(url)
         self._schema = schema
-        self.lanes = LANES
+        self.writer_shards = WRITER_SHARDS
         self.made_new = False
         self.write_failed = False
         self._readers = readers
         self._watchdog = Watchdog()
         self._target = Target(self._url.conninfo, self._watchdog)
-        self._lines = Lines(self._target)
-        self._signals = Signals(self._target)
+        self._pool = WriterPool(self._target)
+        self._notifications = Notifications(self._target)
         self._reading: AsyncEngine | None = None
         self._evidence: set[PostgresEvidence] = set()
         self._lock = threading.Lock()
-        self._limbo: set[str] = set()
+        self._unknown_commits: set[str] = set()
         """Fleets of which a transaction's end is unknown."""
 
+    @override
     def open(self) -> None:
-        """See the protocol. Several servers may open one empty database at once: one migrates, the others wait."""
+        """Several servers may open one empty database at once: one migrates, the others wait."""
         self._watchdog.start()
         try:
             self._expect_new_enough()
             self._migrate()
         except BaseException:
-            self._lines.close()
+            self._pool.close()
             self._watchdog.stop()
             raise
         self._reading = create_async_engine(
@@ -91,55 +93,56 @@ class PostgresStore:
         )
         event.listen(self._reading.sync_engine, "checkin", _rest)
 
+    @override
     async def close(self) -> None:
-        """See the protocol."""
         if self._reading is not None:
             await self._reading.dispose()
             self._reading = None
-        await self._signals.close()
+        await self._notifications.close()
         for evidence in list(self._evidence):
             evidence.close()
-        self._lines.close()
+        self._pool.close()
         self._watchdog.stop()
 
+    @override
     @contextmanager
     def transaction(self, fleet: str) -> Iterator[SqlTransaction]:
-        """See the protocol."""
-        line, session, head, now_us = self._begin(fleet)
+        connection, session, head, now_us = self._begin(fleet)
         try:
             try:
                 yield SqlTransaction(session, statements, fleet, head, database_time_us=now_us)
                 session.flush()
             except psycopg.Error as error:
                 raise failure_of(fleet, error) from error
-            self._commit(line, fleet)
+            self._commit(connection, fleet)
         except BaseException:
-            self._lines.end(line)
+            self._pool.end(connection)
             raise
-        self._lines.give_back(line)
+        self._pool.give_back(connection)
 
-    def pin_evidence(self, fleet: str) -> PostgresEvidence:
-        """See the protocol."""
+    @override
+    def open_evidence(self, fleet: str) -> PostgresEvidence:
         with reading():
             evidence = PostgresEvidence(self._target, fleet, self._evidence.discard)
         self._evidence.add(evidence)
         return evidence
 
+    @override
     def fleet_sizes(self) -> dict[str, int]:
-        """See the protocol."""
-        line = self._lines.take()
+        connection = self._pool.take()
         try:
             with reading():
-                sizes = {row[0]: row[1] for row in line.send([(statements.FLEET_SIZES, ())])[0].rows()}
+                sizes = {row[0]: row[1] for row in connection.send([(statements.FLEET_SIZES, ())])[0].rows()}
         except BaseException:
-            line.close()
+            connection.close()
             raise
-        self._lines.give_back(line)
+        self._pool.give_back(connection)
         return sizes
 
+    @override
     @asynccontextmanager
     async def reader(self) -> AsyncIterator[SqlReader]:
-        """See the protocol. The snapshot is taken by the first read."""
+        """The snapshot is taken by the first read."""
         if self._reading is None:
             raise StoreFailed("the store is closed")
         try:
@@ -154,68 +157,69 @@ class PostgresStore:
         except (SQLAlchemyError, psycopg.Error) as failure:
             raise StoreFailed(f"the database cannot be read: {_cause(failure)}") from failure
 
-    async def follow(self, heard: Callable[[str], None]) -> None:
-        """See the protocol."""
-        await self._signals.follow(heard)
+    @override
+    async def listen(self, on_change: Callable[[str], None]) -> None:
+        await self._notifications.listen(on_change)
 
-    async def tell(self, fleets: Collection[str]) -> None:
-        """See the protocol."""
-        await self._signals.tell(fleets)
+    @override
+    async def notify(self, fleets: Collection[str]) -> None:
+        await self._notifications.notify(fleets)
 
+    @override
     async def probe(self) -> None:
-        """See the protocol."""
-        await self._signals.probe()
+        await self._notifications.probe()
 
+    @override
     def try_write(self) -> None:
-        """See the protocol. What cannot be written is asked for again, on a new connection."""
+        """What cannot be written is asked for again, on a new connection."""
 
-    def _begin(self, fleet: str) -> tuple[Line, PostgresSession, Any, int]:
+    def _begin(self, fleet: str) -> tuple[WriterConnection, PostgresSession, Any, int]:
         """A transaction that has locked the fleet, on a connection that lives."""
         while True:
-            line = self._lines.take()
-            session = PostgresSession(line)
+            connection = self._pool.take()
+            session = PostgresSession(connection)
             try:
                 head, now_us = session.begin(fleet)
-                if fleet in self._limbo:
+                if fleet in self._unknown_commits:
                     if head is None:
                         head, now_us = session.wait_for_creation(fleet)
                     with self._lock:
-                        self._limbo.discard(fleet)
+                        self._unknown_commits.discard(fleet)
             except psycopg.Error as error:
-                away = line.lost or (error.sqlstate or "").startswith(_AWAY)
+                away = connection.lost or (error.sqlstate or "").startswith(_AWAY)
                 if away:
-                    line.close()
-                    self._lines.close_idle()
-                    if line.used:
+                    connection.close()
+                    self._pool.close_idle()
+                    if connection.used:
                         continue
                 else:
-                    self._lines.end(line)
+                    self._pool.end(connection)
                 raise failure_of(fleet, error) from error
             except BaseException:
-                self._lines.end(line)
+                self._pool.end(connection)
                 raise
-            return line, session, head, now_us
+            return connection, session, head, now_us
 
-    def _commit(self, line: Line, fleet: str) -> None:
+    def _commit(self, connection: WriterConnection, fleet: str) -> None:
         """COMMIT. If its end is unknown, the connection is given up: the database ends what is left of it."""
         try:
-            line.commit(fleet)
+            connection.commit(fleet)
         except CommitUnknown:
             with self._lock:
-                self._limbo.add(fleet)
-            line.close()
+                self._unknown_commits.add(fleet)
+            connection.close()
             raise
 
     def _expect_new_enough(self) -> None:
         try:
-            line = self._lines.take()
+            connection = self._pool.take()
         except SessionsNotKept as refused:
             raise StoreRefused(f"{self._url.shown}: {refused}.") from refused
         except StoreFailed as failure:
             why = str(failure).rstrip(".?")
             raise StoreRefused(f"{self._url.shown}: {why}. Check the URL, and that PostgreSQL runs.") from failure
-        version = line.server_version
-        line.close()  # it sees no tables
+        version = connection.server_version
+        connection.close()  # it sees no tables
         if version < OLDEST_POSTGRES:
             found = f"{version // 10_000}.{version % 10_000}"
             raise StoreRefused(f"{self._url.shown} is PostgreSQL {found}: Blockyard needs 15 or newer.")
@@ -241,10 +245,10 @@ class PostgresStore:
         """For this session and all later ones. Raises psycopg.Error, SessionsNotKept, StoreRefused."""
         row = raw.execute("SELECT pg_catalog.current_schema()").fetchone()
         first = row[0] if row else None
-        self._target.pin(raw)
+        self._target.set_up(raw)
         schema = find_schema(raw, None if first is None else str(first), self._schema, self._url.shown)
         self._target.name_schema(schema)
-        self._target.pin(raw)
+        self._target.set_up(raw)
         raw.autocommit = False
 
     async def _connect_reader(self) -> WatchedConnection:

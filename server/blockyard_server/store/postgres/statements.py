@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from blockyard_server.store import statements
 from blockyard_server.store.codec import ALLOCATION_COLUMNS, EVENT_COLUMNS, INSTANCE_COLUMNS
+from blockyard_server.store.sqlite import statements
 
 
 def numbered(text: str) -> str:

@@ -20,16 +20,17 @@ from urllib.parse import quote
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
+from typing_extensions import override
 
-from blockyard_server.engine.store_protocol import InvariantBroken, StoreFailed, StoreRefused, StoreStopped
-from blockyard_server.store import statements
-from blockyard_server.store.data_file import DataFile, forget_cached
-from blockyard_server.store.evidence import SqliteEvidence
+from blockyard_server.engine.store_protocol import InvariantBroken, Store, StoreFailed, StoreRefused, StoreStopped
 from blockyard_server.store.migrate import migrate
 from blockyard_server.store.reader import SqlReader
-from blockyard_server.store.sqlite_engines import migrating_engine, reading_engine
-from blockyard_server.store.sqlite_errors import failure_of, is_busy, is_failed_sync, is_full, refusal
-from blockyard_server.store.sqlite_session import SqliteSession
+from blockyard_server.store.sqlite import statements
+from blockyard_server.store.sqlite.data_file import DataFile, forget_cached
+from blockyard_server.store.sqlite.engines import migrating_engine, reading_engine
+from blockyard_server.store.sqlite.errors import failure_of, is_busy, is_failed_sync, is_full, refusal
+from blockyard_server.store.sqlite.evidence import SqliteEvidence
+from blockyard_server.store.sqlite.session import SqliteSession
 from blockyard_server.store.transaction import SqlTransaction
 
 OLDEST_SQLITE: Final = (3, 37, 0)
@@ -57,13 +58,13 @@ CHECK_STEPS: Final = 100_000
 _log = logging.getLogger(__name__)
 
 
-class SqliteStore:
+class SqliteStore(Store):
     """Fleets in the SQLite file `path`, made with its folder if it is not there; at most `readers` read at a time.
 
     Once it has stopped (StoreStopped), it takes no transaction until it is closed and opened again.
     """
 
-    lanes = 1
+    writer_shards = 1
 
     def __init__(self, path: Path, *, readers: int = 4) -> None:
         self.path = path.expanduser().resolve()
@@ -79,8 +80,8 @@ class SqliteStore:
         self._reading: AsyncEngine | None = None
         self._evidence: set[SqliteEvidence] = set()
 
+    @override
     def open(self) -> None:
-        """See the protocol."""
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             raise StoreRefused(f"SQLite {sqlite3.sqlite_version} is too old: Blockyard needs 3.37 or newer.")
         self._file.open()
@@ -102,8 +103,8 @@ class SqliteStore:
             raise
         self._reading = reading_engine(self.path, self._readers, BUSY_TIMEOUT_S, self._expect_in_place)
 
+    @override
     async def close(self) -> None:
-        """See the protocol."""
         if self._reading is not None:
             await self._reading.dispose()
             self._reading = None
@@ -111,9 +112,9 @@ class SqliteStore:
             evidence.close()
         self._close_writer()
 
+    @override
     @contextmanager
     def transaction(self, fleet: str) -> Iterator[SqlTransaction]:
-        """See the protocol."""
         db = self._connected()
         try:
             db.execute("BEGIN IMMEDIATE")
@@ -130,8 +131,8 @@ class SqliteStore:
         finally:
             self._end(db)
 
-    def pin_evidence(self, fleet: str) -> SqliteEvidence:
-        """See the protocol."""
+    @override
+    def open_evidence(self, fleet: str) -> SqliteEvidence:
         self._connected()
         try:
             db = self._open_connection()
@@ -147,16 +148,17 @@ class SqliteStore:
         self._evidence.add(evidence)
         return evidence
 
+    @override
     def fleet_sizes(self) -> dict[str, int]:
-        """See the protocol."""
         try:
             return dict(self._connected().execute(statements.FLEET_SIZES).fetchall())
         except sqlite3.Error as failure:
             raise self._unreadable(failure) from failure
 
+    @override
     @asynccontextmanager
     async def reader(self) -> AsyncIterator[SqlReader]:
-        """See the protocol. The snapshot is taken by the first read."""
+        """The snapshot is taken by the first read."""
         if self._reading is None:
             raise StoreFailed("the store is closed")
         self._expect_in_place()
@@ -166,20 +168,23 @@ class SqliteStore:
         except SQLAlchemyError as failure:
             raise self._unreadable(failure) from failure
 
-    async def follow(self, heard: Callable[[str], None]) -> None:  # noqa: ARG002 - there is no other server
-        """See the protocol."""
+    @override
+    async def listen(self, on_change: Callable[[str], None]) -> None:
         await asyncio.Event().wait()
 
-    async def tell(self, fleets: Collection[str]) -> None:
-        """See the protocol."""
+    @override
+    async def notify(self, fleets: Collection[str]) -> None:
+        """There is no other server."""
 
+    @override
     async def probe(self) -> None:
-        """See the protocol. Looks whether the files are where they were."""
+        """Looks whether the files are where they were."""
         self._expect_in_place()
         await asyncio.to_thread(self._sync_copied_pages)
 
+    @override
     def try_write(self) -> None:
-        """See the protocol. Writes the database's first page as it is."""
+        """Writes the database's first page as it is."""
         db = self._connected()
         if self._disk_full and shutil.disk_usage(self.path.parent).free < LEAST_FREE_BYTES:
             raise StoreFailed(f"the disk of {self.path} is full")

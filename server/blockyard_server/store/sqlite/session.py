@@ -4,11 +4,14 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from typing_extensions import override
+
 from blockyard_server.domain.requests import TokenKey
 from blockyard_server.engine.store_protocol import InvariantBroken
-from blockyard_server.store import statements
 from blockyard_server.store.codec import Row, encode_keys
 from blockyard_server.store.rows import Run
+from blockyard_server.store.sqlite import statements
+from blockyard_server.store.transaction import Session
 
 MAX_ROWS_AT_ONCE: Final = 64
 """A power of two. With 14 columns 896 parameters, which every SQLite allows."""
@@ -18,7 +21,7 @@ LONG_RUN: Final = 64
 """A run of so many blocks is inserted by a statement of its own."""
 
 
-class SqliteSession:
+class SqliteSession(Session):
     """A `transaction.Session`. Raises sqlite3.Error besides what the protocol names."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
@@ -29,31 +32,33 @@ class SqliteSession:
         row: Row | None = self._db.execute(statements.HEAD, (fleet,)).fetchone()
         return row
 
+    @override
     def rows(self, statement: str, parameters: Row) -> Sequence[Row]:
-        """See the protocol."""
         return self._db.execute(statement, parameters).fetchall()
 
+    @override
     def stream(self, statement: str, parameters: Row) -> Iterable[Row]:
-        """See the protocol."""
         return self._db.execute(statement, parameters)
 
-    def take_time(self) -> None:
-        """See the protocol. There are no limits."""
+    @override
+    def relax_timeouts(self) -> None:
+        """There are no limits."""
 
+    @override
     def tokens(self, fleet: str, keys: Sequence[TokenKey]) -> Sequence[Row]:
-        """See the protocol."""
         return self._db.execute(statements.TOKENS, (encode_keys(keys), fleet)).fetchall()
 
+    @override
     def allocations(self, fleet: str, ids: Sequence[int]) -> Sequence[Row]:
-        """See the protocol."""
         return self._db.execute(statements.ALLOCATIONS, (encode_keys(ids), fleet)).fetchall()
 
+    @override
     def create_fleet(self, row: Row) -> None:
-        """See the protocol. There is no other server."""
+        """There is no other server."""
         self._db.execute(statements.INSERT_FLEET, row)
 
+    @override
     def change(self, statement: str, parameters: Row) -> int:
-        """See the protocol."""
         return self._db.execute(statement, parameters).rowcount
 
     def insert(self, statement: str, rows: Sequence[Row]) -> None:
@@ -70,14 +75,15 @@ class SqliteSession:
             self._db.execute(statements.of_rows(statement, size), values)
             begin += size
 
-    def count(self, statement: str, rows: Sequence[Row], otherwise: str) -> None:
-        """See the protocol."""
+    @override
+    def count(self, statement: str, rows: Sequence[Row], mismatch_message: str) -> None:
         changed = self._db.executemany(statement, rows).rowcount
         if changed != len(rows):
-            raise InvariantBroken(f"{otherwise} ({changed} rows of {len(rows)})")
+            raise InvariantBroken(f"{mismatch_message} ({changed} rows of {len(rows)})")
 
+    @override
     def hold(self, runs: Sequence[Run]) -> None:
-        """See the protocol. Of a long run SQLite makes the rows itself."""
+        """Of a long run SQLite makes the rows itself."""
         short = [run for run in runs if run.blocks < LONG_RUN]
         single = [
             (run.fleet, run.instance, block, run.allocation)
@@ -89,12 +95,13 @@ class SqliteSession:
             if run.blocks >= LONG_RUN:
                 self._db.execute(statements.HOLD_RUN, run)
 
-    def free(self, runs: Sequence[Run], otherwise: str) -> None:
-        """See the protocol."""
+    @override
+    def free(self, runs: Sequence[Run], mismatch_message: str) -> None:
         blocks = sum(run.blocks for run in runs)
         changed = self._db.executemany(statements.FREE_RUN, runs).rowcount
         if changed != blocks:
-            raise InvariantBroken(f"{otherwise} ({changed} rows of {blocks})")
+            raise InvariantBroken(f"{mismatch_message} ({changed} rows of {blocks})")
 
+    @override
     def flush(self) -> None:
-        """See the protocol. Nothing was held back."""
+        """Nothing was held back."""

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from blockyard_server.store.codec import Row
-from blockyard_server.store.postgres_statements import ONE
+from blockyard_server.store.postgres.statements import ONE
 
 
 def encode_columns(rows: Sequence[Row], kinds: Sequence[str]) -> list[str]:

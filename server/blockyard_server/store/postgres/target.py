@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import psycopg
 
-from blockyard_server.store.postgres_pooler import SessionsNotKept, expect_sessions_kept
-from blockyard_server.store.watchdog import Watchdog
+from blockyard_server.store.postgres.pooler import SessionsNotKept, expect_sessions_kept
+from blockyard_server.store.postgres.watchdog import Watchdog
 
 AGAIN_S: Final = 5.0
 """A pooler that does not keep sessions is not looked at again for so long."""
-PIN: Final = "SELECT pg_catalog.pg_backend_pid(), pg_catalog.set_config('search_path', {}, false)"
+SET_SEARCH_PATH: Final = "SELECT pg_catalog.pg_backend_pid(), pg_catalog.set_config('search_path', {}, false)"
 """The first statement of a session; in the place of the braces the search path."""
 NO_ORPHAN: Final = """
 SELECT pg_catalog.set_config(name, value, false) FROM (VALUES
@@ -71,10 +71,10 @@ class Target:
         with self._lock:
             self._kept = False
 
-    def pin(self, connection: psycopg.Connection[Any]) -> None:
+    def set_up(self, connection: psycopg.Connection[Any]) -> None:
         """What a session begins with, on a connection with autocommit. Raises psycopg.Error, SessionsNotKept."""
         connection.prepare_threshold = None
-        row = connection.execute(PIN.format("%s").encode(), (self.search_path,)).fetchone()
+        row = connection.execute(SET_SEARCH_PATH.format("%s").encode(), (self.search_path,)).fetchone()
         assert row is not None
         assert isinstance(row[0], int)
         self.expect_kept(connection.info.backend_pid, row[0])

@@ -12,10 +12,10 @@ import psycopg
 
 from blockyard_server.engine.store_protocol import CommitUnknown, StoreFailed
 from blockyard_server.store.codec import Row
-from blockyard_server.store.postgres_arrays import encode_columns
-from blockyard_server.store.postgres_errors import commit_failure_of, said
-from blockyard_server.store.postgres_pipe import Answer, Pipe
-from blockyard_server.store.postgres_target import NO_ORPHAN, PIN, Target
+from blockyard_server.store.postgres.arrays import encode_columns
+from blockyard_server.store.postgres.errors import commit_failure_of, said
+from blockyard_server.store.postgres.pipe import Answer, Pipe
+from blockyard_server.store.postgres.target import NO_ORPHAN, SET_SEARCH_PATH, Target
 
 # A client that is told of no deadline gives an attempt five seconds: half of the SDK's ten. These stay below it.
 LOCK_TIMEOUT_S: Final = 2.0
@@ -70,7 +70,7 @@ def _limits(statement_s: float, idle_s: float) -> dict[str, str]:
     return {name: str(int(limit_s * 1000)) for name, limit_s in limits.items()}
 
 
-class Line:
+class WriterConnection:
     """One connection. Used by one thread at a time. What it raises is psycopg.Error, unless it says so."""
 
     def __init__(self, target: Target) -> None:
@@ -86,11 +86,11 @@ class Line:
         """It has waited for its next transaction: it may have died meanwhile."""
         try:
             limits = _limits(STATEMENT_TIMEOUT_S, IDLE_IN_TRANSACTION_TIMEOUT_S)
-            pin = (PIN.format("$1"), (target.search_path,))
-            settings = [pin, _set({**PLANNING, **limits}, local=False), (_DURABLE, ())]
+            set_path = (SET_SEARCH_PATH.format("$1"), (target.search_path,))
+            settings = [set_path, _set({**PLANNING, **limits}, local=False), (_DURABLE, ())]
             # BEGIN is prepared where the settings hold: no transaction ever begins in a session without them.
-            _, pinned, *_ = self.send([(BEGIN, ()), *settings, ("COMMIT", ())])
-            target.expect_kept(self.process, pinned.rows()[0][0])
+            _, path, *_ = self.send([(BEGIN, ()), *settings, ("COMMIT", ())])
+            target.expect_kept(self.process, path.rows()[0][0])
             self._end_with_client()
         except BaseException:
             self.close()
@@ -123,7 +123,7 @@ class Line:
         finally:
             self._watch.rest()
 
-    def take_time(self) -> Request:
+    def relax_timeouts(self) -> Request:
         """Until the end of the transaction, statements may take long; the request that tells the server so."""
         self._limit_s = LONG_STATEMENT_TIMEOUT_S
         return _set(_limits(LONG_STATEMENT_TIMEOUT_S, LONG_STATEMENT_TIMEOUT_S), local=True)
@@ -166,16 +166,16 @@ class Line:
             self._warning = notice.message_primary or "a warning"
 
 
-class Lines:
+class WriterPool:
     """Connections that wait for their next transaction. Used by all writer threads."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
         self._lock = threading.Lock()
-        self._idle: list[Line] = []
+        self._idle: list[WriterConnection] = []
         self._closed = False
 
-    def take(self) -> Line:
+    def take(self) -> WriterConnection:
         """One that waits, or a new one. Raises StoreFailed."""
         with self._lock:
             if self._closed:
@@ -184,39 +184,39 @@ class Lines:
                 return self._idle.pop()
         return self.connect()
 
-    def connect(self) -> Line:
+    def connect(self) -> WriterConnection:
         """A new one. Raises StoreFailed."""
         try:
-            return Line(self._target)
+            return WriterConnection(self._target)
         except psycopg.Error as error:
             raise StoreFailed(f"the database cannot be reached: {said(error)}") from error
 
-    def give_back(self, line: Line) -> None:
+    def give_back(self, connection: WriterConnection) -> None:
         """After the end of its transaction."""
-        line.used = True
+        connection.used = True
         with self._lock:
             if not self._closed:
-                self._idle.append(line)
+                self._idle.append(connection)
                 return
-        line.close()
+        connection.close()
 
-    def end(self, line: Line) -> None:
+    def end(self, connection: WriterConnection) -> None:
         """Rolls back, and keeps the connection if that works."""
         try:
-            if line.lost:
+            if connection.lost:
                 raise psycopg.OperationalError("it is lost")
-            line.roll_back()
+            connection.roll_back()
         except psycopg.Error:
-            line.close()
+            connection.close()
         else:
-            self.give_back(line)
+            self.give_back(connection)
 
     def close_idle(self) -> None:
         """Gives up all that wait: the database has gone meanwhile, or is another one."""
         with self._lock:
             idle, self._idle = self._idle, []
-        for line in idle:
-            line.close()
+        for connection in idle:
+            connection.close()
 
     def close(self) -> None:
         """Gives up all, also those that are given back later."""

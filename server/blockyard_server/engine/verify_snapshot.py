@@ -7,7 +7,7 @@ from blockyard_server.engine.store_protocol import Evidence
 
 
 @dataclass(frozen=True, slots=True)
-class PinnedFleet:
+class VerifySnapshot:
     """A fleet's records and the server's memory of it at one and the same revision.
 
     `memory` is (total_blocks, set of held blocks) by instance.

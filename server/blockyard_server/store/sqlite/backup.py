@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Final, TypeAlias
 from urllib.parse import quote
 
-from blockyard_server.store.backup_checks import differences
-from blockyard_server.store.data_file import OWNER_ONLY, says_sync_failed, sync_folder
-from blockyard_server.store.sqlite_errors import is_busy, is_damage, is_full
+from blockyard_server.store.sqlite.backup_checks import differences
+from blockyard_server.store.sqlite.data_file import OWNER_ONLY, says_sync_failed, sync_folder
+from blockyard_server.store.sqlite.errors import is_busy, is_damage, is_full
 
 PAGES_A_STEP: Final = 1000
 """Between two of these the progress is told, and a Ctrl-C is heard."""
