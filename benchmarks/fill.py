@@ -38,7 +38,7 @@ def _requests(instances: int, blocks: int, allocations: int) -> Iterator[Request
     yield CreateFleet("bench", FleetFields())
     for number in range(instances):
         name = f"node-{number:06d}"
-        labels = (("class", f"c{number % LABEL_CLASSES}"), ("hostname", name))
+        labels = {"class": f"c{number % LABEL_CLASSES}", "hostname": name}
         yield CreateInstance("bench", name, InstanceFields(blocks, labels))
     for number in range(allocations):
         yield Acquire("bench", "default", f"fill-{number}", f"job-{number}", (Demand(blocks=1),))

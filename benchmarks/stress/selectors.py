@@ -43,7 +43,7 @@ def first_use(scale: Scale) -> list[Figure]:
     state = FleetState("gpu")
     for number in range(count):
         labels = {"host": f"h{number}", "rack": f"r{number // RACK}", "zone": f"z{number % 16}"}
-        fields = InstanceFields(8, tuple(sorted(labels.items())), (("gpu", 8), ("memory_mib", 1000 + number % 100)))
+        fields = InstanceFields(8, labels, {"gpu": 8, "memory_mib": 1000 + number % 100})
         state.index.add(Instance(f"node-{number}", number + 1, fields, 0, 1, 0))
     state.index.prepare()
     racks = count // RACK

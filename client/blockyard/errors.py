@@ -26,12 +26,14 @@
     │   │   ├── NotHolder
     │   │   ├── StaleFencingToken
     │   │   └── BlockNotGranted
+    │   ├── FleetFormatTooOld       needs that all servers are upgraded first
     │   ├── Compacted               the journal is no longer kept from the revision that was asked for
     │   ├── WatcherTooSlow          what was sent was not read; `watch` begins again by itself
     │   ├── Unavailable             retried before it is raised
     │   │   ├── Overloaded
     │   │   ├── ShuttingDown
-    │   │   └── StoreUnavailable
+    │   │   ├── StoreUnavailable
+    │   │   └── FleetFormatTooNew   only servers of a newer release can serve the fleet
     │   ├── DeadlineExceeded        no answer in time to a call that changes nothing
     │   └── ServerFault
     │       ├── InvariantViolated   the fleet's writes are stopped
@@ -222,6 +224,14 @@ class StoreUnavailable(Unavailable):
     """The server's database cannot be reached or written."""
 
 
+class FleetFormatTooNew(Unavailable):
+    """The fleet's records are of a format that this server does not know; servers of a newer release do."""
+
+
+class FleetFormatTooOld(CallFailed):
+    """What was asked for needs a newer format of the fleet's records, which it gets once all servers are upgraded."""
+
+
 class DeadlineExceeded(CallFailed):
     """No answer came in time. Only for calls that change nothing; for the others it is `OutcomeUnknown`."""
 
@@ -323,6 +333,8 @@ BY_REASON: Final[Mapping[str, type[CallFailed]]] = MappingProxyType(
         Reason.COMPACTED: Compacted,
         Reason.WATCHER_TOO_SLOW: WatcherTooSlow,
         Reason.STORE_DAMAGED: StoreDamaged,
+        Reason.FLEET_FORMAT_TOO_NEW: FleetFormatTooNew,
+        Reason.FLEET_FORMAT_TOO_OLD: FleetFormatTooOld,
     }
 )
 """The class of each reason."""

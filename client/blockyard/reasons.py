@@ -43,6 +43,8 @@ class Reason(StrEnum):
     COMPACTED = "COMPACTED"
     WATCHER_TOO_SLOW = "WATCHER_TOO_SLOW"
     STORE_DAMAGED = "STORE_DAMAGED"
+    FLEET_FORMAT_TOO_NEW = "FLEET_FORMAT_TOO_NEW"
+    FLEET_FORMAT_TOO_OLD = "FLEET_FORMAT_TOO_OLD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,8 @@ REASONS: Final = MappingProxyType(
         Reason.COMPACTED: _row("OUT_OF_RANGE"),
         Reason.WATCHER_TOO_SLOW: _row("ABORTED"),
         Reason.STORE_DAMAGED: _row("DATA_LOSS"),
+        Reason.FLEET_FORMAT_TOO_NEW: _row("UNAVAILABLE", retriable=True),
+        Reason.FLEET_FORMAT_TOO_OLD: _row("FAILED_PRECONDITION"),
     }
 )
 """Every reason with its status. Only UNAVAILABLE is retried automatically."""

@@ -9,12 +9,14 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Final
 
 from blockyard_server.descriptors import TooFewDescriptors, share_out
 from blockyard_server.engine.auditor import AuditorSettings
 from blockyard_server.engine.clock import Clock, SystemClock
 from blockyard_server.engine.engine import Engine, EngineSettings
+from blockyard_server.engine.formats import FormatSettings
 from blockyard_server.engine.store_protocol import Store, StoreRefused
 from blockyard_server.engine.sweeper import SweeperSettings
 from blockyard_server.engine.writer import WriterLimits
@@ -187,5 +189,6 @@ def _engine_settings(settings: Settings) -> EngineSettings:
         writer=WriterLimits(settings.max_waiting, settings.max_batch, max_linger_s=settings.max_linger_s),
         sweeper=SweeperSettings(settings.sweep_interval_s, settings.retention_s, settings.journal_retention_s),
         auditor=AuditorSettings(settings.audit_interval_s),
+        formats=FormatSettings(version("blockyard"), hold=settings.hold_format),
         restart_grace_s=settings.restart_grace_s,
     )

@@ -107,6 +107,10 @@ class Settings:
         least=0,
         most=3600,
     )
+    hold_format: bool = _setting(
+        False,
+        "While this server runs, no fleet's records are raised to a newer format: an upgrade can still be taken back.",
+    )
     audit_interval_s: float = _setting(
         60.0,
         "Between two rounds of verification in the background, a slice of each fleet at a time, in seconds. 0: none.",

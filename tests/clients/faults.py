@@ -133,6 +133,16 @@ def a_file_of_which_only_the_first_page_is_left(stage: Stage) -> Seen:
     return Seen(refusal, {})
 
 
+def a_fleet_that_a_newer_server_has_raised(stage: Stage) -> Seen:
+    with database(stage.server.data) as db:
+        db.execute("UPDATE fleets SET format = 1000000")
+    refusal = stage.client.refusal("Allocator/Acquire", stage.acquiring(1))
+    for method in ("Ledger/Verify", "Allocator/Describe"):
+        again = stage.client.refusal(method, {"fleet": stage.fleet})
+        assert (again.status, again.reason) == (refusal.status, refusal.reason)
+    return Seen(refusal, {"fleet": stage.fleet, "format": "1000000"}, "google.rpc.RetryInfo")
+
+
 @contextmanager
 def database(data: Path) -> Iterator[sqlite3.Connection]:
     """The server's file, open for somebody who is not the server. Committed at the end."""
@@ -157,6 +167,7 @@ FAULTS: Final[dict[Reason, Story]] = {
     Reason.INTERNAL_ERROR: a_record_that_cannot_be_sent,
     Reason.COMPACTED: a_journal_whose_beginning_was_forgotten,
     Reason.WATCHER_TOO_SLOW: a_watch_that_is_not_read,
+    Reason.FLEET_FORMAT_TOO_NEW: a_fleet_that_a_newer_server_has_raised,
     Reason.STORE_DAMAGED: a_file_of_which_only_the_first_page_is_left,
 }
 """Reasons that are the server's own trouble. Each story spoils its server: it needs one of its own."""

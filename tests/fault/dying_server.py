@@ -110,7 +110,7 @@ def install(countdown: Countdown) -> None:
     _around(countdown, FleetMemory, "keep", "memory")
     _around(countdown, Transactor, "carry_out", "carrying out")
     _around(countdown, Transactor, "expire_due", "sweep")
-    _around(countdown, Transactor, "greet", "greeting")
+    _around(countdown, Transactor, "extend_leases_on_takeover", "extending leases")
     _around(countdown, command, "upgrade", "migration")
     for operation in ("create_table", "execute", "create_index"):
         _around(countdown, Operations, operation, "migration's statement")

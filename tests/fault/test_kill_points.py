@@ -42,8 +42,8 @@ DURING_START: Final = {
     "before migration's statement": 12,
     "after migration's statement": 12,
     "after migration": 1,
-    "before greeting": 1,
-    "after greeting": 1,
+    "before extending leases": 1,
+    "after extending leases": 1,
 }
 """The points that a start passes; those of a migration only the first one."""
 REPETITIONS: Final = 10
@@ -120,7 +120,7 @@ def _points_of_a_start(folder: Path, seed: str, database: Database, repetitions:
 
 
 async def _die_while_starting(run: PointRun, point: str, passages: int) -> None:
-    if "greeting" in point:
+    if "extending leases" in point:
         await run.begin()
         await asyncio.to_thread(run.server.terminate)
     run.order(point, passages)
@@ -132,7 +132,7 @@ async def _die_while_starting(run: PointRun, point: str, passages: int) -> None:
     await eventually(dead, "the server came to the point")
     run.expect_order_carried_out()
     run.kills += 1
-    if "greeting" in point:
+    if "extending leases" in point:
         await asyncio.to_thread(run.server.start)
     else:
         await run.begin()

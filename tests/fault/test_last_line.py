@@ -26,7 +26,7 @@ class Yard:
 
     def make_memory_wrong(self, busy: int) -> None:
         """From now on the writer believes that these blocks of node-1 are busy, as a set of bits."""
-        state = self.running.engine._transactor._memory._states[FLEET]
+        state = self.running.engine._transactor._unit.memory._states[FLEET]
         state.index.set_busy(state.index.by_name["node-1"], busy)
 
     def holders(self) -> list[tuple[int, int]]:

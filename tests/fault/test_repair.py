@@ -182,7 +182,7 @@ async def test_what_no_rule_can_know_is_left_and_the_fleet_stays_halted_beyond_a
 async def test_a_false_memory_is_read_anew_and_the_journal_says_so(sound_data: Path, tmp_path: Path) -> None:
     damaged(sound_data, tmp_path)
     async with serving(tmp_path) as server, client_of(server) as client:
-        index = server.engine._transactor._memory._states["gpu"].index
+        index = server.engine._transactor._unit.memory._states["gpu"].index
         index.set_busy(index.by_name["n1"], 0b1000_0000)
 
         done = await client.repair("gpu", apply=True)
@@ -199,7 +199,7 @@ async def test_a_false_memory_that_verify_finds_halts_the_fleet_and_is_thrown_aw
 ) -> None:
     damaged(sound_data, tmp_path)
     async with serving(tmp_path) as server, client_of(server) as client:
-        index = server.engine._transactor._memory._states["gpu"].index
+        index = server.engine._transactor._unit.memory._states["gpu"].index
         index.set_busy(index.by_name["n1"], 0)
 
         assert [each.check.value for each in (await client.verify("gpu")).discrepancies] == ["MEMORY"]

@@ -71,7 +71,7 @@ def test_an_acquire_with_every_field() -> None:
         ),
         strategy=PlacementStrategy.FIRST_FIT,
         ttl_us=1_500_000,
-        annotations=(("a", "two\nlines\tand a tab"), ("z", "1")),
+        annotations={"a": "two\nlines\tand a tab", "z": "1"},
         validate_only=True,
     )
 
@@ -345,7 +345,7 @@ def test_a_new_instance_is_active_unless_it_says_otherwise() -> None:
             busy_blocks=-3,  # output only
         ),
     )
-    fields = InstanceFields(8, (("a", ""), ("b", "2")), (("gpu", 8), ("memory_mib", 0)), InstanceState.ACTIVE)
+    fields = InstanceFields(8, {"a": "", "b": "2"}, {"gpu": 8, "memory_mib": 0}, InstanceState.ACTIVE)
 
     assert decode_create_instance(request) == CreateInstance("gpu", "node-1", fields)
 
@@ -368,7 +368,7 @@ def test_without_a_mask_an_update_changes_what_is_set() -> None:
     instance = resources_pb2.Instance(name="fleets/gpu/instances/a", total_blocks=4, busy_blocks=9)
 
     assert decode_update_fleet(fleet_admin_pb2.UpdateFleetRequest(fleet=fleet)) == UpdateFleet(
-        "gpu", {"labels": (("a", "1"),), "max_ttl_us": 60_000_000}, "r3"
+        "gpu", {"labels": {"a": "1"}, "max_ttl_us": 60_000_000}, "r3"
     )
     assert decode_update_instance(fleet_admin_pb2.UpdateInstanceRequest(instance=instance)) == UpdateInstance(
         "gpu", "a", {"total_blocks": 4}
@@ -380,7 +380,7 @@ def test_a_star_in_the_mask_is_every_field_that_can_be_changed() -> None:
     fleet.update_mask.paths.append("*")
 
     assert decode_update_fleet(fleet).changes == {
-        "labels": (),
+        "labels": {},
         "default_placement_strategy": PlacementStrategy.BEST_FIT,
         "default_ttl_us": None,
         "max_ttl_us": None,

@@ -11,7 +11,7 @@ SCOPE = ("ListAllocations", "gpu")
 
 def heavy(allocation: int) -> AllocationView:
     placements = ((f"node-{allocation}", tuple(range(4096))),)
-    annotations = tuple((f"key-{i}", "x" * 1000) for i in range(8))
+    annotations = {f"key-{i}": "x" * 1000 for i in range(8)}
     return AllocationView(
         Allocation(
             allocation=allocation,

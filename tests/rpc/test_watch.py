@@ -142,7 +142,7 @@ async def test_a_client_that_never_reads_keeps_one_streams_place_and_no_drain_wa
 def test_a_page_that_would_weigh_too_much_is_sent_in_several_answers() -> None:
     placements = tuple((f"node-{number:03}", tuple(range(300, 4300, 4))) for number in range(16))
     events = tuple(
-        Granted(revision, 0, "job", "default", str(revision), b"", placements, None, None, ())
+        Granted(revision, 0, "job", "default", str(revision), b"", placements, None, None, {})
         for revision in range(1, 101)
     )
 

@@ -117,7 +117,9 @@ class SimulatedTransaction:
         rows.begin()
         try:
             if rows.exists:
-                self.head = FleetHead(rows.revision, rows.next_order, rows.record, rows.halted, rows.clock_offset_us)
+                self.head = FleetHead(
+                    rows.revision, rows.next_order, rows.record, rows.halted, clock_offset_us=rows.clock_offset_us
+                )
             if not self._database.weather.own_clock:
                 self.database_time_us = self._database.clock.now_us()
             self._pass(Point.LOCKED)

@@ -15,34 +15,36 @@ from blockyard_server.engine import batch, fleet_time, memory
 from blockyard_server.engine.batch import Attempt
 from blockyard_server.engine.fleet_age import FleetAges, Look
 from blockyard_server.engine.fleet_time import Reading
+from blockyard_server.engine.halts import Halts
 from blockyard_server.engine.memory import FleetMemory
 from blockyard_server.engine.store_protocol import StoreFailed
 from blockyard_server.engine.transactor import Transactor
+from blockyard_server.engine.unit_of_work import UnitOfWork
 from tests.simulation.database import SimulatedTransaction
 
 Injection = Callable[[pytest.MonkeyPatch], None]
 
 
 def _unknown_is_success(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Transactor, "_was_committed", lambda *_: True)
+    patch.setattr(UnitOfWork, "_was_committed", lambda *_: True)
 
 
 def _unknown_is_failure(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Transactor, "_was_committed", lambda *_: False)
+    patch.setattr(UnitOfWork, "_was_committed", lambda *_: False)
 
 
 def _any_event_is_ours(patch: pytest.MonkeyPatch) -> None:
-    def look(self: Transactor, fleet: str, written: Sequence[Any], _unknown: object) -> bool:
+    def look(self: UnitOfWork, fleet: str, written: Sequence[Any], _unknown: object) -> bool:
         with self._store.transaction(fleet) as tx:
             return bool(written) and len(tx.events_after(written[0].revision - 1, len(written))) == len(written)
 
-    patch.setattr(Transactor, "_was_committed", look)
+    patch.setattr(UnitOfWork, "_was_committed", look)
 
 
 def _failed_commit_is_answered(patch: pytest.MonkeyPatch) -> None:
-    attempt = Transactor._attempt
+    attempt = UnitOfWork._attempt
 
-    def answer(self: Transactor, fleet: str, work: Callable[[Attempt], Any], *rest: Any, **named: Any) -> Any:
+    def answer(self: UnitOfWork, fleet: str, work: Callable[[Attempt], Any], *rest: Any, **named: Any) -> Any:
         decided: list[Any] = []
 
         def note(under_way: Attempt) -> Any:
@@ -56,7 +58,7 @@ def _failed_commit_is_answered(patch: pytest.MonkeyPatch) -> None:
                 return decided[-1]
             raise
 
-    patch.setattr(Transactor, "_attempt", answer)
+    patch.setattr(UnitOfWork, "_attempt", answer)
 
 
 def _memory_is_kept(patch: pytest.MonkeyPatch) -> None:
@@ -130,23 +132,23 @@ def _own_clock_decides(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(fleet_time.FleetTimes, "read", lambda self, *_, **__: Reading(self.own_us()))
 
 
-def _nobody_is_greeted(patch: pytest.MonkeyPatch) -> None:
-    def greet(_self: Transactor, attempt: Attempt) -> None:
+def _no_lease_is_extended(patch: pytest.MonkeyPatch) -> None:
+    def extend(_self: UnitOfWork, attempt: Attempt) -> None:
         attempt.extended = True
 
-    patch.setattr(Transactor, "_extend_leases", greet)
+    patch.setattr(UnitOfWork, "_extend_leases", extend)
 
 
-def _greeted_before_the_commit(patch: pytest.MonkeyPatch) -> None:
-    greet = Transactor._extend_leases
+def _extended_before_the_commit(patch: pytest.MonkeyPatch) -> None:
+    extend = UnitOfWork._extend_leases
 
-    def greet_and_note(self: Transactor, attempt: Attempt) -> None:
-        greet(self, attempt)
+    def extend_and_note(self: UnitOfWork, attempt: Attempt) -> None:
+        extend(self, attempt)
         bounds = attempt.reading.clock_offset
         if bounds is not None:
-            self.times.keep(attempt.state.fleet, bounds)
+            self._times.keep(attempt.state.fleet, bounds)
 
-    patch.setattr(Transactor, "_extend_leases", greet_and_note)
+    patch.setattr(UnitOfWork, "_extend_leases", extend_and_note)
 
 
 def _nobody_takes_the_time_over(patch: pytest.MonkeyPatch) -> None:
@@ -184,7 +186,7 @@ def _what_nobody_watched_counts(patch: pytest.MonkeyPatch) -> None:
     worlds: WeakKeyDictionary[Any, dict[str, tuple[int, int]]] = WeakKeyDictionary()
 
     def age(self: Transactor, fleet: str, retention: Retention) -> Forgettable:
-        looked = worlds.setdefault(self._store.database, {})  # type: ignore[attr-defined]  # the simulated store's
+        looked = worlds.setdefault(self._unit._store.database, {})  # type: ignore[attr-defined]  # the simulated store's
 
         def grow(attempt: Attempt) -> Forgettable:
             age, clock_us = attempt.tx.age(), attempt.tx.database_time_us or self.times.own_us()
@@ -202,7 +204,7 @@ def _what_nobody_watched_counts(patch: pytest.MonkeyPatch) -> None:
 
 
 def _halt_is_ignored(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Transactor, "_expect_served", lambda *_, **__: None)
+    patch.setattr(Halts, "check", lambda *_: None)
 
 
 def _first_end_is_not_noted(patch: pytest.MonkeyPatch) -> None:
@@ -247,8 +249,8 @@ INJECTIONS: Final[dict[str, Injection]] = {
     "tokens are looked up before the lock": _tokens_before_the_lock,
     "steps of the database's clock are not seen": _steps_are_not_seen,
     "each server goes by its own clock": _own_clock_decides,
-    "no lease is extended after a start or a step": _nobody_is_greeted,
-    "leases count as extended before the commit": _greeted_before_the_commit,
+    "no lease is extended after a start or a step": _no_lease_is_extended,
+    "leases count as extended before the commit": _extended_before_the_commit,
     "a server goes on by the time that it had when another has changed it": _nobody_takes_the_time_over,
     "a fleet's time goes back behind its latest event": _time_goes_back,
     "two servers count the same time into a fleet's age": _time_is_counted_twice,

@@ -264,7 +264,7 @@ class Server:
 
     def _check_memory(self, fleet: str) -> None:
         rows = self._database.rows(fleet)
-        state = self._transactor._memory._states.get(fleet)
+        state = self._transactor._unit.memory._states.get(fleet)
         if state is None or state.revision != rows.revision:
             return
         ours = {i.name: (i.order, i.fields, i.busy, i.exclusive_to) for i in state.index.by_order.values()}

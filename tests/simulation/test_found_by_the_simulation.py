@@ -120,7 +120,7 @@ def test_the_time_is_not_changed_by_who_extends_no_lease(shared: Shared) -> None
     assert is_held(new, lease)
 
 
-def test_a_fleet_that_was_halted_at_the_start_is_greeted_when_it_is_served_again() -> None:
+def test_a_fleet_that_was_halted_at_the_start_has_its_leases_extended_when_it_is_served_again() -> None:
     store, clock = filled_store(), ManualClock()
     server = Transactor(store, clock)
     lease = grant(server, "lease")

@@ -1,6 +1,6 @@
 """Histories for a store: events with consecutive revisions, and the final states that go with them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from blockyard_server.domain.allocation import Allocation, extended_us
@@ -57,9 +57,9 @@ class Story:
     def delete_fleet(self) -> None:
         self._then(FleetDeleted(self._next(), self.now_us))
 
-    def add(self, instance: str, total_blocks: int = 8, **fields: tuple[tuple[str, str], ...]) -> None:
+    def add(self, instance: str, total_blocks: int = 8, labels: Mapping[str, str] | None = None) -> None:
         self.order += 1
-        shape = InstanceFields(total_blocks, labels=fields.get("labels", ()))
+        shape = InstanceFields(total_blocks, labels=labels or {})
         self._then(InstanceCreated(self._next(), self.now_us, instance, self.order, shape))
 
     def change(self, instance: str, total_blocks: int, state: InstanceState = InstanceState.ACTIVE) -> None:
@@ -74,7 +74,7 @@ class Story:
         holder: str = "job",
         token: str | None = None,
         ttl_us: int | None = None,
-        annotations: tuple[tuple[str, str], ...] = (),
+        annotations: Mapping[str, str] | None = None,
         exclusive: tuple[str, ...] = (),
     ) -> int:
         revision = self._next()
@@ -89,7 +89,7 @@ class Story:
                 placements=placements,
                 ttl_us=ttl_us,
                 expire_time_us=None if ttl_us is None else self.now_us + ttl_us,
-                annotations=annotations,
+                annotations=annotations or {},
                 exclusive=exclusive,
             )
         )

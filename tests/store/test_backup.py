@@ -36,7 +36,7 @@ def story(data: Path) -> Iterator[Story]:
     store.open()
     story = Story(store).begin(node_1=4096)
     for number in range(HELD):
-        story.grant(("node-1", (number,)), annotations=(("why", "x" * 500),))
+        story.grant(("node-1", (number,)), annotations={"why": "x" * 500})
     story.commit()
     yield story
     asyncio.run(store.close())

@@ -52,8 +52,8 @@ def busy(story: Story) -> tuple[Story, dict[str, int]]:
         "released": story.grant(("node-1", (2,)), holder="a"),
         "expired": story.grant(("node-1", (3,)), holder="b", ttl_us=1_000),
         "moved off": story.grant(("node-1", (4,)), ("node-2", (4,)), holder="a"),
-        "elsewhere": story.grant(("node_1", (0,)), holder="a", annotations=(("k", '["node-1",[0]]'),)),
-        "ended elsewhere": story.grant(("node_1", (1,)), holder="a", annotations=(("k", '["node-1",[0]]'),)),
+        "elsewhere": story.grant(("node_1", (0,)), holder="a", annotations={"k": '["node-1",[0]]'}),
+        "ended elsewhere": story.grant(("node_1", (1,)), holder="a", annotations={"k": '["node-1",[0]]'}),
     }
     story.release(ids["released"])
     story.expire(ids["expired"])
@@ -230,7 +230,7 @@ async def test_a_full_page_ends_once_it_has_named_enough_held_blocks(store: Stor
 
 
 async def test_a_page_ends_once_it_weighs_enough(story: Story) -> None:
-    heavy = tuple((f"key-{index}", "x" * 1000) for index in range(8))
+    heavy = {f"key-{index}": "x" * 1000 for index in range(8)}
     count = limits.MAX_PAGE_BYTES // 8000 + 20
     numbers = [story.grant(("node-1", (0,)), token="t0", annotations=heavy)]
     for index in range(1, count):
@@ -239,7 +239,7 @@ async def test_a_page_ends_once_it_weighs_enough(story: Story) -> None:
     story.commit()
     async with story.store.reader() as reader:
         page = await reader.allocations("gpu", AllocationFilter(), after=0, limit=1000)
-    weight = sum(len(value) for view in page.views for _, value in view.allocation.annotations)
+    weight = sum(len(value) for view in page.views for value in view.allocation.annotations.values())
     assert page.next_after is not None
     assert 0.8 * limits.MAX_PAGE_BYTES < weight < 1.1 * limits.MAX_PAGE_BYTES
     assert await listed(story, AllocationFilter(), 1000) == numbers
@@ -248,7 +248,7 @@ async def test_a_page_ends_once_it_weighs_enough(story: Story) -> None:
 async def test_instances_with_many_labels_fill_a_page_sooner(store: Store) -> None:
     story = Story(store)
     story.create_fleet()
-    labels = tuple((f"key-{index}", "x" * 253) for index in range(64))
+    labels = {f"key-{index}": "x" * 253 for index in range(64)}
     for index in range(200):
         story.add(f"node-{index}", labels=labels)
     story.commit()

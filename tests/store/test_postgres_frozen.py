@@ -20,7 +20,7 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection
 
 from blockyard_server.engine.store_protocol import StoreFailed, StoreRefused
-from blockyard_server.store.migrate import migrate
+from blockyard_server.store.migrate import Migrated, migrate
 from blockyard_server.store.postgres import evidence as postgres_evidence
 from blockyard_server.store.postgres import store as postgres
 from blockyard_server.store.postgres import writer_pool
@@ -200,11 +200,11 @@ def test_a_store_whose_database_freezes_while_it_opens_is_refused(
         frost.freeze(line.process)
         return send(line, requests)
 
-    def freeze_and_migrate(connection: Connection, shown: str) -> None:
+    def freeze_and_migrate(connection: Connection, shown: str, **options: bool) -> Migrated:
         raw = connection.connection.driver_connection
         assert isinstance(raw, psycopg.Connection)
         frost.freeze(raw.info.backend_pid)
-        migrate(connection, shown)
+        return migrate(connection, shown, **options)
 
     if where == "the migrations":
         monkeypatch.setattr(postgres, "migrate", freeze_and_migrate)

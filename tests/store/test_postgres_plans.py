@@ -65,16 +65,16 @@ MEANT = {
     "LOAD_INSTANCES": "pk_held_blocks on held_blocks h Index Cond: ((fleet = i.fleet) AND (instance = i.instance))",
     "EVENTS_AFTER": "pk_journal on journal Index Cond: ((fleet = $1) AND (revision > $2))",
     "FREE_RUN": "held_blocks h Index Cond: ((fleet = k.fleet) AND (instance = k.instance) AND (block >= ",
-    "UPDATE_INSTANCE": "on instances i Index Cond: (",  # before there are statistics it may be the other unique index
-    "DELETE_INSTANCE": "on instances i Index Cond: (",
-    "KEEP_ALLOCATION": "allocations a Index Cond: ((fleet = k.fleet) AND (allocation = k.allocation))",
-    "END_ALLOCATION": "allocations a Index Cond: ((fleet = k.fleet) AND (allocation = k.allocation))",
+    "UPDATE_INSTANCE": "on instances t Index Cond: (",  # before there are statistics it may be the other unique index
+    "DELETE_INSTANCE": "on instances t Index Cond: (",
+    "KEEP_ALLOCATION": "allocations t Index Cond: ((fleet = k.fleet) AND (allocation = k.allocation))",
+    "END_ALLOCATION": "allocations t Index Cond: ((fleet = k.fleet) AND (allocation = k.allocation))",
     "ADVANCE_FLEET": "pk_fleets on fleets Index Cond: (fleet = $3)",
     "ENDED_UPTO": "ix_allocations_ended on allocations Index Cond: ((fleet = $1) AND (revision <= $2))",
     "CANCELLED_UPTO": "ix_tokens_cancelled on tokens Index Cond: ((fleet = $1) AND (revision <= $2))",
     "AGE": "pk_fleet_ages on fleet_ages Index Cond: (fleet = $1)",
     "FORGET_TOKEN": "tokens t Index Cond: ((fleet = k.fleet) AND (caller = k.caller) AND (token = k.token))",
-    "FORGET_ALLOCATION": "allocations a Index Cond: ((fleet = k.fleet) AND (allocation = k.allocation))",
+    "FORGET_ALLOCATION": "allocations t Index Cond: ((fleet = k.fleet) AND (allocation = k.allocation))",
 }
 
 

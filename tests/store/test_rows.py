@@ -19,7 +19,7 @@ def granted(revision: int, *blocks: int) -> Granted:
         placements=(("node-1", blocks),),
         ttl_us=None,
         expire_time_us=None,
-        annotations=(),
+        annotations={},
     )
 
 

@@ -11,7 +11,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.pool import NullPool
 
-from blockyard_server.store.migrate import migrate
+from blockyard_server.store.migrate import OLDEST_SERVER_TABLE, SCHEMA_TABLE, migrate
 from blockyard_server.store.schema import metadata
 from blockyard_server.store.sqlite.triggers import SQLITE_TRIGGERS
 
@@ -41,7 +41,10 @@ def _definitions(engine: Engine) -> dict[str, list[str]]:
     """
     assert engine.url.database is not None
     with closing(sqlite3.connect(engine.url.database)) as db:
-        rows = db.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name <> 'alembic_version'")
+        rows = db.execute(
+            "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL"
+            " AND name NOT IN ('alembic_version', 'schema_version')"
+        )
         return {name: sorted(_clauses(" ".join(sql.replace('"', "").split()))) for name, sql in rows}
 
 
@@ -73,9 +76,15 @@ def test_the_migrated_schema_is_the_described_one(engine: Engine, tmp_path: Path
     described.dispose()
 
 
+def is_ours(name: str | None, kind: str, _parents: object) -> bool:
+    """Alembic looks for its table of versions under one name, and here are two."""
+    return kind != "table" or name != OLDEST_SERVER_TABLE
+
+
 def test_alembic_finds_nothing_to_change(engine: Engine) -> None:
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        context = MigrationContext.configure(connection, opts={"version_table": SCHEMA_TABLE, "include_name": is_ours})
+        assert compare_metadata(context, metadata) == []
 
 
 def test_migrating_again_changes_nothing(engine: Engine) -> None:

@@ -8,13 +8,13 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from blockyard_server.engine.store_protocol import StoreRefused
-from blockyard_server.store.migrate import _config
+from blockyard_server.store.migrate import OLDEST_SERVER_TABLE, _config
 from blockyard_server.store.postgres.store import PostgresStore
 from blockyard_server.store.schema import metadata
 from tests.store.conftest import opened
 from tests.store.story import Story
 
-SHADOWS = ("fleets", "instances", "allocations", "held_blocks", "tokens", "journal", "fleet_ages")
+SHADOWS = ("fleets", "instances", "allocations", "held_blocks", "tokens", "journal", "fleet_ages", "servers")
 LIES = """
 CREATE FUNCTION evil.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS 'SELECT timestamptz ''2001-01-01 00:00Z''';
 CREATE FUNCTION evil.unnest(text[]) RETURNS SETOF text LANGUAGE sql AS 'SELECT ''a lie''';
@@ -132,6 +132,7 @@ async def test_a_database_of_an_earlier_release_in_a_schema_of_its_own_is_upgrad
     with engine.begin() as connection:
         config = _config()
         config.attributes["connection"] = connection
+        config.attributes["version_table"] = OLDEST_SERVER_TABLE
         command.upgrade(config, "0005")
     with psycopg.connect(database, autocommit=True) as db:
         db.execute("SET search_path = own")

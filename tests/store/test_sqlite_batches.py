@@ -87,7 +87,7 @@ class Rambler:
         self.story.extend_leases(self.story.now_us + 3_000_000)
 
     def update(self) -> None:
-        self.story.update_fleet(FleetFields((("revision", str(self.story.revision)),)))
+        self.story.update_fleet(FleetFields({"revision": str(self.story.revision)}))
 
     def instance(self) -> None:
         name = f"node-{self.chance.randint(1, 4)}"

@@ -26,9 +26,9 @@ def test_a_fleet_that_never_was_has_no_head(store: Store) -> None:
 
 def test_a_fleet_is_read_back_as_it_was_made(store: Store) -> None:
     story = Story(store)
-    fields = FleetFields((("a", "b"), ("team", "ä")), PlacementStrategy.WORST_FIT, 60_000_000, 2**40)
+    fields = FleetFields({"a": "b", "team": "ä"}, PlacementStrategy.WORST_FIT, 60_000_000, 2**40)
     story.create_fleet(fields)
-    story.add("node-1", 8, labels=(("host", "one"),))
+    story.add("node-1", 8, labels={"host": "one"})
     story.commit()
     with store.transaction("gpu") as transaction:
         assert transaction.head is not None
@@ -37,14 +37,14 @@ def test_a_fleet_is_read_back_as_it_was_made(store: Store) -> None:
         assert transaction.head.record.fields == fields
         assert transaction.head.record.config_revision == 1
         [row] = transaction.load_instances()
-        assert row.record.fields.labels == (("host", "one"),)
+        assert row.record.fields.labels == {"host": "one"}
         assert (row.record.order, row.record.config_revision, row.busy) == (1, 2, 0)
         assert transaction.fleet_count() == 1
 
 
 def test_a_grant_is_read_back_as_it_was_granted(story: Story) -> None:
     number = story.grant(
-        ("node-2", (0, 7)), ("node-1", (3,)), holder='an "odd" ☃', ttl_us=5_000_000, annotations=(("k", '["node-9",['),)
+        ("node-2", (0, 7)), ("node-1", (3,)), holder='an "odd" ☃', ttl_us=5_000_000, annotations={"k": '["node-9",['}
     )
     story.commit()
     with story.store.transaction("gpu") as transaction:
@@ -105,7 +105,7 @@ def test_many_records_are_looked_up_at_once(story: Story) -> None:
 
 
 def test_the_journal_gives_back_every_event(story: Story) -> None:
-    number = story.grant(("node-1", (0, 1)), ttl_us=1_000_000, annotations=(("k", "v"),))
+    number = story.grant(("node-1", (0, 1)), ttl_us=1_000_000, annotations={"k": "v"})
     story.renew(number, 2_000_000)
     story.extend_leases(10_000_000)
     story.release(number, (("node-1", (0,)),))
@@ -113,7 +113,7 @@ def test_the_journal_gives_back_every_event(story: Story) -> None:
     story.cancel("late")
     story.change("node-1", 4, InstanceState.CORDONED)
     story.remove("node-1")
-    story.update_fleet(FleetFields((("a", "b"),), PlacementStrategy.FIRST_FIT, None, 1_000_000))
+    story.update_fleet(FleetFields({"a": "b"}, PlacementStrategy.FIRST_FIT, None, 1_000_000))
     story.delete_fleet()
     story.commit()
     with story.store.transaction("gpu") as transaction:
@@ -184,13 +184,13 @@ def test_a_fleet_made_again_goes_on_from_its_revision_and_order(story: Story) ->
         assert transaction.load_instances() == []
         assert transaction.fleet_count() == 0
     assert list(story.store.fleet_sizes()) == []
-    story.create_fleet(FleetFields((("again", "yes"),)))
+    story.create_fleet(FleetFields({"again": "yes"}))
     story.add("node-1", 4)
     story.commit()
     with story.store.transaction("gpu") as transaction:
         assert transaction.head is not None
         assert transaction.head.record is not None
-        assert transaction.head.record.fields.labels == (("again", "yes"),)
+        assert transaction.head.record.fields.labels == {"again": "yes"}
         assert [row.record.order for row in transaction.load_instances()] == [3]
     assert list(story.store.fleet_sizes()) == ["gpu"]
 

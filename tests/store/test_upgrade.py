@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from blockyard_server.domain.retention import FleetAge
 from blockyard_server.engine.store_protocol import Store
-from blockyard_server.store.migrate import _config
+from blockyard_server.store.migrate import OLDEST_SERVER_TABLE, _config
 from blockyard_server.store.postgres.store import PostgresStore
 from blockyard_server.store.sqlite.store import SqliteStore
 from tests.conftest import PostgresOf
@@ -66,6 +66,7 @@ def _write(execute: Callable[[str, tuple[object, ...]], object]) -> None:
 def _to_0003(connection: Connection) -> None:
     config = _config()
     config.attributes["connection"] = connection
+    config.attributes["version_table"] = OLDEST_SERVER_TABLE
     command.upgrade(config, "0003")
 
 

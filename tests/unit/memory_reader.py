@@ -58,6 +58,15 @@ class MemoryReader:
         """As in the protocol."""
         return sorted(fleet for fleet, rows in self._fleets.items() if rows.halted)[:limit]
 
+    async def fleets_below_format(self, fleet_format: int, limit: int) -> list[str]:
+        """As in the protocol."""
+        return sorted(fleet for fleet, rows in self._fleets.items() if rows.format < fleet_format)[:limit]
+
+    async def formats(self) -> tuple[int, int] | None:
+        """As in the protocol."""
+        formats = [rows.format for rows in self._fleets.values() if rows.record is not None]
+        return (min(formats), max(formats)) if formats else None
+
     async def revision(self, fleet: str) -> int | None:
         """As in the protocol."""
         return self._fleets[fleet].revision if fleet in self._fleets else None
@@ -65,7 +74,7 @@ class MemoryReader:
     async def journal_bounds(self, fleet: str) -> JournalBounds | None:
         """As in the protocol."""
         rows = self._fleets.get(fleet)
-        return None if rows is None else JournalBounds(rows.revision, rows.compacted_revision)
+        return None if rows is None else JournalBounds(rows.revision, rows.compacted_revision, rows.format)
 
     async def revisions(self, names: Collection[str]) -> dict[str, int]:
         """As in the protocol."""

@@ -25,7 +25,7 @@ from blockyard_server.domain.events import (
 from blockyard_server.domain.fleet import FleetState
 from blockyard_server.domain.requests import TokenKey
 from blockyard_server.domain.retention import FleetAge
-from blockyard_server.engine.store_protocol import FleetHead, InstanceRow, InvariantBroken
+from blockyard_server.engine.store_protocol import FleetHead, InstanceRow, InvariantBroken, ServerRow
 from tests.unit.memory_reader import MemoryEvidence, MemoryReader
 
 
@@ -43,6 +43,7 @@ class Rows:
     journal: list[Event] = field(default_factory=list)
     compacted_revision: int = 0
     halted: bool = False
+    format: int = 1
     clock_offset_us: int = 0
     age: FleetAge = field(default_factory=FleetAge)
 
@@ -84,7 +85,7 @@ class MemoryTransaction:
         there = fleet in store.rows
         rows = self.rows
         self.database_time_us = store.database_time_us()
-        head = FleetHead(rows.revision, rows.next_order, rows.record, rows.halted, rows.clock_offset_us)
+        head = FleetHead(rows.revision, rows.next_order, rows.record, rows.halted, rows.format, rows.clock_offset_us)
         self.head = head if there else None
 
     def load_instances(self) -> list[InstanceRow]:
@@ -140,7 +141,8 @@ class MemoryTransaction:
                 mirror.revision = event.revision
             else:
                 mirror.apply(event)
-        self.rows.record, self.rows.next_order = mirror.record, mirror.next_order
+        record, self.rows.next_order = mirror.record, mirror.next_order
+        self.rows.record = None if record is None else replace(record, format=self.rows.format)
         records = {i.name: mirror.instance_record(i) for i in mirror.index.by_order.values()}
         self.rows.instances = {
             name: replace(record, busy_blocks=self.rows.busy_mask(name).bit_count()) for name, record in records.items()
@@ -225,6 +227,14 @@ class MemoryTransaction:
             self.rows.tokens[record.caller, record.token] = record
         self.write([event], {})
 
+    def raise_format(self, fleet_format: int) -> None:
+        """As in the protocol."""
+        assert fleet_format > self.rows.format
+        self.rows.format = fleet_format
+        if self.rows.record is not None:
+            self.rows.record = replace(self.rows.record, format=fleet_format)
+        self.wrote = True
+
     def set_halted(self, halted: bool) -> None:  # noqa: FBT001 - as in the protocol
         """As in the protocol."""
         self.rows.halted = halted
@@ -254,6 +264,8 @@ class MemoryStore:
         self.database_time_us: Callable[[], int | None] = lambda: None
         """The clock of a database that servers share."""
         self.closed = False
+        self.servers: dict[str, ServerRow] = {}
+        """Those that have given a sign of life."""
         self._lock = threading.Lock()
 
     def open(self) -> None:
@@ -294,6 +306,15 @@ class MemoryStore:
 
     async def notify(self, fleets: Collection[str]) -> None:
         """As in the protocol."""
+
+    async def heartbeat(self, own: ServerRow) -> list[ServerRow]:
+        """As in the protocol."""
+        self.servers[own.server] = own
+        return [*self.servers.values()]
+
+    async def deregister(self, server: str) -> None:
+        """As in the protocol."""
+        self.servers.pop(server, None)
 
     async def probe(self) -> None:
         """As in the protocol."""

@@ -32,7 +32,7 @@ def need(demand: Demand, fields: InstanceFields) -> int | None:
     for blocks in range(1, fields.total_blocks + 1):
         if demand.exclusive and blocks < fields.total_blocks:
             continue
-        share = {name: quantity * blocks for name, quantity in fields.resources}
+        share = {name: quantity * blocks for name, quantity in fields.resources.items()}
         covered = all(share.get(name, 0) >= want * fields.total_blocks for name, want in demand.requirements)
         if blocks >= demand.blocks and covered:
             return blocks

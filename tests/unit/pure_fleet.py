@@ -48,9 +48,7 @@ def shape(
     state: InstanceState = ACTIVE,
 ) -> InstanceFields:
     """An instance's fields, as the edge would decode them."""
-    return InstanceFields(
-        total_blocks, tuple(sorted((labels or {}).items())), tuple(sorted((resources or {}).items())), state
-    )
+    return InstanceFields(total_blocks, dict(labels or {}), dict(resources or {}), state)
 
 
 def term(key: str, operator: Operator, *values: str) -> Term:

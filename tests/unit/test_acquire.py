@@ -19,7 +19,7 @@ from tests.unit.pure_fleet import BEST_FIT, OFFLINE, SECOND, START, WORST_FIT, P
 
 def test_a_grant_says_all_that_was_asked_and_all_that_was_given() -> None:
     fleet = PureFleet(8)
-    notes = (("team", "nlp"),)
+    notes = {"team": "nlp"}
 
     grant = fleet.acquire(Demand(blocks=2), token="t", holder="job 7", ttl_us=60 * SECOND, annotations=notes)
 
@@ -103,7 +103,7 @@ def test_a_replay_flags_the_instances_that_have_gone_offline() -> None:
         ({"holder": "another"}, "holder"),
         ({"ttl_us": 1}, "ttl"),
         ({"strategy": BEST_FIT}, "placement_strategy"),
-        ({"annotations": (("a", "b"),)}, "annotations"),
+        ({"annotations": {"a": "b"}}, "annotations"),
         ({"demands": (Demand(blocks=2),)}, "demands"),
         ({"demands": (Demand(blocks=2),), "holder": "another"}, "holder, demands"),
     ],

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockyard_server.domain.fingerprint import differing_fields, fingerprint
+from blockyard_server.domain.fingerprint import FIELDS, VERSION, Field, differing_fields, fingerprint
 from blockyard_server.domain.requests import Acquire, Demand
 from tests.unit.pure_fleet import BEST_FIT, FIRST_FIT, term
 
 DEMAND = Demand(2, 3, (), exclusive=False, selector=(term("a", "IN", "b", "c"),), instance_names=("n1", "n2"))
-WISH = Acquire("gpu", "slurm", "t", "job", (DEMAND, Demand(blocks=1)), FIRST_FIT, 5, (("k", "v"),))
+WISH = Acquire("gpu", "slurm", "t", "job", (DEMAND, Demand(blocks=1)), FIRST_FIT, 5, {"k": "v"})
 
 
 def demanding(**changes: Any) -> Acquire:
@@ -27,9 +27,9 @@ def demanding(**changes: Any) -> Acquire:
         (replace(WISH, strategy=None), "placement_strategy"),
         (replace(WISH, ttl_us=6), "ttl"),
         (replace(WISH, ttl_us=None), "ttl"),
-        (replace(WISH, annotations=()), "annotations"),
-        (replace(WISH, annotations=(("k", "w"),)), "annotations"),
-        (replace(WISH, annotations=(("kv", ""),)), "annotations"),
+        (replace(WISH, annotations={}), "annotations"),
+        (replace(WISH, annotations={"k": "w"}), "annotations"),
+        (replace(WISH, annotations={"kv": ""}), "annotations"),
         (replace(WISH, demands=WISH.demands[::-1]), "demands"),
         (replace(WISH, demands=WISH.demands[:1]), "demands"),
         (demanding(instances=3), "demands"),
@@ -45,7 +45,7 @@ def demanding(**changes: Any) -> Acquire:
     ],
 )
 def test_each_field_matters_and_is_named(other: Acquire, field: str) -> None:
-    assert differing_fields(fingerprint(WISH), fingerprint(other)) == (field,)
+    assert differing_fields(fingerprint(WISH), other) == (field,)
 
 
 @pytest.mark.parametrize(
@@ -61,22 +61,54 @@ def test_what_is_no_part_of_the_intent_does_not_matter(other: Acquire) -> None:
 
 
 def test_several_differing_fields_are_named_in_the_order_of_the_message() -> None:
-    other = replace(WISH, annotations=(), holder="x", ttl_us=None)
+    other = replace(WISH, annotations={}, holder="x", ttl_us=None)
 
-    assert differing_fields(fingerprint(WISH), fingerprint(other)) == ("holder", "ttl", "annotations")
+    assert differing_fields(fingerprint(WISH), other) == ("holder", "ttl", "annotations")
 
 
-def test_fingerprints_of_different_versions_differ_in_everything() -> None:
-    print_ = fingerprint(WISH)
+ALL = ("holder", "demands", "placement_strategy", "ttl", "annotations")
 
-    assert print_[0] == 1
-    assert differing_fields(b"\x02" + print_[1:], print_) == (
-        "holder",
-        "demands",
-        "placement_strategy",
-        "ttl",
-        "annotations",
-    )
+
+def test_a_fingerprint_of_no_known_version_differs_in_everything() -> None:
+    stored = fingerprint(WISH)
+
+    assert stored[0] == 1
+    assert differing_fields(b"", WISH) == ALL, "a token that Repair recorded again"
+    assert differing_fields(b"\x02" + stored[1:] + b"12345678", WISH) == ALL
+
+
+LATER = Field(
+    "holder_shouts", 2, lambda request: request.holder.isupper(), lambda request: not request.holder.isupper()
+)
+"""A field as a later release may add it; its default is False."""
+
+
+def test_a_fingerprint_of_an_older_version_is_compared_by_its_own_fields() -> None:
+    stored = fingerprint(WISH)
+    newer = (*FIELDS, LATER)
+
+    assert differing_fields(stored, WISH, newer) == (), "the newer field has its default"
+    assert differing_fields(stored, replace(WISH, ttl_us=6), newer) == ("ttl",)
+    shouting = fingerprint(replace(WISH, holder="JOB"))
+    assert differing_fields(shouting, replace(WISH, holder="JOB"), newer) == ("holder_shouts",)
+
+
+def test_a_fingerprint_of_a_newer_version_has_a_digest_more() -> None:
+    newer = (*FIELDS, LATER)
+    stored = fingerprint(WISH, 2, newer)
+
+    assert stored[0] == 2
+    assert stored[1:-8] == fingerprint(WISH)[1:]
+    assert differing_fields(stored, WISH, newer) == ()
+    assert differing_fields(stored, replace(WISH, holder="JOB"), newer) == ("holder", "holder_shouts")
+
+
+def test_a_version_only_adds_fields_and_a_newer_one_knows_its_default() -> None:
+    versions = [field.since for field in FIELDS]
+
+    assert versions == sorted(versions)
+    assert versions[-1] == VERSION
+    assert all(field.is_default(WISH) for field in FIELDS if field.since > 1)
 
 
 def test_a_fingerprint_of_version_one_never_changes_because_stores_remember_it() -> None:
@@ -87,6 +119,6 @@ def test_a_fingerprint_of_version_one_never_changes_because_stores_remember_it()
 
 @given(st.text(), st.text())
 def test_holders_have_the_same_fingerprint_only_if_they_are_equal(one: str, other: str) -> None:
-    prints = fingerprint(replace(WISH, holder=one)), fingerprint(replace(WISH, holder=other))
+    stored = fingerprint(replace(WISH, holder=one))
 
-    assert (differing_fields(*prints) == ()) is (one == other)
+    assert (differing_fields(stored, replace(WISH, holder=other)) == ()) is (one == other)

@@ -20,11 +20,11 @@ from tests.unit.pure_fleet import SECOND, START, WORST_FIT, PureFleet
 def test_a_new_fleet_begins_at_revision_one() -> None:
     fleet = PureFleet(created=False)
 
-    record = fleet.do(CreateFleet("gpu", FleetFields(labels=(("a", "b"),))))
+    record = fleet.do(CreateFleet("gpu", FleetFields(labels={"a": "b"})))
 
     assert (record.fleet, record.revision, record.config_revision) == ("gpu", 1, 1)
     assert (record.create_time_us, record.update_time_us) == (START, START)
-    assert record.fields == FleetFields(labels=(("a", "b"),))
+    assert record.fields == FleetFields(labels={"a": "b"})
     assert fleet.state.record == record
 
 
@@ -42,7 +42,7 @@ def test_making_a_fleet_again_with_the_same_fields_changes_nothing_and_answers_i
 
 def test_making_a_fleet_again_with_other_fields_is_refused_naming_them() -> None:
     fleet = PureFleet()
-    other = FleetFields(labels=(("a", "b"),), default_placement_strategy=WORST_FIT)
+    other = FleetFields(labels={"a": "b"}, default_placement_strategy=WORST_FIT)
 
     refusal = fleet.refusal(CreateFleet("gpu", other), FleetExists)
 
@@ -64,7 +64,7 @@ def test_one_fleet_more_than_a_server_keeps_is_refused() -> None:
 def test_a_default_lease_longer_than_the_longest_is_refused(*, update: bool) -> None:
     fleet = PureFleet(fields=FleetFields(default_ttl_us=5, max_ttl_us=5)) if update else PureFleet(created=False)
     request = (
-        UpdateFleet("gpu", {"default_ttl_us": 6}) if update else CreateFleet("gpu", FleetFields((), WORST_FIT, 6, 5))
+        UpdateFleet("gpu", {"default_ttl_us": 6}) if update else CreateFleet("gpu", FleetFields({}, WORST_FIT, 6, 5))
     )
 
     refusal = fleet.refusal(request, InvalidRequest)
@@ -73,18 +73,18 @@ def test_a_default_lease_longer_than_the_longest_is_refused(*, update: bool) -> 
 
 
 def test_an_update_changes_what_it_names_and_nothing_else() -> None:
-    fleet = PureFleet(fields=FleetFields(labels=(("a", "b"),), max_ttl_us=9))
+    fleet = PureFleet(fields=FleetFields(labels={"a": "b"}, max_ttl_us=9))
     fleet.now_us += SECOND
 
     record = fleet.do(UpdateFleet("gpu", {"max_ttl_us": 10}))
 
-    assert record.fields == FleetFields(labels=(("a", "b"),), max_ttl_us=10)
+    assert record.fields == FleetFields(labels={"a": "b"}, max_ttl_us=10)
     assert (record.revision, record.config_revision) == (2, 2)
     assert (record.create_time_us, record.update_time_us) == (START, START + SECOND)
     assert fleet.state.record == record
 
 
-@pytest.mark.parametrize("changes", [{}, {"labels": ()}, {"default_ttl_us": None}])
+@pytest.mark.parametrize("changes", [{}, {"labels": {}}, {"default_ttl_us": None}])
 def test_an_update_that_changes_nothing_makes_no_revision(changes: dict[str, Any]) -> None:
     fleet = PureFleet()
     before = fleet.picture()

@@ -77,8 +77,8 @@ def test_instances_come_go_change_their_labels_and_their_size(fleet: PureFleet) 
     fleet.do(DeleteInstance("gpu", "n1"))
     assert look(fleet, NOT_OLD) == {"n2": 4, "n4": 2}
 
-    fleet.change("n2", labels=(("old", "now"),))
-    fleet.change("n3", labels=())
+    fleet.change("n2", labels={"old": "now"})
+    fleet.change("n3", labels={})
     assert look(fleet, NOT_OLD) == {"n3": 8, "n4": 2}
 
     fleet.acquire(Demand(blocks=2, instance_names=("n4",)))
@@ -89,7 +89,7 @@ def test_instances_come_go_change_their_labels_and_their_size(fleet: PureFleet) 
 def test_instances_that_come_and_go_before_anybody_asks_leave_nothing(fleet: PureFleet) -> None:
     fleet.add("n4", shape(2, labels={"zone": "a"}, resources={"gpu": 2}))
     fleet.add("n5", shape(2, labels={"zone": "a"}, resources={"gpu": 2}))
-    fleet.change("n5", labels=(("zone", "b"),))
+    fleet.change("n5", labels={"zone": "b"})
     fleet.do(DeleteInstance("gpu", "n4"))
 
     assert look(fleet, (term("zone", "EXISTS"),)) == {"n5": 2}
@@ -116,7 +116,7 @@ def test_positions_of_instances_that_have_gone_are_used_anew_and_the_order_stays
 def test_fleets_that_change_their_shapes_do_not_pile_them_up() -> None:
     fleet = PureFleet(8)
     for n in range(10 * MIN_GONE):
-        fleet.change("n1", resources=(("memory_mib", n + 1),))
+        fleet.change("n1", resources={"memory_mib": n + 1})
         assert fleet.take(Demand(requirements=(("memory_mib", n + 1),)))[0][0] == "n1"
         fleet.release(fleet.state.revision)
 
@@ -131,7 +131,7 @@ def test_what_is_remembered_of_requirements_follows_the_instances() -> None:
 
     fleet.add("n2", shape(8, resources={"gpu": 8}))
     assert fleet.take(two, strategy=PlacementStrategy.WORST_FIT) == (("n2", (0, 1)),)
-    fleet.change("n1", resources=(("gpu", 16),))
+    fleet.change("n1", resources={"gpu": 16})
     assert fleet.take(two) == (("n1", (4,)),)
 
 
@@ -166,7 +166,7 @@ def test_different_requirements_on_a_fleet_of_different_instances_are_bounded(mo
     monkeypatch.setattr("blockyard_server.domain.limits.MAX_SHAPES_PER_REQUEST", 100)
     fleet = PureFleet()
     for n in range(60):
-        fleet.add(f"n{n}", InstanceFields(4, resources=(("memory_mib", 1000 + n),)))
+        fleet.add(f"n{n}", InstanceFields(4, resources={"memory_mib": 1000 + n}))
     one, other = (Demand(requirements=(("memory_mib", wanted),)) for wanted in (100, 200))
 
     refusal = fleet.refusal(fleet.wish(one, other), LimitExceeded)

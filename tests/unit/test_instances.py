@@ -103,7 +103,7 @@ def test_an_update_changes_what_it_names_and_nothing_else() -> None:
     fleet.add("n1", shape(8, labels={"zone": "a"}, resources={"gpu": 8}))
     fleet.now_us += SECOND
 
-    record = fleet.do(UpdateInstance("gpu", "n1", {"resources": (("gpu", 9),), "state": OFFLINE}))
+    record = fleet.do(UpdateInstance("gpu", "n1", {"resources": {"gpu": 9}, "state": OFFLINE}))
 
     assert record.fields == shape(8, labels={"zone": "a"}, resources={"gpu": 9}, state=OFFLINE)
     assert (record.order, record.config_revision) == (1, 3)
@@ -111,7 +111,7 @@ def test_an_update_changes_what_it_names_and_nothing_else() -> None:
     assert fleet.state.instance_record(fleet.state.instance("n1")) == record
 
 
-@pytest.mark.parametrize("changes", [{}, {"state": ACTIVE}, {"total_blocks": 8, "labels": ()}])
+@pytest.mark.parametrize("changes", [{}, {"state": ACTIVE}, {"total_blocks": 8, "labels": {}}])
 def test_an_update_that_changes_nothing_makes_no_revision(changes: dict[str, Any]) -> None:
     fleet = PureFleet(8)
     before = fleet.picture()

@@ -56,7 +56,7 @@ def test_a_gang_makes_the_choice_again_and_again_never_twice_the_same(
 
 def test_the_order_of_registration_outlives_an_update_and_is_never_used_again() -> None:
     fleet = PureFleet(8, 8)
-    fleet.change("n1", labels=(("zone", "a"),))
+    fleet.change("n1", labels={"zone": "a"})
     assert fleet.take(Demand(blocks=1), strategy=FIRST_FIT)[0][0] == "n1"
 
     fleet.release(fleet.state.revision)

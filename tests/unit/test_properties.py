@@ -51,10 +51,8 @@ terms = st.one_of(
     st.builds(Term, keys, st.sampled_from(["EXISTS", "DOES_NOT_EXIST"])),
 )
 selectors: st.SearchStrategy[Selector] = st.just(()) | st.lists(terms, min_size=1, max_size=2).map(tuple)
-pairs = st.dictionaries(keys, st.sampled_from(VALUES)).map(lambda found: tuple(sorted(found.items())))
-resources = st.dictionaries(st.sampled_from(["gpu", "mem"]), st.integers(0, 9)).map(
-    lambda found: tuple(sorted(found.items()))
-)
+pairs = st.dictionaries(keys, st.sampled_from(VALUES))
+resources = st.dictionaries(st.sampled_from(["gpu", "mem"]), st.integers(0, 9))
 states = st.sampled_from([InstanceState.ACTIVE] * 4 + [InstanceState.CORDONED, InstanceState.OFFLINE])
 shapes = st.builds(InstanceFields, st.sampled_from([1, 2, 4, 4, 8, 8, 13]), pairs, resources, states)
 names = st.sampled_from(NAMES)

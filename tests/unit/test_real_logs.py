@@ -34,7 +34,7 @@ def rows_of(name: str) -> list[dict[str, str]]:
 def filled_fleet(instances: str) -> PureFleet:
     fleet = PureFleet()
     for row in rows_of(instances):
-        labels = (("label", row["label"]),) if row["label"] else ()
+        labels = {"label": row["label"]} if row["label"] else {}
         fleet.do(CreateInstance("gpu", row["name"], InstanceFields(int(row["total_blocks"]), labels)))
     return fleet
 

@@ -36,7 +36,7 @@ def test_302_a_gang_looks_at_each_shape_of_instances_once_and_at_each_level_of_i
 ) -> None:
     fleet = PureFleet()
     for n in range(50):
-        fleet.add(f"n{n}", InstanceFields(2, resources=(("gpu", 2), ("memory_mib", 1000 + n))))
+        fleet.add(f"n{n}", InstanceFields(2, resources={"gpu": 2, "memory_mib": 1000 + n}))
     shapes: list[int] = []
     levels: list[int] = []
     covering, first_level = placement.blocks_covering, InstanceIndex._first_level

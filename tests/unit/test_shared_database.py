@@ -23,7 +23,8 @@ from blockyard_server.engine.failures import InvariantViolated, StoreUnavailable
 from blockyard_server.engine.fleet_time import BACKWARD_TOLERANCE_US
 from blockyard_server.engine.repair import Planned, Repairer
 from blockyard_server.engine.store_protocol import CommitUnknown, InvariantBroken, StoreConflict, StoreFailed
-from blockyard_server.engine.transactor import MAX_ATTEMPTS, Transactor
+from blockyard_server.engine.transactor import Transactor
+from blockyard_server.engine.unit_of_work import MAX_ATTEMPTS
 from tests.unit.engine_stories import acquire, engine_over, filled_store, once
 from tests.unit.memory_store import MemoryStore
 
@@ -386,7 +387,7 @@ def test_a_repair_at_an_uncertain_time_does_not_carry_the_fleets_time_away(share
     shared.set_by_us = HOUR_US
     newcomer = shared.server().transactor
     planned = Planned(shared.store.rows["gpu"].revision, Plan((), (), truncated=False), ())
-    assert Repairer(shared.store, newcomer).apply("gpu", planned)
+    assert Repairer(newcomer).apply("gpu", planned)
     shared.set_by_us = 0
 
     (renewed,) = server.ask(Renew("gpu", lease))

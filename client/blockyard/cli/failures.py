@@ -150,6 +150,8 @@ NEXT_STEPS: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.INTERNAL_ERROR: "Please report it, with what the server's log says.",
         Reason.COMPACTED: "`blockyard describe FLEET` shows the fleet as it is; go on from its revision.",
         Reason.WATCHER_TOO_SLOW: "Watch again from the revision after the last one that was shown.",
+        Reason.FLEET_FORMAT_TOO_NEW: "Ask a server of a newer release, or upgrade this one.",
+        Reason.FLEET_FORMAT_TOO_OLD: "Upgrade every server of this database; the format then rises by itself.",
         Reason.STORE_DAMAGED: "Stop the server; move its data file, the -wal and the -shm away, and keep them; "
         "put the last good backup in place; start.",
     }

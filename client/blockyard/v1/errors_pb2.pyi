@@ -104,6 +104,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """DATA_LOSS. The database is damaged: nothing is read or written until the operator restores it from a backup. Asking
     again does not help.
     """
+    FLEET_FORMAT_TOO_NEW: _ErrorReason.ValueType  # 28
+    """UNAVAILABLE. The fleet's records are of a format that this server does not know: a server of a newer release has raised
+    it. Nothing was done; ask another server, or upgrade this one. Metadata: `fleet`, `format` (the fleet's), `newest` (that
+    this server knows).
+    """
+    FLEET_FORMAT_TOO_OLD: _ErrorReason.ValueType  # 29
+    """FAILED_PRECONDITION. What was asked for needs a newer format of the fleet's records. The format rises by itself once all
+    servers have been upgraded. Metadata: `fleet`, `format` (the fleet's), `needed`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo (domain `blockyard.dev`) that every error carries, by value name. Its
@@ -191,5 +200,14 @@ Metadata: `fleet`, `revision` (up to which events were sent).
 STORE_DAMAGED: ErrorReason.ValueType  # 27
 """DATA_LOSS. The database is damaged: nothing is read or written until the operator restores it from a backup. Asking
 again does not help.
+"""
+FLEET_FORMAT_TOO_NEW: ErrorReason.ValueType  # 28
+"""UNAVAILABLE. The fleet's records are of a format that this server does not know: a server of a newer release has raised
+it. Nothing was done; ask another server, or upgrade this one. Metadata: `fleet`, `format` (the fleet's), `newest` (that
+this server knows).
+"""
+FLEET_FORMAT_TOO_OLD: ErrorReason.ValueType  # 29
+"""FAILED_PRECONDITION. What was asked for needs a newer format of the fleet's records. The format rises by itself once all
+servers have been upgraded. Metadata: `fleet`, `format` (the fleet's), `needed`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

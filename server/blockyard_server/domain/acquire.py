@@ -17,10 +17,9 @@ def decide_acquire(state: FleetState, records: Records, request: Acquire, now_us
     Raises FleetNotFound, Unsatisfiable, NoCapacity, LimitExceeded, TokenMismatch, TokenCancelled, AllocationEnded.
     """
     fields = state.existing_fields()
-    request_fingerprint = fingerprint(request)
     known = records.tokens.get((request.caller, request.token))
     if known is not None:
-        return _answer_again(state, records, known, request_fingerprint, now_us), None
+        return _answer_again(state, records, known, request, now_us), None
     placements, exclusive = place(state.index, request.demands, request.strategy or fields.default_placement_strategy)
     ttl_us = granted_ttl_us(fields, request.ttl_us)
     event = Granted(
@@ -29,7 +28,7 @@ def decide_acquire(state: FleetState, records: Records, request: Acquire, now_us
         holder=request.holder,
         caller=request.caller,
         token=request.token,
-        fingerprint=request_fingerprint,
+        fingerprint=fingerprint(request),
         placements=placements,
         ttl_us=ttl_us,
         expire_time_us=None if ttl_us is None else now_us + ttl_us,
@@ -63,16 +62,14 @@ def view_of(state: FleetState, allocation: Allocation, now_us: int) -> Allocatio
     return AllocationView(allocation, offline)
 
 
-def _answer_again(
-    state: FleetState, records: Records, known: TokenRecord, request_fingerprint: bytes, now_us: int
-) -> Grant:
+def _answer_again(state: FleetState, records: Records, known: TokenRecord, request: Acquire, now_us: int) -> Grant:
     if known.allocation is None:
         message = (
             f"token {known.token!r} was cancelled by a Release before it was granted; use a new token for a new intent"
         )
         raise TokenCancelled(message, idempotency_token=known.token)
     name = f"fleets/{state.fleet}/allocations/{known.allocation}"
-    differing = differing_fields(known.fingerprint, request_fingerprint)
+    differing = differing_fields(known.fingerprint, request)
     if differing:
         fields = ", ".join(differing)
         message = (

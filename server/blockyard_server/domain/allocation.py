@@ -1,7 +1,9 @@
 """An allocation, its idempotency token's record, and the one predicate that ends a lease."""
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from blockyard_server.domain.blocks import Placements
 
@@ -27,6 +29,9 @@ def extended_us(expire_time_us: int, ttl_us: int, now_us: int, until_us: int) ->
     return max(expire_time_us, min(now_us + ttl_us, until_us))
 
 
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
+
+
 class Allocation(NamedTuple):
     """One grant, as its row says. Times are microseconds since the epoch, by the server's clock.
 
@@ -45,7 +50,7 @@ class Allocation(NamedTuple):
     ttl_us: int | None
     grant_time_us: int
     expire_time_us: int | None
-    annotations: tuple[tuple[str, str], ...] = ()
+    annotations: Mapping[str, str] = _NONE
     state: AllocationState = AllocationState.HELD
     end_time_us: int | None = None
     revision: int = 0

@@ -65,6 +65,8 @@ class FleetRecord:
     update_time_us: int
     halted: bool = False
     """Its writes are stopped, because an invariant was found not to hold."""
+    format: int = 1
+    """Of its records (`domain.formats`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +203,8 @@ class EventPage:
     revision: int
     next_after: int | None
     compacted_revision: int = 0
+    format: int = 1
+    """Of the fleet's records when they were read."""
 
     @property
     def upto(self) -> int:

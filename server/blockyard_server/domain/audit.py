@@ -10,13 +10,18 @@ from blockyard_server.domain.corrections import Correction, CorrectionKind
 from blockyard_server.domain.events import (
     Event,
     Expired,
+    FleetCreated,
     FleetDeleted,
+    FleetUpdated,
     Granted,
     InstanceCreated,
     InstanceDeleted,
     InstanceUpdated,
+    LeasesExtended,
     Released,
+    Renewed,
     Repaired,
+    TokenWasCancelled,
 )
 
 HeldBlocks = dict[str, dict[int, int]]
@@ -258,8 +263,8 @@ class Replay:
             case Repaired():
                 for correction in event.corrections:
                     self.correct(correction)
-            case _:
-                pass
+            case Renewed() | LeasesExtended() | TokenWasCancelled() | FleetCreated() | FleetUpdated():
+                pass  # they say nothing of blocks
 
     def correct(self, correction: Correction) -> None:
         """What a repair changed: from here on the journal says so."""

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 
 class CorrectionKind(StrEnum):
@@ -28,28 +27,3 @@ class Correction:
     block: int | None = None
     before: int | None = None
     after: int | None = None
-
-
-def encode_correction(correction: Correction) -> dict[str, Any]:
-    """Its form in the journal: what is set."""
-    c = correction
-    fields = {
-        "instance": c.instance,
-        "allocation": c.allocation,
-        "block": c.block,
-        "before": c.before,
-        "after": c.after,
-    }
-    return {"kind": c.kind.value} | {name: value for name, value in fields.items() if value is not None}
-
-
-def decode_correction(body: dict[str, Any]) -> Correction:
-    """A correction out of its form in the journal. Raises ValueError, KeyError."""
-    return Correction(
-        CorrectionKind(body["kind"]),
-        body.get("instance"),
-        body.get("allocation"),
-        body.get("block"),
-        body.get("before"),
-        body.get("after"),
-    )

@@ -7,7 +7,7 @@
     │   NotHolder, BlockNotGranted
     ├── FleetNotFound, InstanceNotFound, AllocationNotFound
     ├── FleetExists, InstanceExists, FleetInUse, InstanceInUse, EtagMismatch
-    ├── Compacted                                          journal
+    ├── Compacted, FleetFormatTooOld                       journal
     └── InvalidRequest, LimitExceeded
 
 Each class has the reason that clients see; each instance has a message for people and the message's
@@ -148,6 +148,12 @@ class Compacted(Refused):
     """The journal is no longer kept from the revision that was asked for."""
 
     reason = "COMPACTED"
+
+
+class FleetFormatTooOld(Refused):
+    """What was asked for needs a newer format of the fleet's records than servers of older releases know."""
+
+    reason = "FLEET_FORMAT_TOO_OLD"
 
 
 class LimitExceeded(Refused):

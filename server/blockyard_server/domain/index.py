@@ -333,7 +333,7 @@ class InstanceIndex:
         return True
 
     def _shape_of(self, fields: InstanceFields) -> int:
-        shape = (fields.total_blocks, fields.resources)
+        shape = (fields.total_blocks, tuple(sorted(fields.resources.items())))
         if shape not in self._shapes:
             self._shapes[shape] = len(self._shape_resources)
             self._shape_resources.append((fields.total_blocks, dict(fields.resources)))

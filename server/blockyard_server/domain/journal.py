@@ -9,12 +9,18 @@ from blockyard_server.domain.errors import Compacted
 from blockyard_server.domain.events import (
     Event,
     Expired,
+    FleetCreated,
+    FleetDeleted,
+    FleetUpdated,
     Granted,
     InstanceCreated,
     InstanceDeleted,
     InstanceUpdated,
+    LeasesExtended,
     Released,
     Renewed,
+    Repaired,
+    TokenWasCancelled,
 )
 
 
@@ -24,6 +30,8 @@ class JournalBounds:
 
     revision: int
     compacted_revision: int
+    format: int = 1
+    """Of the fleet's records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +88,9 @@ def _is_of_instance(instance: str, event: Event) -> bool:
             return _names(event.placements, instance)
         case Released() | Expired():
             return _names(event.freed, instance)
-        case _:
+        case Renewed() | TokenWasCancelled() | LeasesExtended():
+            return False
+        case FleetCreated() | FleetUpdated() | FleetDeleted() | Repaired():
             return False
 
 

@@ -21,7 +21,7 @@ def blocks_needed(demand: Demand, fields: InstanceFields) -> int | None:
     """How many blocks the demand takes on an instance with these fields; None if it never fits."""
     total = fields.total_blocks
     if demand.requirements:
-        return blocks_covering(demand.requirements, total, dict(fields.resources))
+        return blocks_covering(demand.requirements, total, fields.resources)
     return (total if demand.exclusive else demand.blocks) if demand.blocks <= total else None
 
 

@@ -7,7 +7,22 @@ transaction see what earlier ones did.
 from collections.abc import Mapping
 
 from blockyard_server.domain.allocation import Allocation, AllocationState, TokenRecord
-from blockyard_server.domain.events import Event, Expired, Granted, Released, Renewed, TokenWasCancelled
+from blockyard_server.domain.events import (
+    Event,
+    Expired,
+    FleetCreated,
+    FleetDeleted,
+    FleetUpdated,
+    Granted,
+    InstanceCreated,
+    InstanceDeleted,
+    InstanceUpdated,
+    LeasesExtended,
+    Released,
+    Renewed,
+    Repaired,
+    TokenWasCancelled,
+)
 from blockyard_server.domain.requests import TokenKey
 
 
@@ -42,8 +57,10 @@ class Records:
             case TokenWasCancelled():
                 key = (event.caller, event.token)
                 self.tokens[key] = TokenRecord(*key, None, b"", event.revision)
-            case _:
-                pass
+            case InstanceCreated() | InstanceUpdated() | InstanceDeleted():
+                pass  # memory has the instances
+            case FleetCreated() | FleetUpdated() | FleetDeleted() | LeasesExtended() | Repaired():
+                pass  # none of them is decided beside a request that needs records
 
     def _put(self, allocation: Allocation) -> None:
         self.allocations[allocation.allocation] = allocation

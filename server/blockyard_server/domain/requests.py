@@ -87,7 +87,7 @@ class Acquire:
     demands: tuple[Demand, ...]
     strategy: PlacementStrategy | None = None
     ttl_us: int | None = None
-    annotations: tuple[tuple[str, str], ...] = ()
+    annotations: Mapping[str, str] = field(default_factory=dict)
     validate_only: bool = False
 
     @property
@@ -150,9 +150,9 @@ class Renew:
 
 @dataclass(frozen=True, slots=True)
 class FleetFields:
-    """The fields of a fleet that operators set. TTLs are None where absent."""
+    """The fields of a fleet that operators set. TTLs are None where absent. A new field has a default (ADR 22)."""
 
-    labels: tuple[tuple[str, str], ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
     default_placement_strategy: PlacementStrategy = PlacementStrategy.BEST_FIT
     default_ttl_us: int | None = None
     max_ttl_us: int | None = None
@@ -160,11 +160,11 @@ class FleetFields:
 
 @dataclass(frozen=True, slots=True)
 class InstanceFields:
-    """The fields of an instance that operators set. Labels and resources are sorted by key."""
+    """The fields of an instance that operators set. A new field has a default (docs/adr/0022)."""
 
     total_blocks: int
-    labels: tuple[tuple[str, str], ...] = ()
-    resources: tuple[tuple[str, int], ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    resources: Mapping[str, int] = field(default_factory=dict)
     state: InstanceState = InstanceState.ACTIVE
 
 

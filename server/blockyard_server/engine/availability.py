@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from blockyard_server.engine.failures import EngineFailure
+from blockyard_server.engine.formats import FormatKeeper
 from blockyard_server.engine.store_protocol import Store, StoreFailed
 from blockyard_server.engine.writer import Writers
 
@@ -20,13 +21,15 @@ _log = logging.getLogger(__name__)
 class Availability:
     """Calls `changed` in the event loop whenever the database becomes unusable, and when it is usable again.
 
-    A database is usable if it answers, and if the last transaction, or a test write after it, succeeded.
+    A database is usable if it answers, if the last transaction, or a test write after it, succeeded, and unless each of
+    its fleets is of a format that only newer servers know.
     """
 
-    def __init__(self, store: Store, changed: Callable[[bool], None], writers: Writers) -> None:
+    def __init__(self, store: Store, changed: Callable[[bool], None], writers: Writers, keeper: FormatKeeper) -> None:
         self._store = store
         self._changed = changed
         self._writers = writers
+        self._keeper = keeper
         self._available = True
         self._task: asyncio.Task[None] | None = None
         self._writing: asyncio.Future[None] | None = None
@@ -80,7 +83,7 @@ class Availability:
         except Exception:  # noqa: BLE001 - whatever is wrong with it, it does not answer; the asking goes on
             _log.exception("the database could not be asked")
             return "it could not be asked"
-        return None
+        return self._keeper.why_it_serves_no_fleet
 
 
 def _notice(trial: "asyncio.Future[None]") -> None:

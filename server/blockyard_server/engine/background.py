@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Awaitable
 
-from blockyard_server.engine.failures import EngineFailure, InvariantViolated, ShuttingDown
+from blockyard_server.engine.failures import EngineFailure, FleetFormatTooNew, InvariantViolated, ShuttingDown
 from blockyard_server.engine.store_protocol import StoreFailed
 
 _log = logging.getLogger(__name__)
@@ -17,6 +17,8 @@ async def run_isolated(done: str, fleet: str, work: Awaitable[None]) -> None:
         raise
     except InvariantViolated:
         _log.debug("fleet %s is halted and left as it is", fleet)
+    except FleetFormatTooNew as newer:
+        _log.debug("left to a newer server: %s", newer)
     except (EngineFailure, StoreFailed) as failure:
         _log.warning("fleet %s could not be %s; the next round tries again: %s", fleet, done, failure)
     except Exception:  # noqa: BLE001 - the others must not suffer from a fault over this one

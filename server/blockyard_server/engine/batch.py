@@ -15,8 +15,24 @@ from blockyard_server.domain.answers import Answer
 from blockyard_server.domain.blocks import block_count
 from blockyard_server.domain.decide import decide
 from blockyard_server.domain.errors import AllocationEnded, FleetInUse, InstanceInUse, LeaseExpired, NoCapacity, Refused
-from blockyard_server.domain.events import Event, Expired, Granted, Released
+from blockyard_server.domain.events import (
+    Event,
+    Expired,
+    FleetCreated,
+    FleetDeleted,
+    FleetUpdated,
+    Granted,
+    InstanceCreated,
+    InstanceDeleted,
+    InstanceUpdated,
+    LeasesExtended,
+    Released,
+    Renewed,
+    Repaired,
+    TokenWasCancelled,
+)
 from blockyard_server.domain.fleet import FleetState
+from blockyard_server.domain.formats import Formats
 from blockyard_server.domain.records import Records
 from blockyard_server.domain.release import expire
 from blockyard_server.domain.requests import CreateFleet, Request
@@ -59,11 +75,18 @@ class Attempt:
     """The fleet's time."""
     written: list[Event]
     reading: Reading
+    formats: Formats
+    fleet_format: int
     extended: bool = False
     """The leases were extended, or none needed it."""
 
+    def check_writable(self, event: Event | None) -> None:
+        """Refuses a change that the fleet's format does not have yet. Raises FleetFormatTooOld."""
+        if event is not None:
+            self.formats.check_writable(self.state.fleet, self.fleet_format, event)
+
     def write(self, events: Sequence[Event], allocations: Mapping[int, Allocation]) -> None:
-        """See `Transaction.write`. The events are kept for who must find out whether they were committed."""
+        """As `Transaction.write`. The events are kept, to find out whether they were committed."""
         self.tx.write(events, allocations)
         self.written += events
 
@@ -120,6 +143,7 @@ def decide_all(attempt: Attempt, requests: Sequence[Request], allowance: Allowan
             _look_up(attempt.tx, records, requests[number : number + LOOKED_UP_AT_ONCE])
         try:
             answer, event = decide(state, records, request, attempt.now_us)
+            attempt.check_writable(event)
         except Refused as refused:
             if more_due and isinstance(refused, DEPENDS_ON_PENDING_EXPIRY):
                 break
@@ -190,5 +214,9 @@ def _blocks_of(event: Event | None) -> int:
             return block_count(event.placements)
         case Released() | Expired():
             return block_count(event.freed)
-        case _:
+        case Renewed() | TokenWasCancelled() | LeasesExtended() | Repaired() | None:
+            return 0
+        case InstanceCreated() | InstanceUpdated() | InstanceDeleted():
+            return 0
+        case FleetCreated() | FleetUpdated() | FleetDeleted():
             return 0

@@ -23,6 +23,7 @@ from blockyard_server.domain.answers import (
 )
 from blockyard_server.domain.errors import Refused
 from blockyard_server.domain.fleet import fleet_not_found, instance_not_found
+from blockyard_server.domain.formats import Formats
 from blockyard_server.domain.journal import Watch, WatchPage, check_kept
 from blockyard_server.domain.release import allocation_not_found
 from blockyard_server.domain.requests import Acquire, Release, Renew, Request
@@ -36,11 +37,12 @@ from blockyard_server.engine.failures import (
     Overloaded,
     StoreDamaged,
     StoreUnavailable,
-    failure_of_store,
 )
 from blockyard_server.engine.fleet_loader import FleetLoader
+from blockyard_server.engine.formats import FormatKeeper, FormatSettings
 from blockyard_server.engine.ledger import LedgerWork
-from blockyard_server.engine.store_protocol import InvariantBroken, Reader, Store, StoreFailed, StoreRefused
+from blockyard_server.engine.reads import Reads
+from blockyard_server.engine.store_protocol import Reader, Store, StoreFailed, StoreRefused
 from blockyard_server.engine.sweeper import Sweeper, SweeperSettings
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.watch import WatchHub
@@ -54,6 +56,8 @@ MAX_SWEEPS_OF_A_READ: Final = 3
 
 T = TypeVar("T")
 
+_FORMATS: Final = Formats()
+
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
@@ -62,6 +66,7 @@ class EngineSettings:
     writer: WriterLimits = field(default_factory=WriterLimits)
     sweeper: SweeperSettings = field(default_factory=SweeperSettings)
     auditor: AuditorSettings = field(default_factory=AuditorSettings)
+    formats: FormatSettings = field(default_factory=FormatSettings)
     restart_grace_s: float | None = None
     """A start renews every live lease: its holder could not renew it meanwhile, and the wall clock may have been set
     forward. None: by its whole TTL. Otherwise for no longer than this."""
@@ -78,13 +83,15 @@ class Engine:
         *,
         available: Callable[[bool], None] = lambda _available: None,
         clock_decides: bool = False,
+        formats: Formats = _FORMATS,
     ) -> None:
         """`available` is told in the event loop when the database goes away and when it comes back.
 
         `clock_decides`: also if the database has a clock of its own (`fleet_time.FleetTimes`).
         """
         self._store = store
-        self._watches = WatchHub(store, self._now_us)
+        self._snapshots = Reads(store, formats)
+        self._watches = WatchHub(store, self._now_us, formats=formats)
         self.counts = Counts()
         self._transactor = Transactor(
             store,
@@ -94,12 +101,14 @@ class Engine:
             committed=self._watches.committed,
             counts=self.counts,
             monotonic_s=time.monotonic,
+            formats=formats,
         )
         self._writers = Writers(self._transactor, settings.writer, store.writer_shards, self.counts)
         self._loader = FleetLoader(store, self._writers, self._transactor)
         self._sweeper = Sweeper(store, self._writers, self._transactor, settings.sweeper)
-        self._availability = Availability(store, available, self._writers)
-        self._ledger = LedgerWork(store, self._writers, self._transactor, self.counts)
+        self._keeper = FormatKeeper(store, self._writers, self._transactor, settings.formats, formats)
+        self._availability = Availability(store, available, self._writers, self._keeper)
+        self._ledger = LedgerWork(self._writers, self._transactor, self.counts)
         self._auditor = Auditor(store, self._writers, self._transactor, self._ledger, self.counts, settings.auditor)
         self._reads = 0
 
@@ -112,12 +121,14 @@ class Engine:
         self._writers.start()
         self._watches.start()
         try:
+            await self._keeper.register()  # before it serves anything: whoever raises a fleet's format counts it
             await self._loader.load()
         except BaseException as failure:
             await self.stop()
             if isinstance(failure, StoreUnavailable | StoreDamaged | StoreFailed):
                 raise StoreRefused(f"the data cannot be loaded: {failure.__cause__ or failure}") from failure
             raise
+        self._keeper.start()
         self._loader.start()
         self._sweeper.start()
         self._auditor.start()
@@ -129,6 +140,7 @@ class Engine:
     async def stop(self) -> None:
         """Carries out what was accepted, then closes the store."""
         await self._availability.stop()
+        await self._keeper.stop()
         await self._loader.stop()
         await self._sweeper.stop()
         self._writers.refuse()
@@ -168,7 +180,7 @@ class Engine:
         """One page of a snapshot."""
 
         async def read(reader: Reader, now_us: int) -> DescribePage:
-            await _existing(reader, fleet)
+            await self._existing(reader, fleet)
             return await reader.snapshot(fleet, full=full, after=after, limit=limit, now_us=now_us)
 
         return await self._read_swept(fleet, read)
@@ -177,7 +189,7 @@ class Engine:
         """One allocation."""
 
         async def read(reader: Reader, _now_us: int) -> AllocationView:
-            await _existing(reader, fleet)
+            await self._existing(reader, fleet)
             view = await reader.allocation(fleet, allocation)
             if view is None:
                 raise allocation_not_found(fleet, allocation)
@@ -189,24 +201,27 @@ class Engine:
         """A page of allocations."""
 
         async def read(reader: Reader, _now_us: int) -> AllocationPage:
-            await _existing(reader, fleet)
+            await self._existing(reader, fleet)
             return await reader.allocations(fleet, where, after=after, limit=limit)
 
         return await self._read_swept(fleet, read)
 
     async def get_fleet(self, fleet: str) -> FleetRecord:
         """One fleet."""
-        return await self._read(lambda reader: _existing(reader, fleet), fleet)
+        return await self._read(lambda reader: self._existing(reader, fleet), fleet)
 
     async def list_fleets(self, *, after: str, limit: int) -> FleetListPage:
         """A page of fleets."""
-        return await self._read(lambda reader: reader.fleets(after=after, limit=limit))
+        page = await self._read(lambda reader: reader.fleets(after=after, limit=limit))
+        for record in page.fleets:
+            self._snapshots.expect_known_format(record.fleet, record.format)
+        return page
 
     async def get_instance(self, fleet: str, instance: str) -> InstanceRecord:
         """One instance."""
 
         async def read(reader: Reader, _now_us: int) -> InstanceRecord:
-            await _existing(reader, fleet)
+            await self._existing(reader, fleet)
             record = await reader.instance(fleet, instance)
             if record is None:
                 raise instance_not_found(fleet, instance)
@@ -218,7 +233,7 @@ class Engine:
         """A page of instances."""
 
         async def read(reader: Reader, _now_us: int) -> InstancePage:
-            await _existing(reader, fleet)
+            await self._existing(reader, fleet)
             return await reader.instances(fleet, after=after, limit=limit)
 
         return await self._read_swept(fleet, read)
@@ -230,6 +245,7 @@ class Engine:
             if await reader.revision(fleet) is None:
                 raise fleet_not_found(fleet)
             page = await reader.events(fleet, where, after=after, limit=limit)
+            self._snapshots.expect_known_format(fleet, page.format)
             if after >= 0:
                 check_kept(fleet, after, page.compacted_revision)
             return page
@@ -288,6 +304,13 @@ class Engine:
                 break  # a halted fleet is never swept again, but who looks for the reason must be able to read it
         return await self._read(lambda reader: read(reader, now_us), fleet)
 
+    async def _existing(self, reader: Reader, fleet: str) -> FleetRecord:
+        record = await reader.fleet(fleet)
+        if record is None:
+            raise fleet_not_found(fleet)
+        self._snapshots.expect_known_format(fleet, record.format)
+        return record
+
     async def _read(self, read: Callable[[Reader], Awaitable[T]], fleet: str | None = None) -> T:
         if self._reads >= MAX_WAITING_READS:
             raise Overloaded(
@@ -296,22 +319,9 @@ class Engine:
             )
         self._reads += 1
         try:
-            async with self._store.reader() as reader:
-                return await read(reader)
-        except InvariantBroken as broken:
-            where = {} if fleet is None else {"fleet": f"fleets/{fleet}"}
-            raise InvariantViolated("a record cannot be read; run Verify", **where) from broken
-        except StoreFailed as failure:
-            raise failure_of_store(failure, "the database cannot be read; try again") from failure
+            return await self._snapshots.run(read, fleet)
         finally:
             self._reads -= 1
-
-
-async def _existing(reader: Reader, fleet: str) -> FleetRecord:
-    record = await reader.fleet(fleet)
-    if record is None:
-        raise fleet_not_found(fleet)
-    return record
 
 
 async def _settled(future: "asyncio.Future[Answer] | EngineFailure") -> Answer | Exception:

@@ -56,6 +56,13 @@ class WatcherTooSlow(EngineFailure):
     reason = "WATCHER_TOO_SLOW"
 
 
+class FleetFormatTooNew(EngineFailure):
+    """The fleet's records are of a format that this server does not know. Another server of a newer release does."""
+
+    reason = "FLEET_FORMAT_TOO_NEW"
+    retry_after_s = 1.0
+
+
 class InvariantViolated(EngineFailure):
     """An invariant does not hold. The fleet's writes are stopped, and the evidence is left as it is."""
 
@@ -72,6 +79,15 @@ def violation_in(fleet: str) -> InvariantViolated:
     """What a client is told of a fleet whose writes are stopped."""
     message = f"an invariant of fleet {fleet} does not hold; its writes are stopped: run Verify, then Repair"
     return InvariantViolated(message, fleet=f"fleets/{fleet}")
+
+
+def format_too_new(fleet: str, fleet_format: int, newest: int) -> FleetFormatTooNew:
+    """What a client is told of a fleet that only newer servers can serve."""
+    message = (
+        f"the records of fleet {fleet} are of format {fleet_format}, and this server knows formats up to {newest}; "
+        "ask a server of a newer release, or upgrade this one"
+    )
+    return FleetFormatTooNew(message, fleet=f"fleets/{fleet}", format=fleet_format, newest=newest)
 
 
 def failure_of_store(failed: StoreFailed, what: str) -> EngineFailure:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Final
 
 from blockyard_server.engine.background import run_isolated
-from blockyard_server.engine.failures import InvariantViolated, ShuttingDown, StoreUnavailable
+from blockyard_server.engine.failures import FleetFormatTooNew, InvariantViolated, ShuttingDown, StoreUnavailable
 from blockyard_server.engine.store_protocol import Store, StoreStopped
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.writer import Writers
@@ -36,7 +36,7 @@ class FleetLoader:
     async def load(self) -> None:
         """Loads the fleets that are not to be loaded later, and extends their leases. Raises EngineFailure.
 
-        A fleet whose invariants do not hold is halted; the others are served.
+        A fleet whose invariants do not hold is halted, and one of a newer format left alone; the others are served.
         """
         now, self._later = divide(self._store.fleet_sizes())
         await self._for_each(now, self._transactor.load)
@@ -71,7 +71,7 @@ class FleetLoader:
 
     async def _for_each(self, fleets: list[str], work: Callable[[str], None]) -> None:
         for fleet in fleets:
-            with suppress(InvariantViolated):
+            with suppress(InvariantViolated, FleetFormatTooNew):
                 await self._writers.of(fleet).run_exclusive(partial(work, fleet))
 
 

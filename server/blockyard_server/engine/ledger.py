@@ -14,7 +14,7 @@ from blockyard_server.domain.repair import Plan
 from blockyard_server.engine.counts import Counts
 from blockyard_server.engine.failures import Overloaded, ShuttingDown, StoreUnavailable, failure_of_store
 from blockyard_server.engine.repair import Planned, Repairer, dry_run_report, plan, report_of
-from blockyard_server.engine.store_protocol import Evidence, Store, StoreFailed
+from blockyard_server.engine.store_protocol import Evidence, StoreFailed
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.verify import audit
 from blockyard_server.engine.verify_snapshot import VerifySnapshot
@@ -32,11 +32,11 @@ Report = TypeVar("Report", VerifyReport, RepairReport)
 class LedgerWork:
     """All that compares a fleet's records, apart from the background's slices, which take their turn with `turn`."""
 
-    def __init__(self, store: Store, writers: Writers, transactor: Transactor, counts: Counts) -> None:
+    def __init__(self, writers: Writers, transactor: Transactor, counts: Counts) -> None:
         self._writers = writers
         self._transactor = transactor
         self._counts = counts
-        self._repairer = Repairer(store, transactor)
+        self._repairer = Repairer(transactor)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="blockyard-verify")
         self.turn = asyncio.Lock()
         self._ending = False

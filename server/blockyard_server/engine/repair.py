@@ -12,19 +12,12 @@ from blockyard_server.domain.allocation import Allocation, TokenRecord
 from blockyard_server.domain.answers import Check, Discrepancy, RepairReport, VerifyReport
 from blockyard_server.domain.audit import Findings, Memory, Replay, gather_held
 from blockyard_server.domain.corrections import CorrectionKind
-from blockyard_server.domain.events import Event, Granted, Repaired
+from blockyard_server.domain.events import Event, Granted
 from blockyard_server.domain.fleet import fleet_not_found
 from blockyard_server.domain.repair import FleetRecords, Plan, plan_repair
 from blockyard_server.engine.failures import InvariantViolated, failure_of_store
-from blockyard_server.engine.store_protocol import (
-    Evidence,
-    InvariantBroken,
-    Store,
-    StoreConflict,
-    StoreFailed,
-    Transaction,
-)
-from blockyard_server.engine.transactor import MAX_ATTEMPTS, Transactor
+from blockyard_server.engine.store_protocol import Evidence, InvariantBroken, StoreFailed, Transaction
+from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.verify import readable
 from blockyard_server.engine.verify_snapshot import VerifySnapshot
 
@@ -110,8 +103,7 @@ def plan(fleet: str, snapshot: VerifySnapshot) -> Planned:
 class Repairer:
     """Carries out repairs."""
 
-    def __init__(self, store: Store, transactor: Transactor) -> None:
-        self._store = store
+    def __init__(self, transactor: Transactor) -> None:
         self._transactor = transactor
 
     def apply(self, fleet: str, planned: Planned) -> bool:
@@ -120,7 +112,7 @@ class Repairer:
         Raises StoreUnavailable, and InvariantViolated if the database refuses it.
         """
         try:
-            done = self._apply_undisturbed(fleet, planned)
+            done = self._transactor.repair(fleet, planned.revision, planned.plan.corrections, planned.tokens)
         except InvariantBroken as broken:
             self._transactor.halt(fleet, str(broken))
             message = f"fleet {fleet} cannot be repaired; keep a copy of the data: the server's log says why"
@@ -157,21 +149,6 @@ class Repairer:
         if changed:
             _log.warning("fleet %s: its records agree, and it is served again", fleet)
         return done
-
-    def _apply_undisturbed(self, fleet: str, planned: Planned) -> bool:
-        for _ in range(MAX_ATTEMPTS):
-            try:
-                with self._store.transaction(fleet) as tx:
-                    head = tx.head
-                    if head is None or head.revision != planned.revision:
-                        return False
-                    now_us = self._transactor.time_of_repair_us(fleet, tx)
-                    tx.repair(Repaired(head.revision + 1, now_us, planned.plan.corrections), planned.tokens)
-            except StoreConflict as conflict:
-                _log.info("fleet %s: the repair is run again: %s", fleet, conflict)
-            else:
-                return True
-        raise StoreFailed("the database ended every attempt")
 
 
 def dry_run_report(planned: Planned, *, halted: bool) -> RepairReport:

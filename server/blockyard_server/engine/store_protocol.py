@@ -75,6 +75,8 @@ class FleetHead:
     record: FleetRecord | None
     halted: bool = False
     """The fleet's writes are stopped, on every server, until it is repaired."""
+    format: int = 1
+    """Of its records (`domain.formats`)."""
     clock_offset_us: int = 0
     """Added to the database's clock it is the fleet's time (`engine.fleet_time`)."""
 
@@ -85,6 +87,22 @@ class InstanceRow:
 
     record: InstanceRecord
     busy: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRow:
+    """A server that works on the database, as the others see it."""
+
+    server: str
+    """Its id, unique to the process."""
+    version: str
+    """Its release, for people."""
+    newest_format: int
+    """The newest format of records that it knows (`domain.formats`)."""
+    holds_format: bool = False
+    """It asks the others to raise no fleet's format."""
+    silent_us: int = 0
+    """For how long it has given no sign of life, by the database's clock."""
 
 
 class Transaction(Protocol):
@@ -168,6 +186,13 @@ class Transaction(Protocol):
 
     def set_clock_offset(self, offset_us: int) -> None:
         """Writes what is added to the database's clock for this fleet. The fleet exists. No event, no revision."""
+        ...
+
+    def raise_format(self, fleet_format: int) -> None:
+        """Writes that the fleet's records are of this format from now on. The fleet exists or existed, and is below it.
+
+        No event, no revision.
+        """
         ...
 
     def set_halted(self, halted: bool) -> None:  # noqa: FBT001 - it sets what it is named after
@@ -261,6 +286,14 @@ class Reader(Protocol):
 
     async def halted_fleets(self, limit: int) -> list[str]:
         """Fleets that are halted, by name."""
+        ...
+
+    async def fleets_below_format(self, fleet_format: int, limit: int) -> list[str]:
+        """Fleets, deleted ones too, whose records are of an older format, by name."""
+        ...
+
+    async def formats(self) -> tuple[int, int] | None:
+        """The oldest and the newest format of the fleets that are not deleted; None if there is none."""
         ...
 
     async def revision(self, fleet: str) -> int | None:
@@ -368,6 +401,17 @@ class Store(Protocol):
 
     async def notify(self, fleets: Collection[str]) -> None:
         """Tells the other servers that these fleets have changed. Best effort: what is lost, others find by looking."""
+        ...
+
+    async def heartbeat(self, own: ServerRow) -> list[ServerRow]:
+        """Gives this server's sign of life. Answers all servers that gave one lately, itself among them.
+
+        A store of one server answers that one. Raises StoreFailed.
+        """
+        ...
+
+    async def deregister(self, server: str) -> None:
+        """This server stops: the others need not take it for alive until it has been silent. Best effort."""
         ...
 
     async def probe(self) -> None:

@@ -17,15 +17,11 @@ from typing import Any, Final, TypeVar
 from blockyard_server.domain.answers import EventFilter, EventPage
 from blockyard_server.domain.events import Event
 from blockyard_server.domain.fleet import fleet_not_found
+from blockyard_server.domain.formats import Formats
 from blockyard_server.domain.journal import JournalBounds, Watch, WatchPage, check_kept, matches
-from blockyard_server.engine.failures import (
-    EngineFailure,
-    InvariantViolated,
-    Overloaded,
-    ShuttingDown,
-    failure_of_store,
-)
-from blockyard_server.engine.store_protocol import InvariantBroken, Reader, Store, StoreFailed
+from blockyard_server.engine.failures import EngineFailure, Overloaded, ShuttingDown
+from blockyard_server.engine.reads import Reads
+from blockyard_server.engine.store_protocol import Reader, Store, StoreFailed
 
 MAX_WATCHES: Final = 2000
 """Watches that may be open at once; one more is refused with OVERLOADED."""
@@ -44,6 +40,8 @@ are current do not wait for them."""
 BEGINNING_AT_ONCE: Final = 1
 """The same for watches that begin: of a thousand at once each takes a millisecond."""
 ALL_EVENTS: Final = EventFilter()
+
+_FORMATS: Final = Formats()
 
 _log = logging.getLogger(__name__)
 
@@ -65,10 +63,17 @@ class WatchSettings:
 class WatchHub:
     """All watches of this server. `start` and everything but `committed` belong to one event loop."""
 
-    def __init__(self, store: Store, now_us: Callable[[str], int], settings: WatchSettings | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        now_us: Callable[[str], int],
+        settings: WatchSettings | None = None,
+        formats: Formats = _FORMATS,
+    ) -> None:
         """`now_us` is a fleet's time."""
         self._store = store
         self._now_us = now_us
+        self._snapshots = Reads(store, formats)
         self._settings = settings or WatchSettings()
         self._tails: dict[str, _Tail] = {}
         self._recent: deque[_Tail] = deque()
@@ -237,22 +242,21 @@ class WatchHub:
         bounds = await self._read(self._beginning, lambda reader: reader.journal_bounds(fleet), fleet)
         if bounds is None:
             raise fleet_not_found(fleet)
+        self._snapshots.expect_known_format(fleet, bounds.format)
         return bounds
 
     async def _events(self, turn: asyncio.Semaphore, fleet: str, where: EventFilter, after: int) -> EventPage:
         """A page of the journal. Raises Compacted if what follows is no longer kept."""
         page = await self._read(turn, lambda reader: reader.events(fleet, where, after=after, limit=PAGE_EVENTS), fleet)
+        self._snapshots.expect_known_format(fleet, page.format)
         check_kept(fleet, after, page.compacted_revision)
         return page
 
-    async def _read(self, turn: asyncio.Semaphore, read: Callable[[Reader], Awaitable[T]], fleet: str = "") -> T:
-        try:
-            async with turn, self._store.reader() as reader:
-                return await read(reader)
-        except InvariantBroken as broken:
-            raise InvariantViolated("a record cannot be read; run Verify", fleet=f"fleets/{fleet}") from broken
-        except StoreFailed as failure:
-            raise failure_of_store(failure, "the database cannot be read; try again") from failure
+    async def _read(
+        self, turn: asyncio.Semaphore, read: Callable[[Reader], Awaitable[T]], fleet: str | None = None
+    ) -> T:
+        async with turn:
+            return await self._snapshots.run(read, fleet)
 
     def _notice(self) -> None:
         """In the event loop: something was committed."""

@@ -56,7 +56,7 @@ def decode_acquire(request: pb.AcquireRequest, caller: str) -> Acquire:
     if request.placement_strategy not in STRATEGIES:
         bad.append(("placement_strategy", STRATEGY_RULE))
     ttl_us = decode_ttl_us(request.ttl, "ttl", bad) if request.HasField("ttl") else None
-    annotations = decode_annotations(request.annotations, bad) if request.annotations else ()
+    annotations = decode_annotations(request.annotations, bad) if request.annotations else {}
     raise_if_any(bad)
     return Acquire(
         fleet=fleet,

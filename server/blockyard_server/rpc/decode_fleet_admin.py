@@ -197,7 +197,7 @@ def _decode_instance_fields(
     if "labels" in paths:
         fields["labels"] = decode_labels(instance.labels, "instance.labels", bad)
     if "resources" in paths:
-        fields["resources"] = decode_quantities(instance.resources, "instance.resources", 0, bad)
+        fields["resources"] = dict(decode_quantities(instance.resources, "instance.resources", 0, bad))
     if "state" in paths:
         # An update that names the state without one would put the instance back to work by accident.
         if instance.state not in INSTANCE_STATES:

@@ -154,4 +154,6 @@ _DETAILS: Final[Mapping[Reason, _Detail]] = {
     Reason.COMPACTED: _resource_info("Fleet"),
     Reason.WATCHER_TOO_SLOW: _no_detail,
     Reason.STORE_DAMAGED: _no_detail,
+    Reason.FLEET_FORMAT_TOO_NEW: _retry_info,
+    Reason.FLEET_FORMAT_TOO_OLD: _precondition("fleet"),
 }

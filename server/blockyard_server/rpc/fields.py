@@ -131,17 +131,17 @@ def decode_page_size(page_size: int, bad: Violations) -> int:
     return min(page_size, limits.MAX_PAGE_SIZE) or limits.DEFAULT_PAGE_SIZE
 
 
-def decode_labels(labels: Mapping[str, str], path: str, bad: Violations) -> tuple[tuple[str, str], ...]:
+def decode_labels(labels: Mapping[str, str], path: str, bad: Violations) -> dict[str, str]:
     """Labels, sorted by key."""
     if len(labels) > limits.MAX_LABELS:
         bad.append((path, f"has {len(labels)} entries; at most {limits.MAX_LABELS} are allowed"))
-        return ()
+        return {}
     for key, value in labels.items():
         if not is_label_key(key):
             bad.append((path, f"key {quoted(key)}: {LABEL_KEY_RULE}"))
         elif not is_label_value(value):
             bad.append((f"{path}[{key}]", LABEL_VALUE_RULE))
-    return tuple(sorted(labels.items()))
+    return dict(sorted(labels.items()))
 
 
 def decode_quantities(
@@ -159,11 +159,11 @@ def decode_quantities(
     return tuple(sorted(quantities.items()))
 
 
-def decode_annotations(annotations: Mapping[str, str], bad: Violations) -> tuple[tuple[str, str], ...]:
+def decode_annotations(annotations: Mapping[str, str], bad: Violations) -> dict[str, str]:
     """The field `annotations`, sorted by key."""
     if len(annotations) > limits.MAX_ANNOTATIONS:
         bad.append(("annotations", f"has {len(annotations)} entries; at most {limits.MAX_ANNOTATIONS} are allowed"))
-        return ()
+        return {}
     size = 0
     for key, value in annotations.items():
         size += len(key.encode()) + len(value.encode())
@@ -173,4 +173,4 @@ def decode_annotations(annotations: Mapping[str, str], bad: Violations) -> tuple
             bad.append((f"annotations[{key}]", _ANNOTATION_VALUE_RULE))
     if size > limits.MAX_ANNOTATIONS_BYTES:
         bad.append(("annotations", f"has {size} bytes; at most {limits.MAX_ANNOTATIONS_BYTES} are allowed"))
-    return tuple(sorted(annotations.items()))
+    return dict(sorted(annotations.items()))

@@ -3,7 +3,7 @@
 A weight is an upper estimate of the bytes that a row takes in an answer, where names are written in full.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
@@ -15,12 +15,17 @@ from blockyard_server.domain.events import (
     Event,
     Expired,
     FleetCreated,
+    FleetDeleted,
     FleetUpdated,
     Granted,
     InstanceCreated,
+    InstanceDeleted,
     InstanceUpdated,
+    LeasesExtended,
     Released,
+    Renewed,
     Repaired,
+    TokenWasCancelled,
 )
 from blockyard_server.store.codec import Row
 
@@ -94,7 +99,7 @@ def estimate_event_size(event: Event) -> int:
             return 2 * _FIXED + _pairs_size(event.fields.labels) + 80 * limits.MAX_RESOURCES
         case Repaired():
             return _FIXED + (2 * _NAME + 48) * len(event.corrections)
-        case _:
+        case Renewed() | TokenWasCancelled() | LeasesExtended() | InstanceDeleted() | FleetDeleted():
             return 2 * _FIXED
 
 
@@ -113,8 +118,8 @@ def estimate_holds_size(holders: Iterable[str], blocks: int) -> int:
     return _FIXED + 3 * blocks + sum(_NAME + len(holder.encode()) for holder in holders)
 
 
-def _pairs_size(pairs: tuple[tuple[str, str], ...]) -> int:
-    return sum(16 + len(key.encode()) + len(value.encode()) for key, value in pairs)
+def _pairs_size(pairs: Mapping[str, str]) -> int:
+    return sum(16 + len(key.encode()) + len(value.encode()) for key, value in pairs.items())
 
 
 def _placements_size(placements: Placements) -> int:

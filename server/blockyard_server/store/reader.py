@@ -111,13 +111,23 @@ class SqlReader(Reader):
         return await self._names(select(fleets.c.fleet).where(fleets.c.deleted == 0, fleets.c.halted == 1), limit)
 
     @override
+    async def fleets_below_format(self, fleet_format: int, limit: int) -> list[str]:
+        return await self._names(select(fleets.c.fleet).where(fleets.c.format < fleet_format), limit)
+
+    @override
+    async def formats(self) -> tuple[int, int] | None:
+        found = select(func.min(fleets.c.format), func.max(fleets.c.format)).where(fleets.c.deleted == 0)
+        [(oldest, newest)] = await self._rows(found)
+        return None if oldest is None else (oldest, newest)
+
+    @override
     async def revision(self, fleet: str) -> int | None:
         found: int | None = await self._connection.scalar(select(fleets.c.revision).where(fleets.c.fleet == fleet))
         return found
 
     @override
     async def journal_bounds(self, fleet: str) -> JournalBounds | None:
-        bounds = select(fleets.c.revision, fleets.c.compacted_revision).where(fleets.c.fleet == fleet)
+        bounds = select(fleets.c.revision, fleets.c.compacted_revision, fleets.c.format).where(fleets.c.fleet == fleet)
         rows = await self._rows(bounds)
         return JournalBounds(*rows[0]) if rows else None
 
@@ -234,7 +244,7 @@ class SqlReader(Reader):
             fetch, decode_journal, lambda e: e.revision, estimate_event_size, after=after, limit=limit
         )
         next_after = page.items[-1].revision if page.more else upto
-        return EventPage(tuple(page.items), bounds.revision, next_after, bounds.compacted_revision)
+        return EventPage(tuple(page.items), bounds.revision, next_after, bounds.compacted_revision, bounds.format)
 
     async def _rows(self, statement: Select[Any]) -> list[Row]:
         return [tuple(row) for row in await self._connection.execute(statement)]

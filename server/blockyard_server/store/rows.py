@@ -28,11 +28,16 @@ from blockyard_server.domain.events import (
     Renewed,
     Repaired,
     TokenWasCancelled,
-    encode_body,
 )
 from blockyard_server.domain.requests import InstanceFields
 from blockyard_server.engine.store_protocol import InvariantBroken
-from blockyard_server.store.codec import Row, encode_allocation, encode_map, encode_remaining
+from blockyard_server.store.codec import (
+    Row,
+    encode_allocation,
+    encode_instance_fields,
+    encode_journal,
+    encode_remaining,
+)
 
 NO_FINGERPRINT = b""
 """A cancelled token's fingerprint: no request was made with it."""
@@ -112,11 +117,8 @@ class RowChanges:
                 self.fleet,
                 name,
                 new.order,
-                new.fields.total_blocks,
+                *encode_instance_fields(new.fields),
                 0,
-                encode_map(new.fields.labels),
-                encode_map(new.fields.resources),
-                new.fields.state.value,
                 new.config_revision,
                 new.create_time_us,
                 new.update_time_us,
@@ -141,24 +143,19 @@ def net_changes(fleet: str, revision: int, events: Sequence[Event]) -> RowChange
 
 
 def _add(changes: RowChanges, event: Event) -> None:
-    allocation: int | None = None
-    instance: str | None = None
-    holder: str | None = None
     match event:
         case Granted():
-            allocation, holder = event.revision, event.holder
+            allocation = event.revision
             changes.granted[allocation] = None
             _take(changes, event.placements, allocation)
             changes.tokens.append(
                 (changes.fleet, event.caller, event.token, allocation, event.fingerprint, allocation, event.time_us)
             )
         case Released() | Expired():
-            allocation, holder = event.allocation, event.holder
-            _touch(changes, allocation)
-            _free(changes, event.freed, allocation)
+            _touch(changes, event.allocation)
+            _free(changes, event.freed, event.allocation)
         case Renewed():
-            allocation, holder = event.allocation, event.holder
-            _touch(changes, allocation)
+            _touch(changes, event.allocation)
         case TokenWasCancelled():
             changes.tokens.append(
                 (changes.fleet, event.caller, event.token, None, NO_FINGERPRINT, event.revision, event.time_us)
@@ -166,15 +163,12 @@ def _add(changes: RowChanges, event: Event) -> None:
         case LeasesExtended():
             changes.leases_extended.append(event)
         case InstanceCreated() | InstanceUpdated() | InstanceDeleted():
-            instance = event.instance
             _change_instance(changes, event)
         case FleetCreated() | FleetUpdated() | FleetDeleted():
             _change_fleet(changes, event)
         case Repaired():
             pass  # its rows are `repair.py`'s
-    changes.journal.append(
-        (changes.fleet, event.revision, event.time_us, event.kind, allocation, instance, holder, encode_body(event))
-    )
+    changes.journal.append((changes.fleet, *encode_journal(event)))
 
 
 def _touch(changes: RowChanges, allocation: int) -> None:

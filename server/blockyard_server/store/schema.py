@@ -53,6 +53,8 @@ fleets: Final = _table(
         "halted", Integer, CheckConstraint("halted IN (0, 1)", name="halted"), nullable=False, server_default=text("0")
     ),
     Column("clock_offset_us", _Big, nullable=False, server_default=text("0")),
+    Column("format", Integer, nullable=False, server_default=text("1")),
+    Column("spec", Text, nullable=False, server_default=text("'{}'")),
     PrimaryKeyConstraint("fleet"),
     CheckConstraint("revision >= 0", name="revision"),
     CheckConstraint("next_order >= 1", name="next_order"),
@@ -77,6 +79,7 @@ instances: Final = _table(
     Column("create_time_us", _Big, nullable=False),
     Column("update_time_us", _Big, nullable=False),
     Column("exclusive_to", _Big),
+    Column("spec", Text, nullable=False, server_default=text("'{}'")),
     PrimaryKeyConstraint("fleet", "instance"),
     UniqueConstraint("fleet", "instance_order", name="uq_instances_order"),
     ForeignKeyConstraint(["fleet"], ["fleets.fleet"], name="fk_instances_fleet"),
@@ -200,3 +203,14 @@ fleet_ages: Final = _table(
     ForeignKeyConstraint(["fleet"], ["fleets.fleet"], name="fk_fleet_ages_fleet"),
     CheckConstraint("age_us > 0", name="age"),
 )
+
+servers: Final = _table(
+    "servers",
+    Column("server", _Name, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("newest_format", Integer, nullable=False),
+    Column("holds_format", Integer, nullable=False),
+    Column("seen_us", _Big, nullable=False),
+    PrimaryKeyConstraint("server"),
+)
+"""Those that work on this database, each with its last sign of life by the database's clock."""

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from blockyard_server.domain.allocation import Allocation, TokenRecord
 from blockyard_server.domain.events import Event, FleetCreated, FleetDeleted, FleetEvent, FleetUpdated, Repaired
-from blockyard_server.domain.requests import FleetFields, TokenKey
+from blockyard_server.domain.requests import TokenKey
 from blockyard_server.domain.retention import FleetAge
 from blockyard_server.engine.store_protocol import FleetHead, InstanceRow, InvariantBroken, Transaction
 from blockyard_server.store.codec import (
@@ -24,7 +24,8 @@ from blockyard_server.store.codec import (
     decode_instance,
     decode_journal,
     encode_age,
-    encode_map,
+    encode_fleet_fields,
+    encode_instance_fields,
 )
 from blockyard_server.store.repair import apply_corrections
 from blockyard_server.store.rows import (
@@ -53,6 +54,7 @@ class Statements(Protocol):
     UPDATE_FLEET: str
     DELETE_FLEET: str
     ADVANCE_FLEET: str
+    SET_FORMAT: str
     SET_HALTED: str
     SET_CLOCK_OFFSET: str
     AGE: str
@@ -157,7 +159,7 @@ class SqlTransaction(Transaction):
             next_order, deleted, clock_offset_us, *rest = head
             record = decode_fleet(rest)
             there = None if deleted else record
-            self.head = FleetHead(record.revision, next_order, there, record.halted, clock_offset_us)
+            self.head = FleetHead(record.revision, next_order, there, record.halted, record.format, clock_offset_us)
         self.database_time_us = database_time_us
         self._revision = self.head.revision if self.head else 0
 
@@ -294,6 +296,16 @@ class SqlTransaction(Transaction):
         self._session.flush()
 
     @override
+    def raise_format(self, fleet_format: int) -> None:
+        self.wrote = True
+        self._count(
+            self._statements.SET_FORMAT,
+            [(fleet_format, self._fleet, fleet_format)],
+            "the fleet whose format is raised is not there, or not below it",
+        )
+        self._session.flush()
+
+    @override
     def set_halted(self, halted: bool) -> None:
         self.wrote = True
         self._count(self._statements.SET_HALTED, [(int(halted), self._fleet)], "the fleet that is halted is not there")
@@ -312,13 +324,16 @@ class SqlTransaction(Transaction):
         for event in events:
             match event:
                 case FleetCreated() if self._revision == 0 and event is events[0]:
-                    row = (self._fleet, *_encode_fleet(event.fields), event.revision, event.time_us, event.time_us)
+                    # A fleet is born at the revision before its first event; ADVANCE then takes it on like any other.
+                    times = (event.revision, event.time_us, event.time_us)
+                    row = (self._fleet, *encode_fleet_fields(event.fields), *times, 0, 1, 0)
                     self._session.create_fleet(row)
                 case FleetCreated():
-                    row = (*_encode_fleet(event.fields), event.revision, event.time_us, event.time_us, self._fleet)
+                    times = (event.revision, event.time_us, event.time_us)
+                    row = (*encode_fleet_fields(event.fields), *times, self._fleet)
                     self._count(self._statements.RECREATE_FLEET, [row], "the fleet that is created is there")
                 case FleetUpdated():
-                    row = (*_encode_fleet(event.fields), event.revision, event.time_us, self._fleet)
+                    row = (*encode_fleet_fields(event.fields), event.revision, event.time_us, self._fleet)
                     self._count(self._statements.UPDATE_FLEET, [row], "the fleet that is updated is not there")
                 case FleetDeleted():
                     row = (event.revision, event.time_us, self._fleet)
@@ -332,16 +347,7 @@ class SqlTransaction(Transaction):
         deleted = [(fleet, name) for name in changes.instances_deleted]
         self._count(self._statements.DELETE_INSTANCE, deleted, "an instance that is deleted is not there")
         updated = [
-            (
-                event.fields.total_blocks,
-                encode_map(event.fields.labels),
-                encode_map(event.fields.resources),
-                event.fields.state.value,
-                event.revision,
-                event.time_us,
-                fleet,
-                name,
-            )
+            (*encode_instance_fields(event.fields), event.revision, event.time_us, fleet, name)
             for name, event in changes.instances_updated.items()
         ]
         self._count(self._statements.UPDATE_INSTANCE, updated, "an instance that is updated is not there")
@@ -361,15 +367,6 @@ def _no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _encode_fleet(fields: FleetFields) -> Row:
-    return (
-        encode_map(fields.labels),
-        fields.default_placement_strategy.value,
-        fields.default_ttl_us,
-        fields.max_ttl_us,
-    )
 
 
 def _mask(blocks: str | None) -> int:

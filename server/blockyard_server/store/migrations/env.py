@@ -2,7 +2,13 @@
 
 from alembic import context
 
+from blockyard_server.store.migrate import SCHEMA_TABLE
 from blockyard_server.store.schema import metadata
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+_attributes = context.config.attributes
+context.configure(
+    connection=_attributes["connection"],
+    target_metadata=metadata,
+    version_table=_attributes.get("version_table", SCHEMA_TABLE),
+)
 context.run_migrations()

@@ -8,11 +8,12 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from typing import Final, Self
 
 import psycopg
 
-from blockyard_server.engine.store_protocol import StoreFailed
+from blockyard_server.engine.store_protocol import ServerRow, StoreFailed
 from blockyard_server.store.postgres.errors import said
 from blockyard_server.store.postgres.target import SET_SEARCH_PATH, Target
 from blockyard_server.store.postgres.watchdog import Watch
@@ -26,6 +27,16 @@ ANSWER_TIMEOUT_S: Final = 2.0
 """For a question on these connections; below the patience of who asks whether the database is there."""
 RECONNECT_S: Final = 0.5
 """Between two attempts to listen again."""
+_CLOCK_US: Final = b"(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+_HEARTBEAT: Final = b"""
+INSERT INTO servers (server, version, newest_format, holds_format, seen_us) VALUES (%s, %s, %s::int, %s::int, CLOCK)
+ON CONFLICT (server) DO UPDATE SET newest_format = excluded.newest_format, holds_format = excluded.holds_format,
+  seen_us = excluded.seen_us""".replace(b"CLOCK", _CLOCK_US)
+_FORGET_SILENT: Final = b"DELETE FROM servers WHERE seen_us < CLOCK - 86400000000".replace(b"CLOCK", _CLOCK_US)
+_SERVERS: Final = b"""
+SELECT server, version, newest_format, holds_format, greatest(CLOCK - seen_us, 0) FROM servers ORDER BY server
+""".replace(b"CLOCK", _CLOCK_US)
+_DEREGISTER: Final = b"DELETE FROM servers WHERE server = %s"
 
 _log = logging.getLogger(__name__)
 
@@ -100,6 +111,21 @@ class Notifications:
         """Does what `Store.probe` says."""
         await self._ask(b"SELECT 1")
 
+    async def heartbeat(self, own: ServerRow) -> list[ServerRow]:
+        """Does what `Store.heartbeat` says. Rows of servers that are long gone are deleted."""
+        row = (own.server, own.version, str(own.newest_format), str(int(own.holds_format)))
+        await self._ask(_HEARTBEAT, *row)
+        await self._ask(_FORGET_SILENT)
+        return [
+            ServerRow(str(server), str(version), int(str(newest)), bool(holds), int(str(silent_us)))
+            for server, version, newest, holds, silent_us in await self._ask(_SERVERS)
+        ]
+
+    async def deregister(self, server: str) -> None:
+        """Does what `Store.deregister` says."""
+        with suppress(StoreFailed):
+            await self._ask(_DEREGISTER, server)
+
     async def close(self) -> None:
         """Closes the connection that notifies. Who listens closes its own."""
         async with self._turn:
@@ -120,25 +146,26 @@ class Notifications:
         finally:
             await listener.close()
 
-    async def _ask(self, statement: bytes, *parameters: str) -> None:
-        """Raises StoreFailed. A connection that died since it was last used is replaced by a new one."""
+    async def _ask(self, statement: bytes, *parameters: str) -> list[tuple[object, ...]]:
+        """What it finds. Raises StoreFailed. A connection that died since it was last used is replaced by a new one."""
         async with self._turn:
             fresh = self._sender is None
             try:
-                await self._ask_once(statement, *parameters)
+                return await self._ask_once(statement, *parameters)
             except psycopg.Error as error:
                 if fresh:
                     raise StoreFailed(f"the database does not answer: {said(error)}") from error
                 try:
-                    await self._ask_once(statement, *parameters)
+                    return await self._ask_once(statement, *parameters)
                 except psycopg.Error as again:
                     raise StoreFailed(f"the database does not answer: {said(again)}") from again
 
-    async def _ask_once(self, statement: bytes, *parameters: str) -> None:
+    async def _ask_once(self, statement: bytes, *parameters: str) -> list[tuple[object, ...]]:
         if self._sender is None:
             self._sender = await WatchedConnection.reach(self._target)
         try:
-            await self._sender.ask(statement, *parameters)
+            found = await self._sender.ask(statement, *parameters)
+            return await found.fetchall() if found.description else []
         except BaseException:
             await self._close_sender()
             raise

@@ -45,7 +45,7 @@ class PostgresSession(Session):
 
         A row that is not there cannot be locked; writing it waits until whoever wrote it before is over.
         """
-        row = (fleet, "{}", "BEST_FIT", None, None, 0, 0, 0)
+        row = (fleet, "{}", "BEST_FIT", None, None, "{}", 0, 0, 0, 0, 1, 0)
         waiting = [("SAVEPOINT creation", ()), (statements.INSERT_FLEET, row), ("ROLLBACK TO SAVEPOINT creation", ())]
         return self._head(self._connection.send([*waiting, (statements.HEAD, (fleet,))])[-1])
 

@@ -11,7 +11,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from blockyard_server.store.codec import ALLOCATION_COLUMNS, EVENT_COLUMNS, INSTANCE_COLUMNS
+from sqlalchemy import BigInteger, Integer, LargeBinary, Text
+
+from blockyard_server.store import changes
+from blockyard_server.store.changes import Change
+from blockyard_server.store.codec import ALLOCATION_COLUMNS, INSTANCE_COLUMNS
+from blockyard_server.store.schema import metadata
 from blockyard_server.store.sqlite import statements
 
 
@@ -24,41 +29,10 @@ def numbered(text: str) -> str:
 ONE: Final = "one"
 """In the place of a type: the same value in every row, sent once."""
 
+_SQL_TYPES: Final = MappingProxyType({BigInteger: "bigint", Integer: "int", Text: "text", LargeBinary: "bytea"})
 _TYPES: Final = MappingProxyType(
-    {
-        "fleet": ONE,
-        "instance": "text",
-        "instance_order": "bigint",
-        "total_blocks": "int",
-        "busy_blocks": "int",
-        "labels": "text",
-        "resources": "text",
-        "state": "text",
-        "config_revision": "bigint",
-        "create_time_us": "bigint",
-        "update_time_us": "bigint",
-        "allocation": "bigint",
-        "live": "int",
-        "holder": "text",
-        "caller": "text",
-        "token": "text",
-        "granted": "text",
-        "remaining": "text",
-        "ttl_us": "bigint",
-        "grant_time_us": "bigint",
-        "expire_time_us": "bigint",
-        "end_time_us": "bigint",
-        "annotations": "text",
-        "revision": "bigint",
-        "first": "int",
-        "last": "int",
-        "fingerprint": "bytea",
-        "time_us": "bigint",
-        "kind": "text",
-        "exclusive": "text",
-        "exclusive_to": "bigint",
-        "body": "text",
-    }
+    {column.name: _SQL_TYPES[type(column.type)] for table in metadata.sorted_tables for column in table.columns}
+    | {"fleet": ONE, "first": "int", "last": "int"}  # of one fleet, and the ends of a `rows.Run`
 )
 _kinds: Final[dict[str, tuple[str, ...]]] = {}
 
@@ -80,9 +54,8 @@ def _bulk(text: str, columns: tuple[str, ...]) -> str:
     return made
 
 
-def _insert(table: str, columns: tuple[str, ...]) -> str:
-    values = ", ".join(f"k.{column}" for column in columns)
-    return _bulk(f"INSERT INTO {table} ({', '.join(columns)}) SELECT {values} FROM {{rows}}", columns)
+def _many(change: Change) -> str:
+    return _bulk(change.for_many(), change.columns)
 
 
 _NOW_US: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
@@ -114,10 +87,11 @@ DUE_LEASES: Final = numbered(statements.DUE_LEASES)
 NEXT_EXPIRE_TIME: Final = numbered(statements.NEXT_EXPIRE_TIME)
 
 # Another server may be creating it: this waits until that is over, and then inserts nothing if it is there.
-INSERT_FLEET: Final = numbered(f"{statements.INSERT_FLEET} ON CONFLICT (fleet) DO NOTHING")
-RECREATE_FLEET: Final = numbered(statements.RECREATE_FLEET)
-UPDATE_FLEET: Final = numbered(statements.UPDATE_FLEET)
-DELETE_FLEET: Final = numbered(statements.DELETE_FLEET)
+INSERT_FLEET: Final = numbered(f"{changes.INSERT_FLEET.for_one()} ON CONFLICT (fleet) DO NOTHING")
+RECREATE_FLEET: Final = numbered(changes.RECREATE_FLEET.for_one())
+UPDATE_FLEET: Final = numbered(changes.UPDATE_FLEET.for_one())
+DELETE_FLEET: Final = numbered(changes.DELETE_FLEET.for_one())
+SET_FORMAT: Final = numbered(statements.SET_FORMAT)
 SET_HALTED: Final = numbered(statements.SET_HALTED)
 AGE: Final = numbered(statements.AGE)
 SET_AGE: Final = numbered(statements.SET_AGE)
@@ -125,34 +99,14 @@ SET_CLOCK_OFFSET: Final = numbered(statements.SET_CLOCK_OFFSET)
 ADVANCE_FLEET: Final = """
 UPDATE fleets SET revision = $1, next_order = greatest(next_order, $2) WHERE fleet = $3 AND revision = $4"""
 
-INSERT_INSTANCE: Final = _insert("instances", INSTANCE_COLUMNS)
-UPDATE_INSTANCE: Final = _bulk(
-    """
-UPDATE instances i SET total_blocks = k.total_blocks, labels = k.labels, resources = k.resources, state = k.state,
-  config_revision = k.config_revision, update_time_us = k.update_time_us
-FROM {rows} WHERE i.fleet = k.fleet AND i.instance = k.instance""",
-    ("total_blocks", "labels", "resources", "state", "config_revision", "update_time_us", "fleet", "instance"),
-)
-DELETE_INSTANCE: Final = _bulk(
-    "DELETE FROM instances i USING {rows} WHERE i.fleet = k.fleet AND i.instance = k.instance", ("fleet", "instance")
-)
+INSERT_INSTANCE: Final = _many(changes.INSERT_INSTANCE)
+UPDATE_INSTANCE: Final = _many(changes.UPDATE_INSTANCE)
+DELETE_INSTANCE: Final = _many(changes.DELETE_INSTANCE)
 DELETE_ALL_INSTANCES: Final = numbered(statements.DELETE_ALL_INSTANCES)
 
-INSERT_ALLOCATION: Final = _insert("allocations", ("fleet", *ALLOCATION_COLUMNS))
-KEEP_ALLOCATION: Final = _bulk(
-    """
-UPDATE allocations a SET ttl_us = k.ttl_us, expire_time_us = k.expire_time_us, remaining = k.remaining,
-  revision = k.revision
-FROM {rows} WHERE a.fleet = k.fleet AND a.allocation = k.allocation AND +a.live = 1""",
-    ("ttl_us", "expire_time_us", "remaining", "revision", "fleet", "allocation"),
-)
-END_ALLOCATION: Final = _bulk(
-    """
-UPDATE allocations a SET live = 0, state = k.state, end_time_us = k.end_time_us, ttl_us = k.ttl_us,
-  expire_time_us = k.expire_time_us, remaining = k.remaining, revision = k.revision
-FROM {rows} WHERE a.fleet = k.fleet AND a.allocation = k.allocation AND +a.live = 1""",
-    ("state", "end_time_us", "ttl_us", "expire_time_us", "remaining", "revision", "fleet", "allocation"),
-)
+INSERT_ALLOCATION: Final = _many(changes.INSERT_ALLOCATION)
+KEEP_ALLOCATION: Final = _many(changes.KEEP_ALLOCATION)
+END_ALLOCATION: Final = _many(changes.END_ALLOCATION)
 EXTEND_LEASES: Final = """
 UPDATE allocations SET expire_time_us = greatest(expire_time_us, least($1::bigint + ttl_us, $2::bigint))
 WHERE fleet = $3 AND live = 1 AND expire_time_us < $4"""
@@ -177,30 +131,14 @@ FROM {rows} WHERE i.fleet = k.fleet AND i.instance = k.instance AND +i.busy_bloc
   AND i.exclusive_to IS NULL""",
     ("allocation", "fleet", "instance", "busy_blocks"),
 )
-INSERT_TOKEN: Final = _insert(
-    "tokens", ("fleet", "caller", "token", "allocation", "fingerprint", "revision", "time_us")
-)
-INSERT_EVENT: Final = _insert("journal", ("fleet", *EVENT_COLUMNS))
+INSERT_TOKEN: Final = _many(changes.INSERT_TOKEN)
+INSERT_EVENT: Final = _many(changes.INSERT_EVENT)
 
 ENDED_UPTO: Final = numbered(statements.ENDED_UPTO)
 CANCELLED_UPTO: Final = numbered(statements.CANCELLED_UPTO)
-FORGET_TOKEN: Final = _bulk(
-    """
-DELETE FROM tokens t USING {rows}
-WHERE t.fleet = k.fleet AND t.caller = k.caller AND t.token = k.token AND t.allocation = k.allocation""",
-    ("fleet", "caller", "token", "allocation"),
-)
-FORGET_CANCELLED: Final = _bulk(
-    """
-DELETE FROM tokens t USING {rows}
-WHERE t.fleet = k.fleet AND t.caller = k.caller AND t.token = k.token AND coalesce(t.allocation, 0) = 0""",
-    ("fleet", "caller", "token"),
-)
-FORGET_ALLOCATION: Final = _bulk(
-    """
-DELETE FROM allocations a USING {rows} WHERE a.fleet = k.fleet AND a.allocation = k.allocation AND +a.live = 0""",
-    ("fleet", "allocation"),
-)
+FORGET_TOKEN: Final = _many(changes.FORGET_TOKEN)
+FORGET_CANCELLED: Final = _many(changes.FORGET_CANCELLED)
+FORGET_ALLOCATION: Final = _many(changes.FORGET_ALLOCATION)
 COMPACTED_REVISION: Final = numbered(statements.COMPACTED_REVISION)
 COMPACT_FLEET: Final = numbered(statements.COMPACT_FLEET)
 COMPACT_JOURNAL: Final = numbered(statements.COMPACT_JOURNAL)

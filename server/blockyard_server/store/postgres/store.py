@@ -6,19 +6,21 @@ whose wait for the synchronous standby was cut off, and this COMMIT waits for th
 this, with measurements: docs/adr/0006-postgresql-store.md.
 """
 
+import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from typing import Any, Final
 
 import psycopg
-from sqlalchemy import create_engine, event
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 from typing_extensions import override
 
-from blockyard_server.engine.store_protocol import CommitUnknown, Store, StoreFailed, StoreRefused
+from blockyard_server.engine.store_protocol import CommitUnknown, ServerRow, Store, StoreFailed, StoreRefused
 from blockyard_server.store.migrate import migrate
 from blockyard_server.store.postgres import statements
 from blockyard_server.store.postgres.errors import failure_of, reading, said
@@ -44,10 +46,18 @@ READ_TIMEOUT_S: Final = 30.0
 """How long one snapshot may be read."""
 MIGRATION_TIMEOUT_S: Final = 60.0
 """For the migrations, and as long again for another server that is at them."""
+MIGRATION_LOCK_TIMEOUT_S: Final = 2.0
+"""How long one migration waits for a table that others use: they wait behind it meanwhile. Then it is tried again."""
+MIGRATION_RETRY_S: Final = 0.5
 MIGRATION_LOCK: Final = 0x626C_6F63_6B79  # "blocky": as good a number as any
 """The advisory lock under which one server migrates while the others wait."""
+_LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = {}"
+_DISTURBED: Final = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
+"""What a migration meets that others work beside."""
 _AWAY: Final = ("08", "57P", "25006")
 """SQLSTATEs, or how they begin, that say that this connection is of no more use: another one may be."""
+
+_log = logging.getLogger(__name__)
 
 
 class PostgresStore(Store):
@@ -166,6 +176,14 @@ class PostgresStore(Store):
         await self._notifications.notify(fleets)
 
     @override
+    async def heartbeat(self, own: ServerRow) -> list[ServerRow]:
+        return await self._notifications.heartbeat(own)
+
+    @override
+    async def deregister(self, server: str) -> None:
+        await self._notifications.deregister(server)
+
+    @override
     async def probe(self) -> None:
         await self._notifications.probe()
 
@@ -233,13 +251,30 @@ class PostgresStore(Store):
             engine = create_engine("postgresql+psycopg://", creator=lambda: raw, poolclass=NullPool)
             with closing(raw):
                 self._name_schema(raw)
-                with engine.begin() as connection:
-                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(MIGRATION_TIMEOUT_S * 1000)}")
-                    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
-                    raw.watch.begin(limit_s)  # the wait for the other server is over
-                    self.made_new = migrate(connection, self._url.shown)
+                until_s = time.monotonic() + limit_s
+                with engine.connect() as connection:
+                    while not self._migrate_one_step(connection, raw.watch, until_s):
+                        pass
         except (SQLAlchemyError, psycopg.Error, SessionsNotKept) as failure:
             raise StoreRefused(f"{self._url.shown} cannot be set up: {_cause(failure)}") from failure
+
+    def _migrate_one_step(self, connection: Connection, watch: Watch, until_s: float) -> bool:
+        """One migration in a transaction of its own, which so locks few tables; whether that was the last."""
+        try:
+            with connection.begin():
+                connection.exec_driver_sql(_LOCK_TIMEOUT.format(int(MIGRATION_TIMEOUT_S * 1000)))
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+                watch.begin(MIGRATION_TIMEOUT_S + ANSWER_MARGIN_S)  # the wait for the other server is over
+                connection.exec_driver_sql(_LOCK_TIMEOUT.format(int(MIGRATION_LOCK_TIMEOUT_S * 1000)))
+                done = migrate(connection, self._url.shown, one_step=True)
+        except OperationalError as failure:
+            if not isinstance(failure.orig, _DISTURBED) or time.monotonic() >= until_s:
+                raise
+            _log.info("the migration is tried again: %s", _cause(failure))
+            time.sleep(MIGRATION_RETRY_S)
+            return False
+        self.made_new = self.made_new or done.was_empty
+        return done.is_current
 
     def _name_schema(self, raw: psycopg.Connection[tuple[object, ...]]) -> None:
         """For this session and all later ones. Raises psycopg.Error, SessionsNotKept, StoreRefused."""

@@ -10,15 +10,12 @@ from turning the join around.
 from functools import lru_cache
 from typing import Final
 
+from blockyard_server.store import changes
 from blockyard_server.store.codec import ALLOCATION_COLUMNS, EVENT_COLUMNS, FLEET_COLUMNS, INSTANCE_COLUMNS
 
 
 def _columns(names: tuple[str, ...], alias: str = "") -> str:
     return ", ".join(f"{alias}{name}" for name in names)
-
-
-def _insert(table: str, names: tuple[str, ...]) -> str:
-    return f"INSERT INTO {table} ({_columns(names)}) VALUES ({', '.join('?' * len(names))})"
 
 
 @lru_cache(maxsize=256)
@@ -64,18 +61,11 @@ WHERE fleet = ? AND live = 1 AND expire_time_us <= ? ORDER BY expire_time_us, al
 NEXT_EXPIRE_TIME: Final = """
 SELECT min(expire_time_us) FROM allocations WHERE fleet = ? AND live = 1 AND expire_time_us > ?"""
 
-# A fleet is born at the revision before its first event; ADVANCE then takes it on like any other.
-INSERT_FLEET: Final = """
-INSERT INTO fleets (fleet, revision, next_order, deleted, labels, default_placement_strategy, default_ttl_us,
-  max_ttl_us, config_revision, create_time_us, update_time_us) VALUES (?, 0, 1, 0, ?, ?, ?, ?, ?, ?, ?)"""
-RECREATE_FLEET: Final = """
-UPDATE fleets SET deleted = 0, labels = ?, default_placement_strategy = ?, default_ttl_us = ?, max_ttl_us = ?,
-  config_revision = ?, create_time_us = ?, update_time_us = ? WHERE fleet = ? AND deleted = 1"""
-UPDATE_FLEET: Final = """
-UPDATE fleets SET labels = ?, default_placement_strategy = ?, default_ttl_us = ?, max_ttl_us = ?,
-  config_revision = ?, update_time_us = ? WHERE fleet = ? AND deleted = 0"""
-DELETE_FLEET: Final = """
-UPDATE fleets SET deleted = 1, config_revision = ?, update_time_us = ? WHERE fleet = ? AND deleted = 0"""
+INSERT_FLEET: Final = changes.INSERT_FLEET.for_one()
+RECREATE_FLEET: Final = changes.RECREATE_FLEET.for_one()
+UPDATE_FLEET: Final = changes.UPDATE_FLEET.for_one()
+DELETE_FLEET: Final = changes.DELETE_FLEET.for_one()
+SET_FORMAT: Final = "UPDATE fleets SET format = ? WHERE fleet = ? AND format < ?"
 SET_HALTED: Final = "UPDATE fleets SET halted = ? WHERE fleet = ?"
 COMPACTED_REVISION: Final = "SELECT compacted_revision FROM fleets WHERE fleet = ?"
 COMPACT_FLEET: Final = "UPDATE fleets SET compacted_revision = ? WHERE fleet = ? AND compacted_revision = ?"
@@ -88,22 +78,14 @@ SET_CLOCK_OFFSET: Final = "UPDATE fleets SET clock_offset_us = ? WHERE fleet = ?
 ADVANCE_FLEET: Final = """
 UPDATE fleets SET revision = ?, next_order = max(next_order, ?) WHERE fleet = ? AND revision = ?"""
 
-INSERT_INSTANCE: Final = _insert("instances", INSTANCE_COLUMNS)
-UPDATE_INSTANCE: Final = """
-UPDATE instances SET total_blocks = ?, labels = ?, resources = ?, state = ?, config_revision = ?, update_time_us = ?
-WHERE fleet = ? AND instance = ?"""
-DELETE_INSTANCE: Final = "DELETE FROM instances WHERE fleet = ? AND instance = ?"
+INSERT_INSTANCE: Final = changes.INSERT_INSTANCE.for_one()
+UPDATE_INSTANCE: Final = changes.UPDATE_INSTANCE.for_one()
+DELETE_INSTANCE: Final = changes.DELETE_INSTANCE.for_one()
 DELETE_ALL_INSTANCES: Final = "DELETE FROM instances WHERE fleet = ?"
 
-INSERT_ALLOCATION: Final = _insert("allocations", ("fleet", *ALLOCATION_COLUMNS))
-# Two statements, because one that sets `live` has to look at every index, also for a renewal. `+live`, because with a
-# plain `live` SQLite searches the index of live allocations first, and then the table.
-KEEP_ALLOCATION: Final = """
-UPDATE allocations SET ttl_us = ?, expire_time_us = ?, remaining = ?, revision = ?
-WHERE fleet = ? AND allocation = ? AND +live = 1"""
-END_ALLOCATION: Final = """
-UPDATE allocations SET live = 0, state = ?, end_time_us = ?, ttl_us = ?, expire_time_us = ?, remaining = ?, revision = ?
-WHERE fleet = ? AND allocation = ? AND +live = 1"""
+INSERT_ALLOCATION: Final = changes.INSERT_ALLOCATION.for_one()
+KEEP_ALLOCATION: Final = changes.KEEP_ALLOCATION.for_one()
+END_ALLOCATION: Final = changes.END_ALLOCATION.for_one()
 EXTEND_LEASES: Final = """
 UPDATE allocations SET expire_time_us = max(expire_time_us, min(? + ttl_us, ?))
 WHERE fleet = ? AND live = 1 AND expire_time_us < ?"""
@@ -123,10 +105,8 @@ HOLD_EXCLUSIVELY: Final = """
 UPDATE instances SET exclusive_to = ?
 WHERE fleet = ? AND instance = ? AND busy_blocks = ? AND exclusive_to IS NULL"""
 
-INSERT_TOKEN: Final = _insert(
-    "tokens", ("fleet", "caller", "token", "allocation", "fingerprint", "revision", "time_us")
-)
-INSERT_EVENT: Final = _insert("journal", ("fleet", *EVENT_COLUMNS))
+INSERT_TOKEN: Final = changes.INSERT_TOKEN.for_one()
+INSERT_EVENT: Final = changes.INSERT_EVENT.for_one()
 
 ENDED_UPTO: Final = """
 SELECT fleet, caller, token, allocation FROM allocations
@@ -134,9 +114,9 @@ WHERE fleet = ? AND live = 0 AND revision <= ? ORDER BY revision LIMIT ?"""
 CANCELLED_UPTO: Final = """
 SELECT fleet, caller, token FROM tokens
 WHERE fleet = ? AND allocation IS NULL AND revision <= ? ORDER BY revision LIMIT ?"""
-FORGET_TOKEN: Final = "DELETE FROM tokens WHERE fleet = ? AND caller = ? AND token = ? AND allocation = ?"
-FORGET_CANCELLED: Final = "DELETE FROM tokens WHERE fleet = ? AND caller = ? AND token = ? AND allocation IS NULL"
-FORGET_ALLOCATION: Final = "DELETE FROM allocations WHERE fleet = ? AND allocation = ? AND +live = 0"
+FORGET_TOKEN: Final = changes.FORGET_TOKEN.for_one()
+FORGET_CANCELLED: Final = changes.FORGET_CANCELLED.for_one()
+FORGET_ALLOCATION: Final = changes.FORGET_ALLOCATION.for_one()
 
 EVIDENCE_HEAD: Final = "SELECT revision, deleted, compacted_revision FROM fleets WHERE fleet = ?"
 EVIDENCE_INSTANCES: Final = "SELECT instance, total_blocks, busy_blocks FROM instances WHERE fleet = ?"

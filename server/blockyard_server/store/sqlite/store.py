@@ -22,7 +22,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from typing_extensions import override
 
-from blockyard_server.engine.store_protocol import InvariantBroken, Store, StoreFailed, StoreRefused, StoreStopped
+from blockyard_server.engine.store_protocol import (
+    InvariantBroken,
+    ServerRow,
+    Store,
+    StoreFailed,
+    StoreRefused,
+    StoreStopped,
+)
 from blockyard_server.store.migrate import migrate
 from blockyard_server.store.reader import SqlReader
 from blockyard_server.store.sqlite import statements
@@ -89,7 +96,7 @@ class SqliteStore(Store):
         try:
             self._empty_log()
             with migrating_engine(self._open_connection).begin() as connection:
-                self.made_new = migrate(connection, str(self.path))
+                self.made_new = migrate(connection, str(self.path)).was_empty
             self._file.make_private()
             self._connect_writer()
             self._look_for_damage()
@@ -175,6 +182,15 @@ class SqliteStore(Store):
     @override
     async def notify(self, fleets: Collection[str]) -> None:
         """There is no other server."""
+
+    @override
+    async def heartbeat(self, own: ServerRow) -> list[ServerRow]:
+        """There is no other server, so nothing is written."""
+        return [own]
+
+    @override
+    async def deregister(self, server: str) -> None:
+        """Nothing was written."""
 
     @override
     async def probe(self) -> None:

@@ -1,0 +1,42 @@
+"""Reads a snapshot on behalf of a client: what the store raises becomes what the client is told."""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from blockyard_server.domain.formats import Formats
+from blockyard_server.engine.failures import EngineFailure, InvariantViolated, failure_of_store, format_too_new
+from blockyard_server.engine.store_protocol import InvariantBroken, Reader, Store, StoreFailed
+
+T = TypeVar("T")
+
+
+class Reads:
+    """Used in the event loop."""
+
+    def __init__(self, store: Store, formats: Formats) -> None:
+        self._store = store
+        self._formats = formats
+
+    async def run(self, read: Callable[[Reader], Awaitable[T]], fleet: str | None = None) -> T:
+        """What `read` answers out of one snapshot. Raises EngineFailure, and whatever else it raises."""
+        try:
+            async with self._store.reader() as reader:
+                return await read(reader)
+        except InvariantBroken as broken:
+            raise await self._failure_of_unreadable(fleet) from broken
+        except StoreFailed as failure:
+            raise failure_of_store(failure, "the database cannot be read; try again") from failure
+
+    def expect_known_format(self, fleet: str, fleet_format: int) -> None:
+        """Raises FleetFormatTooNew."""
+        if not self._formats.knows(fleet_format):
+            raise format_too_new(fleet, fleet_format, self._formats.newest)
+
+    async def _failure_of_unreadable(self, fleet: str | None) -> EngineFailure:
+        """A record that cannot be read is damaged, unless it is of a format that this server does not know."""
+        if fleet is None:
+            return InvariantViolated("a record cannot be read; run Verify")
+        bounds = await self.run(lambda reader: reader.journal_bounds(fleet))
+        if bounds is not None and not self._formats.knows(bounds.format):
+            return format_too_new(fleet, bounds.format, self._formats.newest)
+        return InvariantViolated("a record cannot be read; run Verify", fleet=f"fleets/{fleet}")
