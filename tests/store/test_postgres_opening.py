@@ -63,7 +63,7 @@ async def test_the_migrated_schema_is_the_described_one(postgres: Postgres, data
 
 
 def is_on_postgresql(_: object, name: str | None, *_rest: object) -> bool:
-    """Whether Alembic is to compare it: triggers do what this key does on SQLite, and the other is Alembic's own table."""
+    """Whether Alembic is to compare it: triggers do what this key does on SQLite, and the table is Alembic's own."""
     return name not in {"fk_held_blocks_instance", OLDEST_SERVER_TABLE}
 
 

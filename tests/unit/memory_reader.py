@@ -130,7 +130,7 @@ class MemoryReader:
         rows = self._fleets[fleet]
         found = [event for event in rows.kept() if event.revision > after and matches(where, event)]
         next_after = found[limit - 1].revision if len(found) > limit else None
-        return EventPage(tuple(found[:limit]), rows.revision, next_after, rows.compacted_revision)
+        return EventPage(tuple(found[:limit]), rows.revision, next_after, rows.compacted_revision, rows.format)
 
 
 class MemoryEvidence:
