@@ -13,10 +13,13 @@ from alembic.script import Script, ScriptDirectory
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
+from blockyard_server.domain.answers import EventFilter
+from blockyard_server.domain.formats import Formats
 from blockyard_server.engine.clock import SystemClock
 from blockyard_server.engine.counts import Counts
 from blockyard_server.engine.failures import FleetFormatTooNew, InvariantViolated
 from blockyard_server.engine.formats import LIVE_US
+from blockyard_server.engine.reads import Reads
 from blockyard_server.engine.store_protocol import InvariantBroken, ServerRow, Store
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.verify import audit
@@ -89,6 +92,23 @@ def test_an_event_of_an_unknown_kind_halts_no_fleet_of_a_newer_format(story: Sto
     with pytest.raises(InvariantViolated):
         behind.refresh_clock("gpu")
     assert halts(counts) == 1
+
+
+async def test_a_read_that_meets_an_unknown_kind_says_whether_the_fleet_is_newer_or_damaged(story: Story) -> None:
+    story.commit()
+    columns = "fleet, revision, time_us, kind, body"
+    execute(story.store, f"INSERT INTO journal ({columns}) SELECT fleet, revision + 1, 1, 'MOVED', '{{}}' FROM fleets")  # noqa: S608 - a constant
+    execute(story.store, "UPDATE fleets SET revision = revision + 1")
+    reads = Reads(story.store, Formats())
+
+    async def events() -> object:
+        return await reads.run(lambda reader: reader.events("gpu", EventFilter(), after=0, limit=100), "gpu")
+
+    with pytest.raises(InvariantViolated):
+        await events()
+    execute(story.store, "UPDATE fleets SET format = 2")
+    with pytest.raises(FleetFormatTooNew):
+        await events()
 
 
 def halts(counts: Counts) -> int:
