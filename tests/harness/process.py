@@ -76,6 +76,10 @@ class ServerProcess:
         """From the next launch on."""
         self._settings.update(settings)
 
+    def setting(self, name: str) -> str:
+        """A setting that it was given."""
+        return str(self._settings[name])
+
     def launch(self) -> None:
         """Starts the process and does not wait until it serves."""
         assert self._process is None, "it runs already"

@@ -4,7 +4,7 @@ faults, and the clients."""
 import asyncio
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +54,9 @@ class Setup:
     kill_every_s: tuple[float, float] = (8.0, 25.0)
     """Between two kills of a server."""
     program: tuple[str, ...] = ()
-    """What stands for `blockyard`: another program with a fault, to see it caught."""
+    """What stands for `blockyard`: another program, such as one with a fault or of another release."""
+    meanwhile: "Callable[[Sequence[ServerProcess]], Awaitable[None]] | None" = None
+    """What is done to the servers while the clients call, instead of faults. The clients go on until it is over."""
 
 
 @dataclass(slots=True)
@@ -92,9 +94,10 @@ async def record(folder: Path, setup: Setup, say: Say) -> Recorded:
         stage = await stack.enter_async_context(_standing(folder, setup))
         lines = [await stack.enter_async_context(Line(proxy.address)) for proxy in stage.before_servers]
         recorded = Recorded()
+        meanwhile = asyncio.Event()
         course = Course(
             setup.operations,
-            lambda: not lacking_faults(setup, recorded.kills, stage.faults),
+            lambda: meanwhile.is_set() and not lacking_faults(setup, recorded.kills, stage.faults),
             lines,
             setup.timeout_s if setup.faults else CALM_TIMEOUT_S,
         )
@@ -110,7 +113,7 @@ async def record(folder: Path, setup: Setup, say: Say) -> Recorded:
         saying = asyncio.create_task(_say(course, recorded, stage, say))
         try:
             async with _trouble(stage, recorded, dice):
-                await asyncio.gather(*(client.work() for client in clients))
+                await asyncio.gather(_do_meanwhile(stage, meanwhile), *(client.work() for client in clients))
             course.timeout_s = CALM_TIMEOUT_S
             await asyncio.gather(*(client.settle() for client in clients))
         finally:
@@ -122,6 +125,14 @@ async def record(folder: Path, setup: Setup, say: Say) -> Recorded:
         recorded.operations, recorded.faults = course.made, stage.faults
         recorded.unknown, recorded.why_unknown = course.unknown, course.why_unknown
     return recorded
+
+
+async def _do_meanwhile(stage: "_Stage", over: asyncio.Event) -> None:
+    try:
+        if stage.setup.meanwhile is not None:
+            await stage.setup.meanwhile(stage.servers)
+    finally:
+        over.set()
 
 
 @dataclass(slots=True)
