@@ -1,7 +1,8 @@
 """A call as a value: what to send where, how to read the answer, and what to do if none comes.
 
 The functions of `operations`, `_allocator`, `_fleet_admin` and `_ledger` make calls and touch no network; the
-blocking and the asyncio client carry them out. So each RPC's signature and meaning is written once.
+blocking and the asyncio client carry them out. So each RPC's signature and meaning is written once: the clients'
+methods are generated out of these functions (`make generate`).
 """
 
 from collections.abc import Callable, Generator, Sequence
