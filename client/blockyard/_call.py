@@ -40,8 +40,8 @@ class Call(Generic[T_co]):
     """How long it may take in all, retries included. None: as the client says."""
     if_unknown: str | None = None
     """What the user does if no answer ever comes, as a part of a sentence. None for a call that changes nothing."""
-    own_echoes: frozenset[Reason] = frozenset()
-    """Refusals that, after an attempt without an answer, may be the effect of that very attempt."""
+    reasons_after_lost_attempt: frozenset[Reason] = frozenset()
+    """Refusals that an earlier attempt without an answer may itself have caused: the outcome is unknown then."""
     token: str | None = None
     """The idempotency token of an acquire."""
 
@@ -96,7 +96,7 @@ class Method(Generic[RequestT, AnswerT]):
         timeout_s: float | None,
         *,
         if_unknown: str | None = None,
-        own_echoes: frozenset[Reason] = frozenset(),
+        reasons_after_lost_attempt: frozenset[Reason] = frozenset(),
     ) -> Call[T]:
         """A call of this RPC; the arguments are `Call`'s fields."""
         return Call(
@@ -106,8 +106,15 @@ class Method(Generic[RequestT, AnswerT]):
             decode=decode,
             timeout_s=timeout_s,
             if_unknown=if_unknown,
-            own_echoes=own_echoes,
+            reasons_after_lost_attempt=reasons_after_lost_attempt,
         )
+
+    def guarded_call(
+        self, request: RequestT, decode: Callable[[AnswerT], T], timeout_s: float | None, *, etag: str | None
+    ) -> Call[T]:
+        """A change that an etag may guard: then an attempt without an answer makes its own repetition fail."""
+        reasons = frozenset() if etag is None else frozenset({Reason.ETAG_MISMATCH})
+        return self.call(request, decode, timeout_s, if_unknown=LOOK, reasons_after_lost_attempt=reasons)
 
     def operation(
         self,

@@ -282,7 +282,7 @@ class ClientMethods(ABC):
             timeout_s: How long the acquire may take in all, retries included. None: as the client says.
 
         Raises:
-            BlockyardError: On entering, what `acquire` raises; on leaving in peace, what `release` raises.
+            BlockyardError: On entering, what `acquire` raises; on leaving without an exception, what `release` raises.
             ValueError: `demands` together with one of the arguments that it replaces, an empty `instance_names`, or a
                 name of something else.
             TypeError: One string where several are asked for.
@@ -773,7 +773,7 @@ class ClientMethods(ABC):
         )
 
     def verify(self, fleet: str, *, timeout_s: float = VERIFY_TIMEOUT_S) -> VerifyReport:
-        """Compares all records of a fleet at one revision. Reports each difference, and mends none.
+        """Compares all records of a fleet at one revision. Reports each difference, and changes nothing.
 
         Args:
             fleet: Which fleet.

@@ -22,7 +22,7 @@ from blockyard.errors import ClientClosed, WrongLoop
 from blockyard.types import Event, Grant
 from blockyard.v1.allocator_pb2 import WatchRequest
 
-_dice = random.SystemRandom()
+_random = random.SystemRandom()
 
 
 class AsyncClient(AsyncClientMethods):
@@ -94,7 +94,7 @@ class AsyncClient(AsyncClientMethods):
             finally:
                 if self._origin.is_here:
                     self._under_way.discard(attempt)
-            await asyncio.sleep(attempts.pause_s(failure, time.monotonic(), _dice.random()))
+            await asyncio.sleep(attempts.pause_s(failure, time.monotonic(), _random.random()))
             self._origin.require("client")
 
     async def close(self) -> None:

@@ -20,7 +20,7 @@ from blockyard.types import Event, Grant
 from blockyard.v1.allocator_pb2 import WatchRequest
 from blockyard.watch import Watch
 
-_dice = random.SystemRandom()
+_random = random.SystemRandom()
 
 
 class Client(ClientMethods):
@@ -86,7 +86,7 @@ class Client(ClientMethods):
                 failure = failure_of_error(error, cancelled_here=self._closed)
             else:
                 return call.decode(answer)
-            time.sleep(attempts.pause_s(failure, time.monotonic(), _dice.random()))
+            time.sleep(attempts.pause_s(failure, time.monotonic(), _random.random()))
             self._origin.require("client")
 
     def close(self) -> None:

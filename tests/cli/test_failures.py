@@ -93,7 +93,7 @@ def test_an_unknown_outcome_says_what_to_do_on_the_command_line() -> None:
     assert look.next_step.startswith("Look whether it was done ")
 
 
-def test_an_acquire_without_an_answer_says_the_command_that_closes_the_door() -> None:
+def test_an_acquire_without_an_answer_says_the_command_that_cancels_it() -> None:
     advice = "acquire again with token 'out 1', or release_by_token('gpu', 'out 1')"
     unknown = OutcomeUnknown(f"the outcome of Acquire is unknown (x); {advice}", advice=advice, token="out 1")
 

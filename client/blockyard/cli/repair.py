@@ -86,7 +86,7 @@ def print_report(fleet: str, report: RepairReport, *, apply: bool) -> None:
         rows = ((each.kind, each.instance or each.allocation or fleet, describe(each)) for each in report.corrections)
         print_table(("CHANGE", "WHERE", "WHAT"), rows, if_empty="")
     if report.unrepaired:
-        print_line("No rule mends these; they are left as they are, for people:")
+        print_line("No rule repairs these; they are left as they are, for people:")
         for left in report.unrepaired:
             print_line(describe_difference(fleet, left))
     if apply:
