@@ -18,10 +18,21 @@ T_co = TypeVar("T_co", covariant=True)
 RequestT = TypeVar("RequestT", bound=Message)
 AnswerT = TypeVar("AnswerT", bound=Message)
 
-AGAIN = "the same call may be made again"
-"""What to do about an unknown outcome where repeating the call gives the same answer."""
-LOOK = "read the resource to see"
-"""What to do about an unknown outcome where a repetition may meet the effect of the first."""
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What the user does about a change to which no answer came."""
+
+    text: str
+    """As a part of a sentence."""
+    repeatable: bool = True
+    """Whether the same call may be made again: what it has done already is not done twice."""
+
+
+AGAIN = Advice("the same call may be made again")
+"""Where repeating the call gives the same answer."""
+LOOK = Advice("read the resource to see", repeatable=False)
+"""Where a repetition may meet the effect of the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +49,8 @@ class Call(Generic[T_co]):
     """Makes the user's value out of it."""
     timeout_s: float | None
     """How long it may take in all, retries included. None: as the client says."""
-    if_unknown: str | None = None
-    """What the user does if no answer ever comes, as a part of a sentence. None for a call that changes nothing."""
+    if_unknown: Advice | None = None
+    """What the user does if no answer ever comes. None for a call that changes nothing."""
     reasons_after_lost_attempt: frozenset[Reason] = frozenset()
     """Refusals that an earlier attempt without an answer may itself have caused: the outcome is unknown then."""
     token: str | None = None
@@ -95,7 +106,7 @@ class Method(Generic[RequestT, AnswerT]):
         decode: Callable[[AnswerT], T],
         timeout_s: float | None,
         *,
-        if_unknown: str | None = None,
+        if_unknown: Advice | None = None,
         reasons_after_lost_attempt: frozenset[Reason] = frozenset(),
     ) -> Call[T]:
         """A call of this RPC; the arguments are `Call`'s fields."""
@@ -122,7 +133,7 @@ class Method(Generic[RequestT, AnswerT]):
         decode: Callable[[AnswerT], T],
         timeout_s: float | None,
         *,
-        if_unknown: str | None,
+        if_unknown: Advice | None,
         token: str | None = None,
     ) -> Operation[T]:
         """The same as an operation."""

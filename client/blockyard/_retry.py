@@ -13,7 +13,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Final
 
-from blockyard._call import Call
+from blockyard._call import LOOK, Call
 from blockyard.errors import (
     BlockyardError,
     CallFailed,
@@ -131,8 +131,13 @@ class Attempts:
         )
 
     def _unknown(self, failure: CallFailed) -> OutcomeUnknown:
-        advice = self._call.if_unknown or ""
-        message = f"the outcome of {self._call.method} is unknown ({failure}); {advice}"
-        unknown = OutcomeUnknown(message, call=self._call.method, advice=advice, token=self._call.token)
+        advice = self._call.if_unknown or LOOK
+        unknown = OutcomeUnknown(
+            f"the outcome of {self._call.method} is unknown ({failure}); {advice.text}",
+            call=self._call.method,
+            advice=advice.text,
+            repeatable=advice.repeatable,
+            token=self._call.token,
+        )
         unknown.__cause__ = failure
         return unknown
