@@ -66,15 +66,17 @@ protos: $(VENV)/.dev  ## buf: the protos' style, and that no client of the last 
 	BUF=$(BIN)/buf bash .ci/breaking
 
 .PHONY: generate
-generate: $(VENV)/.dev  ## The generated code, from the protos
+generate: $(VENV)/.dev  ## The generated code: from the protos, and the clients' methods
 	$(call protoc,client)
+	$(BIN)/python scripts/generate_client_methods.py
 
 .PHONY: generated
-generated: $(VENV)/.dev  ## Compares the generated code with the protos
+generated: $(VENV)/.dev  ## Compares the generated code with a fresh generation
 	@rm -rf build/generated && mkdir -p build/generated
 	$(call protoc,build/generated)
 	diff --recursive --exclude=__init__.py --exclude=__pycache__ build/generated/blockyard/v1 $(V1)
 	@echo "$(V1) is what the protos generate."
+	@$(BIN)/python scripts/generate_client_methods.py --check
 
 .PHONY: docs
 docs: $(VENV)/.dev  ## Executes the snippets of README.md and docs/

@@ -14,6 +14,7 @@ from blockyard import operations
 from blockyard._call import Operation
 from blockyard._fleet_admin import UNSET
 from blockyard._retry import RetryPolicy
+from blockyard._version import __version__
 from blockyard.aio import AsyncClient
 from blockyard.aio_lease import AsyncLease
 from blockyard.aio_watch import AsyncWatch
@@ -197,6 +198,7 @@ __all__ = [
     "WatcherTooSlow",
     "WrongLoop",
     "WrongProcess",
+    "__version__",
     "operations",
 ]
 

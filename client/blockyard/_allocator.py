@@ -5,7 +5,7 @@ from functools import partial
 from typing import Final
 
 from blockyard._arguments import not_empty, several
-from blockyard._call import Call, Listing, Method, Operation, Page, Plan, T
+from blockyard._call import Advice, Call, Listing, Method, Operation, Page, Plan, T
 from blockyard._codec import (
     decode_allocation,
     decode_allocations_page,
@@ -164,9 +164,8 @@ def batch(operations: Iterable[Operation[T]], *, timeout_s: float | None = None)
     """
     chosen = several(operations, "operations")
     request = pb.BatchRequest(operations=[_batched(operation) for operation in chosen])
-    return BATCH.call(
-        request, partial(_outcomes, chosen), timeout_s, if_unknown="the same operations may be sent again"
-    )
+    again = Advice("the same operations may be sent again")
+    return BATCH.call(request, partial(_outcomes, chosen), timeout_s, if_unknown=again)
 
 
 def _batched(operation: Operation[T]) -> pb.BatchOperation:

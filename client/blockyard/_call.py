@@ -1,7 +1,8 @@
 """A call as a value: what to send where, how to read the answer, and what to do if none comes.
 
 The functions of `operations`, `_allocator`, `_fleet_admin` and `_ledger` make calls and touch no network; the
-blocking and the asyncio client carry them out. So each RPC's signature and meaning is written once.
+blocking and the asyncio client carry them out. So each RPC's signature and meaning is written once: the clients'
+methods are generated out of these functions (`make generate`).
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -17,10 +18,21 @@ T_co = TypeVar("T_co", covariant=True)
 RequestT = TypeVar("RequestT", bound=Message)
 AnswerT = TypeVar("AnswerT", bound=Message)
 
-AGAIN = "the same call may be made again"
-"""What to do about an unknown outcome where repeating the call gives the same answer."""
-LOOK = "read the resource to see"
-"""What to do about an unknown outcome where a repetition may meet the effect of the first."""
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What the user does about a change to which no answer came."""
+
+    text: str
+    """As a part of a sentence."""
+    repeatable: bool = True
+    """Whether the same call may be made again: what it has done already is not done twice."""
+
+
+AGAIN = Advice("the same call may be made again")
+"""Where repeating the call gives the same answer."""
+LOOK = Advice("read the resource to see", repeatable=False)
+"""Where a repetition may meet the effect of the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +49,10 @@ class Call(Generic[T_co]):
     """Makes the user's value out of it."""
     timeout_s: float | None
     """How long it may take in all, retries included. None: as the client says."""
-    if_unknown: str | None = None
-    """What the user does if no answer ever comes, as a part of a sentence. None for a call that changes nothing."""
-    own_echoes: frozenset[Reason] = frozenset()
-    """Refusals that, after an attempt without an answer, may be the effect of that very attempt."""
+    if_unknown: Advice | None = None
+    """What the user does if no answer ever comes. None for a call that changes nothing."""
+    reasons_after_lost_attempt: frozenset[Reason] = frozenset()
+    """Refusals that an earlier attempt without an answer may itself have caused: the outcome is unknown then."""
     token: str | None = None
     """The idempotency token of an acquire."""
 
@@ -94,8 +106,8 @@ class Method(Generic[RequestT, AnswerT]):
         decode: Callable[[AnswerT], T],
         timeout_s: float | None,
         *,
-        if_unknown: str | None = None,
-        own_echoes: frozenset[Reason] = frozenset(),
+        if_unknown: Advice | None = None,
+        reasons_after_lost_attempt: frozenset[Reason] = frozenset(),
     ) -> Call[T]:
         """A call of this RPC; the arguments are `Call`'s fields."""
         return Call(
@@ -105,8 +117,15 @@ class Method(Generic[RequestT, AnswerT]):
             decode=decode,
             timeout_s=timeout_s,
             if_unknown=if_unknown,
-            own_echoes=own_echoes,
+            reasons_after_lost_attempt=reasons_after_lost_attempt,
         )
+
+    def guarded_call(
+        self, request: RequestT, decode: Callable[[AnswerT], T], timeout_s: float | None, *, etag: str | None
+    ) -> Call[T]:
+        """A change that an etag may guard: then an attempt without an answer makes its own repetition fail."""
+        reasons = frozenset() if etag is None else frozenset({Reason.ETAG_MISMATCH})
+        return self.call(request, decode, timeout_s, if_unknown=LOOK, reasons_after_lost_attempt=reasons)
 
     def operation(
         self,
@@ -114,7 +133,7 @@ class Method(Generic[RequestT, AnswerT]):
         decode: Callable[[AnswerT], T],
         timeout_s: float | None,
         *,
-        if_unknown: str | None,
+        if_unknown: Advice | None,
         token: str | None = None,
     ) -> Operation[T]:
         """The same as an operation."""

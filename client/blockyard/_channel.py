@@ -5,7 +5,7 @@ connected, and a watch of the standard health service on each connection takes a
 the round before it begins to refuse calls. docs/adr/0005 has the reasons and what was seen.
 
 Retries are not in the service config. gRPC's would each be repeated by ours; they know neither RetryInfo nor the
-reason of a refusal; and a change that was repeated out of our sight could meet its own echo (a delete answered
+reason of a refusal; and a change that gRPC repeats could be refused because of its own first attempt (a delete answered
 NOT_FOUND) without a trace in `lost_attempts`. Its transparent retries, of calls that never left, spare so few that
 none could be counted.
 """

@@ -166,7 +166,7 @@ def update_fleet(
         max_ttl=max_ttl,
     )
     request = pb.UpdateFleetRequest(fleet=change, update_mask=mask)
-    return UPDATE_FLEET.call(request, decode_fleet, timeout_s, if_unknown=LOOK, own_echoes=_etag_echo(etag))
+    return UPDATE_FLEET.guarded_call(request, decode_fleet, timeout_s, etag=etag)
 
 
 def delete_fleet(
@@ -189,8 +189,8 @@ def delete_fleet(
         CallFailed: Any other refusal.
     """
     request = pb.DeleteFleetRequest(name=fleet_name(fleet), etag=not_empty(etag, "etag"), force=force)
-    echoes = frozenset({Reason.FLEET_NOT_FOUND})
-    return DELETE_FLEET.call(request, _nothing, timeout_s, if_unknown=LOOK, own_echoes=echoes)
+    gone = frozenset({Reason.FLEET_NOT_FOUND})
+    return DELETE_FLEET.call(request, _nothing, timeout_s, if_unknown=LOOK, reasons_after_lost_attempt=gone)
 
 
 def create_instance(
@@ -311,7 +311,7 @@ def update_instance(
     )
     mask = _mask(total_blocks=total_blocks, labels=labels, resources=resources, state=state)
     request = pb.UpdateInstanceRequest(instance=change, update_mask=mask)
-    return UPDATE_INSTANCE.call(request, decode_instance, timeout_s, if_unknown=LOOK, own_echoes=_etag_echo(etag))
+    return UPDATE_INSTANCE.guarded_call(request, decode_instance, timeout_s, etag=etag)
 
 
 def delete_instance(
@@ -333,8 +333,8 @@ def delete_instance(
         CallFailed: Any other refusal.
     """
     request = pb.DeleteInstanceRequest(name=instance_name(fleet, instance), etag=not_empty(etag, "etag"))
-    echoes = frozenset({Reason.INSTANCE_NOT_FOUND})
-    return DELETE_INSTANCE.call(request, _nothing, timeout_s, if_unknown=LOOK, own_echoes=echoes)
+    gone = frozenset({Reason.INSTANCE_NOT_FOUND})
+    return DELETE_INSTANCE.call(request, _nothing, timeout_s, if_unknown=LOOK, reasons_after_lost_attempt=gone)
 
 
 def cordon_instance(
@@ -355,7 +355,7 @@ def cordon_instance(
         CallFailed: Any other refusal.
     """
     request = pb.CordonInstanceRequest(name=instance_name(fleet, instance), etag=not_empty(etag, "etag"))
-    return CORDON_INSTANCE.call(request, decode_instance, timeout_s, if_unknown=LOOK, own_echoes=_etag_echo(etag))
+    return CORDON_INSTANCE.guarded_call(request, decode_instance, timeout_s, etag=etag)
 
 
 def uncordon_instance(
@@ -376,7 +376,7 @@ def uncordon_instance(
         CallFailed: Any other refusal.
     """
     request = pb.UncordonInstanceRequest(name=instance_name(fleet, instance), etag=not_empty(etag, "etag"))
-    return UNCORDON_INSTANCE.call(request, decode_instance, timeout_s, if_unknown=LOOK, own_echoes=_etag_echo(etag))
+    return UNCORDON_INSTANCE.guarded_call(request, decode_instance, timeout_s, etag=etag)
 
 
 def _nothing(_: Empty) -> None:
@@ -393,8 +393,3 @@ def _mask(**fields: object) -> FieldMask:
     if not paths:
         raise ValueError(f"nothing to change: give at least one of {', '.join(fields)}")
     return FieldMask(paths=paths)
-
-
-def _etag_echo(etag: str | None) -> frozenset[Reason]:
-    """A change that was guarded by an etag makes its own repetition fail."""
-    return frozenset() if etag is None else frozenset({Reason.ETAG_MISMATCH})

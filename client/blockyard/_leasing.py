@@ -251,7 +251,7 @@ def acquire_for_lease(
         timeout_s: How long the acquire may take in all, retries included. None: as the client says.
 
     Raises:
-        BlockyardError: On entering, what `acquire` raises; on leaving in peace, what `release` raises.
+        BlockyardError: On entering, what `acquire` raises; on leaving without an exception, what `release` raises.
         ValueError: `demands` together with one of the arguments that it replaces, an empty `instance_names`, or a
             name of something else.
         TypeError: One string where several are asked for.

@@ -67,7 +67,7 @@ def list_events(
 
 
 def verify(fleet: str, *, timeout_s: float = VERIFY_TIMEOUT_S) -> Call[VerifyReport]:
-    """Compares all records of a fleet at one revision. Reports each difference, and mends none.
+    """Compares all records of a fleet at one revision. Reports each difference, and changes nothing.
 
     Args:
         fleet: Which fleet.

@@ -1,4 +1,4 @@
-"""When a call is tried again, as values: no clock, no dice and no network in here.
+"""When a call is tried again, as values: no clock, no randomness and no network in here.
 
 Only UNAVAILABLE is retried, with the same request and so with the same token, inside the caller's total time. A
 change that got no answer in time is asked for again, because only the server knows what became of it.
@@ -13,7 +13,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Final
 
-from blockyard._call import Call
+from blockyard._call import LOOK, Call
 from blockyard.errors import (
     BlockyardError,
     CallFailed,
@@ -50,13 +50,13 @@ class RetryPolicy:
     max_s: float = 2.0
     """The longest, unless the server asks for more."""
 
-    def pause_s(self, retry: int, roll: float) -> float:
-        """The wait before retry number `retry` (from 0); `roll` is a random number in [0, 1).
+    def pause_s(self, retry: int, jitter: float) -> float:
+        """The wait before retry number `retry` (from 0); `jitter` is a random number in [0, 1).
 
         Between half of the bound and the bound: clients that failed together do not come back together.
         """
         bound = min(self.max_s, self.initial_s * self.multiplier ** min(retry, 64))
-        return bound * (1 + roll) / 2
+        return bound * (1 + jitter) / 2
 
 
 DEFAULT_RETRY: Final = RetryPolicy()
@@ -90,7 +90,7 @@ class Attempts:
         self._attempt_s = left if self._call.if_unknown is None else max(left / 2, min(left, SHORTEST_ATTEMPT_S))
         return self._attempt_s
 
-    def pause_s(self, failure: CallFailed, now: float, roll: float) -> float:
+    def pause_s(self, failure: CallFailed, now: float, jitter: float) -> float:
         """How long to wait before the next attempt, after one that ended with `failure`.
 
         Raises:
@@ -104,7 +104,7 @@ class Attempts:
         self._failure_before = failure
         pause = None
         if isinstance(failure, Unavailable):
-            pause = max(self._asked_s(failure), self._policy.pause_s(self._lost, roll))
+            pause = max(self._asked_s(failure), self._policy.pause_s(self._lost, jitter))
         elif isinstance(failure, DeadlineExceeded) and self._call.if_unknown:
             pause = 0.0
         if pause is not None and now + pause < self._deadline:
@@ -122,13 +122,22 @@ class Attempts:
         return failure.retry_delay.total_seconds()
 
     def _refusal(self, failure: CallFailed) -> BlockyardError:
-        """What to raise for an answer of the server: itself, unless it may be the echo of a lost attempt."""
+        """What to raise for an answer of the server: itself, unless a lost attempt may have caused it."""
         failure.lost_attempts = self._lost
-        return self._unknown(failure) if self._lost and failure.reason in self._call.own_echoes else failure
+        return (
+            self._unknown(failure)
+            if self._lost and failure.reason in self._call.reasons_after_lost_attempt
+            else failure
+        )
 
     def _unknown(self, failure: CallFailed) -> OutcomeUnknown:
-        advice = self._call.if_unknown or ""
-        message = f"the outcome of {self._call.method} is unknown ({failure}); {advice}"
-        unknown = OutcomeUnknown(message, call=self._call.method, advice=advice, token=self._call.token)
+        advice = self._call.if_unknown or LOOK
+        unknown = OutcomeUnknown(
+            f"the outcome of {self._call.method} is unknown ({failure}); {advice.text}",
+            call=self._call.method,
+            advice=advice.text,
+            repeatable=advice.repeatable,
+            token=self._call.token,
+        )
         unknown.__cause__ = failure
         return unknown

@@ -24,7 +24,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 WATCH: Final = Method("/blockyard.v1.Allocator/Watch", pb.WatchRequest, pb.WatchResponse)
 
-NOBODY_ANSWERS: Final = 5
+WARN_AFTER_STREAMS: Final = 5
 """After so many streams in a row that brought nothing, the log warns."""
 
 _log = logging.getLogger("blockyard.watch")
@@ -113,13 +113,13 @@ class Follower:
         """What a stream that ends without an error has failed with: a watch has no end of its own."""
         return Unavailable("the stream ended", status="UNAVAILABLE")
 
-    def pause_s(self, failure: CallFailed, roll: float) -> float:
+    def pause_s(self, failure: CallFailed, jitter: float) -> float:
         """How long to wait before the next stream, after one that ended with `failure`.
 
         Raises:
             CallFailed: The failure itself: it is an answer, and asking again would not change it.
         """
-        pause = self._policy.pause_s(self._lost, roll)
+        pause = self._policy.pause_s(self._lost, jitter)
         match failure:
             case ShuttingDown() if self._several:
                 pass
@@ -132,7 +132,7 @@ class Follower:
             case _:
                 raise failure
         self._lost += 1
-        if self._lost == NOBODY_ANSWERS:
+        if self._lost == WARN_AFTER_STREAMS:
             message = "the watch of %s has no answer, after %d attempts; it goes on trying: %s"
             _log.warning(message, self._first.fleet, self._lost, failure)
         else:

@@ -3,19 +3,17 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from types import GenericAlias
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from collections.abc import AsyncIterator
+from typing import Any, Self
 
 import grpc
 import grpc.aio
 
-from blockyard import _allocator, _channel, _fleet_admin, _ledger, _watching, operations
-from blockyard._binding import dressed
-from blockyard._call import Call, Listing, Operation, Plan
+from blockyard import _channel, _watching
+from blockyard._aio_methods import AsyncClientMethods
+from blockyard._call import Call, Listing, Operation, Plan, T
 from blockyard._failures import failure_of_error
 from blockyard._fork import Origin
-from blockyard._leasing import acquire_for_lease
 from blockyard._retry import DEFAULT_RETRY, Attempts, RetryPolicy, total_s
 from blockyard._watching import Subscription
 from blockyard.aio_lease import AsyncLease
@@ -24,68 +22,10 @@ from blockyard.errors import ClientClosed, WrongLoop
 from blockyard.types import Event, Grant
 from blockyard.v1.allocator_pb2 import WatchRequest
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-_dice = random.SystemRandom()
+_random = random.SystemRandom()
 
 
-def _method(function: Callable[P, Call[T]]) -> Callable[Concatenate["AsyncClient", P], Coroutine[Any, Any, T]]:
-    """The client's method that carries out one call."""
-
-    async def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self.call(function(*args, **kwargs))
-
-    return dressed(method, function)
-
-
-def _list_method(function: Callable[P, Listing[T]]) -> Callable[Concatenate["AsyncClient", P], AsyncIterator[T]]:
-    """The client's method that reads a list, page by page."""
-
-    def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
-        return self._items(function(*args, **kwargs))
-
-    return dressed(method, function, lambda item: GenericAlias(AsyncIterator, item))
-
-
-def _plan_method(function: Callable[P, Plan[T]]) -> Callable[Concatenate["AsyncClient", P], Coroutine[Any, Any, T]]:
-    """The client's method that carries out several calls, each with the answer to the one before."""
-
-    async def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        plan = function(*args, **kwargs)
-        answer: Any = None
-        while True:
-            try:
-                call = plan.send(answer)
-            except StopIteration as end:
-                value: T = end.value
-                return value
-            answer = await self.call(call)
-
-    return dressed(method, function)
-
-
-def _lease_method(function: Callable[P, Operation[Grant]]) -> Callable[Concatenate["AsyncClient", P], AsyncLease]:
-    """The client's method that makes a lease."""
-
-    def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> AsyncLease:
-        return AsyncLease(self, function(*args, **kwargs))
-
-    return dressed(method, function, lambda _: AsyncLease)
-
-
-def _watch_method(
-    function: Callable[P, Subscription[Event]],
-) -> Callable[Concatenate["AsyncClient", P], AsyncWatch]:
-    """The client's method that makes a watch."""
-
-    def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> AsyncWatch:
-        return AsyncWatch(function(*args, **kwargs), self._open_watch, self._retry, several=self._several)
-
-    return dressed(method, function, lambda _: AsyncWatch)
-
-
-class AsyncClient:
+class AsyncClient(AsyncClientMethods):
     """A connection to a Blockyard server, for asyncio.
 
     It may be made before an event loop runs, and belongs to the loop of its first call: in another one, every call
@@ -132,36 +72,6 @@ class AsyncClient:
         self._under_way: set[object] = set()
         self._stubs: dict[str, grpc.aio.UnaryUnaryMultiCallable[Any, Any]] = {}
 
-    acquire = _method(operations.acquire)
-    release = _method(operations.release)
-    release_by_token = _method(operations.release_by_token)
-    renew = _method(operations.renew)
-    batch = _method(_allocator.batch)
-    lease = _lease_method(acquire_for_lease)
-
-    watch = _watch_method(_watching.watch)
-    describe = _plan_method(_allocator.describe)
-    describe_page = _method(_allocator.describe_page)
-    get_allocation = _method(_allocator.get_allocation)
-    list_allocations = _list_method(_allocator.list_allocations)
-
-    create_fleet = _method(_fleet_admin.create_fleet)
-    get_fleet = _method(_fleet_admin.get_fleet)
-    list_fleets = _list_method(_fleet_admin.list_fleets)
-    update_fleet = _method(_fleet_admin.update_fleet)
-    delete_fleet = _method(_fleet_admin.delete_fleet)
-    create_instance = _method(_fleet_admin.create_instance)
-    get_instance = _method(_fleet_admin.get_instance)
-    list_instances = _list_method(_fleet_admin.list_instances)
-    update_instance = _method(_fleet_admin.update_instance)
-    delete_instance = _method(_fleet_admin.delete_instance)
-    cordon_instance = _method(_fleet_admin.cordon_instance)
-    uncordon_instance = _method(_fleet_admin.uncordon_instance)
-
-    list_events = _list_method(_ledger.list_events)
-    verify = _method(_ledger.verify)
-    repair = _method(_ledger.repair)
-
     async def call(self, call: Call[T]) -> T:
         """Carries out one operation made by `blockyard.operations`, with retries.
 
@@ -184,7 +94,7 @@ class AsyncClient:
             finally:
                 if self._origin.is_here:
                     self._under_way.discard(attempt)
-            await asyncio.sleep(attempts.pause_s(failure, time.monotonic(), _dice.random()))
+            await asyncio.sleep(attempts.pause_s(failure, time.monotonic(), _random.random()))
             self._origin.require("client")
 
     async def close(self) -> None:
@@ -238,6 +148,16 @@ class AsyncClient:
             self._stubs[call.path] = stub
         return stub
 
+    async def _carry_out(self, plan: Plan[T]) -> T:
+        answer: Any = None
+        while True:
+            try:
+                call = plan.send(answer)
+            except StopIteration as end:
+                value: T = end.value
+                return value
+            answer = await self.call(call)
+
     async def _items(self, listing: Listing[T]) -> AsyncIterator[T]:
         page = await self.call(listing.page(""))
         for item in page.items:
@@ -246,3 +166,9 @@ class AsyncClient:
             page = await self.call(listing.page(page.next_page_token))
             for item in page.items:
                 yield item
+
+    def _new_lease(self, acquire: Operation[Grant]) -> AsyncLease:
+        return AsyncLease(self, acquire)
+
+    def _new_watch(self, subscription: Subscription[Event]) -> AsyncWatch:
+        return AsyncWatch(subscription, self._open_watch, self._retry, several=self._several)

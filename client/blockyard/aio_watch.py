@@ -15,7 +15,7 @@ from blockyard._watching import Follower, Subscription
 from blockyard.types import Event, WatchUpdate
 from blockyard.v1 import allocator_pb2 as pb
 
-_dice = random.SystemRandom()
+_random = random.SystemRandom()
 
 
 class AsyncWatch(AsyncIterator[Event]):
@@ -115,7 +115,7 @@ class AsyncWatch(AsyncIterator[Event]):
                 failure = self._follower.ended()
             self._stream = None
             if not self._closed.is_set():
-                await self._pause(self._follower.pause_s(failure, _dice.random()))
+                await self._pause(self._follower.pause_s(failure, _random.random()))
         return None
 
     async def _pause(self, seconds: float) -> None:

@@ -2,18 +2,16 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator
-from types import GenericAlias
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from collections.abc import Iterator
+from typing import Any, Self
 
 import grpc
 
-from blockyard import _allocator, _channel, _fleet_admin, _ledger, _watching, operations
-from blockyard._binding import dressed
-from blockyard._call import Call, Listing, Operation, Plan
+from blockyard import _channel, _watching
+from blockyard._call import Call, Listing, Operation, Plan, T
+from blockyard._client_methods import ClientMethods
 from blockyard._failures import failure_of_error
 from blockyard._fork import Origin
-from blockyard._leasing import acquire_for_lease
 from blockyard._retry import DEFAULT_RETRY, Attempts, RetryPolicy, total_s
 from blockyard._watching import Subscription
 from blockyard.errors import ClientClosed
@@ -22,68 +20,10 @@ from blockyard.types import Event, Grant
 from blockyard.v1.allocator_pb2 import WatchRequest
 from blockyard.watch import Watch
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-_dice = random.SystemRandom()
+_random = random.SystemRandom()
 
 
-def _method(function: Callable[P, Call[T]]) -> Callable[Concatenate["Client", P], T]:
-    """The client's method that carries out one call."""
-
-    def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self.call(function(*args, **kwargs))
-
-    return dressed(method, function)
-
-
-def _list_method(function: Callable[P, Listing[T]]) -> Callable[Concatenate["Client", P], Iterator[T]]:
-    """The client's method that reads a list, page by page."""
-
-    def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
-        return self._items(function(*args, **kwargs))
-
-    return dressed(method, function, lambda item: GenericAlias(Iterator, item))
-
-
-def _plan_method(function: Callable[P, Plan[T]]) -> Callable[Concatenate["Client", P], T]:
-    """The client's method that carries out several calls, each with the answer to the one before."""
-
-    def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        plan = function(*args, **kwargs)
-        answer: Any = None
-        while True:
-            try:
-                call = plan.send(answer)
-            except StopIteration as end:
-                value: T = end.value
-                return value
-            answer = self.call(call)
-
-    return dressed(method, function)
-
-
-def _lease_method(function: Callable[P, Operation[Grant]]) -> Callable[Concatenate["Client", P], Lease]:
-    """The client's method that makes a lease."""
-
-    def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Lease:
-        return Lease(self, function(*args, **kwargs))
-
-    return dressed(method, function, lambda _: Lease)
-
-
-def _watch_method(
-    function: Callable[P, Subscription[Event]],
-) -> Callable[Concatenate["Client", P], Watch]:
-    """The client's method that makes a watch."""
-
-    def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Watch:
-        return Watch(function(*args, **kwargs), self._open_watch, self._retry, several=self._several)
-
-    return dressed(method, function, lambda _: Watch)
-
-
-class Client:
+class Client(ClientMethods):
     """A connection to a Blockyard server, for threads. Safe to share among them.
 
     A context manager; leaving it, or `close`, ends the connection. After a fork it is the parent's: in the child every
@@ -129,36 +69,6 @@ class Client:
         self._closed = False
         self._stubs: dict[str, grpc.UnaryUnaryMultiCallable[Any, Any]] = {}
 
-    acquire = _method(operations.acquire)
-    release = _method(operations.release)
-    release_by_token = _method(operations.release_by_token)
-    renew = _method(operations.renew)
-    batch = _method(_allocator.batch)
-    lease = _lease_method(acquire_for_lease)
-
-    watch = _watch_method(_watching.watch)
-    describe = _plan_method(_allocator.describe)
-    describe_page = _method(_allocator.describe_page)
-    get_allocation = _method(_allocator.get_allocation)
-    list_allocations = _list_method(_allocator.list_allocations)
-
-    create_fleet = _method(_fleet_admin.create_fleet)
-    get_fleet = _method(_fleet_admin.get_fleet)
-    list_fleets = _list_method(_fleet_admin.list_fleets)
-    update_fleet = _method(_fleet_admin.update_fleet)
-    delete_fleet = _method(_fleet_admin.delete_fleet)
-    create_instance = _method(_fleet_admin.create_instance)
-    get_instance = _method(_fleet_admin.get_instance)
-    list_instances = _list_method(_fleet_admin.list_instances)
-    update_instance = _method(_fleet_admin.update_instance)
-    delete_instance = _method(_fleet_admin.delete_instance)
-    cordon_instance = _method(_fleet_admin.cordon_instance)
-    uncordon_instance = _method(_fleet_admin.uncordon_instance)
-
-    list_events = _list_method(_ledger.list_events)
-    verify = _method(_ledger.verify)
-    repair = _method(_ledger.repair)
-
     def call(self, call: Call[T]) -> T:
         """Carries out one operation made by `blockyard.operations`, with retries.
 
@@ -176,7 +86,7 @@ class Client:
                 failure = failure_of_error(error, cancelled_here=self._closed)
             else:
                 return call.decode(answer)
-            time.sleep(attempts.pause_s(failure, time.monotonic(), _dice.random()))
+            time.sleep(attempts.pause_s(failure, time.monotonic(), _random.random()))
             self._origin.require("client")
 
     def close(self) -> None:
@@ -209,9 +119,25 @@ class Client:
             self._stubs[call.path] = stub
         return stub
 
+    def _carry_out(self, plan: Plan[T]) -> T:
+        answer: Any = None
+        while True:
+            try:
+                call = plan.send(answer)
+            except StopIteration as end:
+                value: T = end.value
+                return value
+            answer = self.call(call)
+
     def _items(self, listing: Listing[T]) -> Iterator[T]:
         page = self.call(listing.page(""))
         yield from page.items
         while page.next_page_token:
             page = self.call(listing.page(page.next_page_token))
             yield from page.items
+
+    def _new_lease(self, acquire: Operation[Grant]) -> Lease:
+        return Lease(self, acquire)
+
+    def _new_watch(self, subscription: Subscription[Event]) -> Watch:
+        return Watch(subscription, self._open_watch, self._retry, several=self._several)

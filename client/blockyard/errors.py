@@ -258,12 +258,16 @@ class OutcomeUnknown(BlockyardError):
     The message says what to do. `__cause__` is the last attempt's failure.
     """
 
-    def __init__(self, message: str, *, call: str = "", advice: str = "", token: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, call: str = "", advice: str = "", repeatable: bool = False, token: str | None = None
+    ) -> None:
         super().__init__(message)
         self.call: Final = call
         """The RPC, such as `Acquire`."""
         self.advice: Final = advice
         """What to do, as a part of a sentence; the message ends with it."""
+        self.repeatable: Final = repeatable
+        """Whether the same call, with the same token, may be made again: nothing is done twice."""
         self.token: Final = token
         """For an acquire: its idempotency token, to ask again with or to release by."""
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from uuid import uuid4
 
 from blockyard._arguments import mapped, not_empty, several, some
-from blockyard._call import AGAIN, Method, Operation
+from blockyard._call import AGAIN, Advice, Method, Operation
 from blockyard._codec import (
     decode_grant,
     decode_release,
@@ -102,7 +102,7 @@ def acquire(
         annotations=mapped(annotations, "annotations"),
         validate_only=validate_only,
     )
-    advice = f"acquire again with token {token!r}, or release_by_token({short(fleet)!r}, {token!r})"
+    advice = Advice(f"acquire again with token {token!r}, or release_by_token({short(fleet)!r}, {token!r})")
     if_unknown = None if validate_only else advice  # a release by a token that was only tried would cancel it
     return ACQUIRE.operation(request, decode_grant, timeout_s, if_unknown=if_unknown, token=token)
 

@@ -426,7 +426,7 @@ class RepairReport:
     corrections: tuple[Correction, ...]
     """Every change that was, or would be, made; at most 1000."""
     unrepaired: tuple[Discrepancy, ...]
-    """Differences that no rule mends, at most 1000: they are left as they are."""
+    """Differences that no rule repairs, at most 1000: they are left as they are."""
     truncated: bool
     """There is more than `corrections` or `unrepaired` can hold: repair again."""
     halted: bool

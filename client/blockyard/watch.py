@@ -15,7 +15,7 @@ from blockyard._watching import Follower, Subscription
 from blockyard.types import Event, WatchUpdate
 from blockyard.v1 import allocator_pb2 as pb
 
-_dice = random.SystemRandom()
+_random = random.SystemRandom()
 
 
 class Watch(Iterator[Event]):
@@ -122,5 +122,5 @@ class Watch(Iterator[Event]):
                 return self._follower.received(answer)
             self._stream = None
             if not self._closed.is_set():
-                self._closed.wait(self._follower.pause_s(failure, _dice.random()))
+                self._closed.wait(self._follower.pause_s(failure, _random.random()))
         return None

@@ -104,7 +104,7 @@ def test_blocks_are_acquired_renewed_and_released(blockyard: CommandLine, client
     assert client.describe(fleet).totals.busy_blocks == 0
 
 
-def test_a_release_by_token_closes_the_door_behind_an_acquire(blockyard: CommandLine, fleet: str) -> None:
+def test_a_release_by_token_cancels_an_acquire(blockyard: CommandLine, fleet: str) -> None:
     closed = blockyard("release", "--fleet", fleet, "--token", "late")
     assert closed.code == 0
     assert "an acquire that arrives late with it is refused" in closed.out

@@ -63,7 +63,7 @@ def test_repair_says_what_it_would_change_then_changes_it_then_has_nothing_to_do
     assert drifted("verify", "gpu").code == 0
 
 
-def test_what_no_rule_mends_is_shown_and_the_exit_code_stays_1(drifted: CommandLine, tmp_path: Path) -> None:
+def test_what_no_rule_repairs_is_shown_and_the_exit_code_stays_1(drifted: CommandLine, tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "blockyard.db")) as hand, hand:
         hand.execute("""UPDATE allocations SET granted = '[["node-1",[1,9]]]'""")
 
@@ -72,7 +72,7 @@ def test_what_no_rule_mends_is_shown_and_the_exit_code_stays_1(drifted: CommandL
 
     left = "  HELD_BLOCKS  node-1, fleets/gpu/allocations/3: expected block 9 held by it, found block idle\n"
     assert (done.code, again.code) == (1, 1)
-    assert "No rule mends these; they are left as they are, for people:" in done.out
+    assert "No rule repairs these; they are left as they are, for people:" in done.out
     assert left in done.out
     assert done.out.endswith("The fleet's writes stay stopped.\n")
     assert re.match(

@@ -1,11 +1,18 @@
 """Every failure becomes a sentence, a next step and an exit code."""
 
+import ast
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from typer import BadParameter
 
-from blockyard._call import AGAIN, LOOK
+from blockyard import RetryPolicy, cli, operations
+from blockyard._allocator import batch
+from blockyard._call import Call
+from blockyard._fleet_admin import create_fleet, delete_fleet, update_fleet
+from blockyard._retry import Attempts
 from blockyard.cli.entry import render_failure
 from blockyard.cli.failures import NEXT_STEPS, CommandFailed, ExitCode, Recoded, explain, unanswered_acquire
 from blockyard.cli.option_values import MalformedValue
@@ -22,6 +29,33 @@ from blockyard.errors import (
     Unavailable,
 )
 from blockyard.reasons import REASONS, Reason
+
+READERS = {"startswith", "endswith", "removesuffix", "removeprefix", "find", "index", "split", "partition", "replace"}
+
+
+def reads_a_message(node: ast.AST) -> bool:
+    """Whether this looks into `str(…)`: a part of it is searched, compared or cut off."""
+    match node:
+        case ast.Compare():
+            return any(is_message(each) for each in (node.left, *node.comparators))
+        case ast.Call(func=ast.Attribute(value=value, attr=attr)) if attr in READERS and is_message(value):
+            return True
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="re"))):
+            return any(is_message(each) for each in node.args)
+        case _:
+            return False
+
+
+def is_message(node: ast.expr) -> bool:
+    match node:
+        case ast.Call(func=ast.Name(id="str"), args=[ast.Name()]):
+            return True
+        case _:
+            return False
+
+
+def test_the_table_has_every_reason_and_no_other() -> None:
+    assert set(NEXT_STEPS) == set(Reason)
 
 
 @pytest.mark.parametrize("reason", list(Reason))
@@ -67,14 +101,32 @@ def test_what_is_no_answer_of_blockyard_says_where_to_look() -> None:
     assert newer.next_step == ""
 
 
-def test_servers_that_run_and_do_not_serve_are_not_to_be_started() -> None:
+def test_what_to_do_next_does_not_depend_on_the_words_of_a_message() -> None:
     text = "connections to all backends failing; last error: UNAVAILABLE: ipv4:127.0.0.1:7350: backend unhealthy"
     unhealthy = explain(Unavailable(text, status="UNAVAILABLE"))
     refused = explain(Unavailable("Failed to connect", status="UNAVAILABLE"))
 
-    assert unhealthy.next_step.startswith("The servers run but do not serve now: ")
-    assert "blockyard serve" not in unhealthy.next_step
-    assert "blockyard serve" in refused.next_step
+    assert unhealthy.next_step == refused.next_step
+    assert "their database is away" in unhealthy.next_step
+    assert "--address" in unhealthy.next_step
+
+
+def test_the_command_line_reads_no_message_of_another_layer() -> None:
+    files = sorted(Path(cli.__path__[0]).glob("*.py"))
+    readers = {
+        f"{path.name}: {ast.unparse(node)}"
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if reads_a_message(node)
+    }
+
+    assert len(files) > 40
+    assert not readers
+
+
+@pytest.mark.parametrize("text", ["'unhealthy' in str(error)", "str(error).removesuffix(x)", "re.search(x, str(e))"])
+def test_reading_a_message_is_recognised(text: str) -> None:
+    assert any(reads_a_message(node) for node in ast.walk(ast.parse(text)))
 
 
 def test_an_answer_that_is_late_asks_for_more_time_and_not_for_a_server() -> None:
@@ -84,24 +136,44 @@ def test_an_answer_that_is_late_asks_for_more_time_and_not_for_a_server() -> Non
     assert "blockyard serve" not in late.next_step
 
 
-def test_an_unknown_outcome_says_what_to_do_on_the_command_line() -> None:
-    again = explain(OutcomeUnknown(f"the outcome of Renew is unknown (x); {AGAIN}", call="Renew", advice=AGAIN))
-    look = explain(OutcomeUnknown(f"the outcome of UpdateFleet is unknown (x); {LOOK}", advice=LOOK))
+def unknown(call: Call[Any]) -> OutcomeUnknown:
+    """What the SDK raises for a call whose only attempt got no answer."""
+    attempts = Attempts(call, RetryPolicy(), deadline=0.0)
+    with pytest.raises(OutcomeUnknown) as raised:
+        attempts.pause_s(Unavailable("no connection", status="UNAVAILABLE"), now=1.0, jitter=0.0)
+    return raised.value
 
-    assert (again.message, again.exit_code) == ("the outcome of Renew is unknown (x).", ExitCode.NO_ANSWER)
-    assert again.next_step.startswith("Give the same command again: ")
-    assert look.next_step.startswith("Look whether it was done ")
+
+@pytest.mark.parametrize(
+    ("call", "next_step"),
+    [
+        (operations.renew("fleets/gpu/allocations/1"), "Give the same command again: "),
+        (create_fleet("gpu"), "Give the same command again: "),
+        (delete_fleet("gpu"), "Look whether it was done "),
+        (update_fleet("gpu", max_ttl=60, etag="1"), "Look whether it was done "),
+        (batch([operations.renew("fleets/gpu/allocations/1")]), "Run it again, in a fresh fleet."),
+        (operations.acquire("gpu", holder="a", token="t"), "acquire again with token 't', or release_by_token("),
+    ],
+)
+def test_an_unknown_outcome_says_what_to_do_on_the_command_line(call: Call[Any], next_step: str) -> None:
+    explained = explain(unknown(call))
+
+    assert explained.message == f"the outcome of {call.method} is unknown (no connection)."
+    assert explained.next_step.startswith(next_step)
+    assert explained.exit_code is ExitCode.NO_ANSWER
 
 
-def test_an_acquire_without_an_answer_says_the_command_that_closes_the_door() -> None:
-    advice = "acquire again with token 'out 1', or release_by_token('gpu', 'out 1')"
-    unknown = OutcomeUnknown(f"the outcome of Acquire is unknown (x); {advice}", advice=advice, token="out 1")
+def test_an_acquire_without_an_answer_says_the_command_that_cancels_it() -> None:
+    lost = unknown(operations.acquire("gpu", holder="a", token="out 1"))
 
-    plain, scoped = (explain(unanswered_acquire(unknown, "gpu", caller)) for caller in (None, "mine"))
+    plain, scoped = (explain(unanswered_acquire(lost, "gpu", caller)) for caller in (None, "mine"))
 
-    assert (plain.message, plain.exit_code) == ("the outcome of Acquire is unknown (x).", ExitCode.NO_ANSWER)
-    assert plain.next_step.startswith("`blockyard release --fleet gpu --token 'out 1'` gives up ")
-    assert scoped.next_step.startswith("`blockyard release --fleet gpu --token 'out 1' --caller mine` gives up ")
+    assert (plain.message, plain.exit_code) == (
+        "the outcome of Acquire is unknown (no connection).",
+        ExitCode.NO_ANSWER,
+    )
+    assert plain.next_step.startswith("`blockyard release --fleet gpu --token 'out 1'` cancels it")
+    assert scoped.next_step.startswith("`blockyard release --fleet gpu --token 'out 1' --caller mine` cancels it")
 
 
 def test_malformed_fields_are_named() -> None:

@@ -53,7 +53,7 @@ def test_where_the_system_has_no_handles_a_process_is_signalled_all_the_same(
 
 def test_children_from_before_are_no_part_of_the_command(sleeper: "subprocess.Popen[bytes]") -> None:
     """As in `sidecar & exec blockyard run …`."""
-    tree = ProcessTree(strangers=own_children())
+    tree = ProcessTree(earlier_children=own_children())
     try:
         with subprocess.Popen(["sleep", "1000"]) as part:
             assert tree.count() == 1

@@ -11,7 +11,7 @@ PAGE = (ROOT / "docs" / "sdk.md").read_text(encoding="utf-8")
 
 
 def methods_of(client: type) -> set[str]:
-    return {name for name in vars(client) if not name.startswith("_")}
+    return {name for name in dir(client) if not name.startswith("_")}
 
 
 def caught_in_the_table() -> set[str]:

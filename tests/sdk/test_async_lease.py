@@ -74,9 +74,7 @@ async def test_a_refused_lease_raises_and_leaves_the_token_alone(fake: FakeServe
     assert fake.requests("Release") == []
 
 
-async def test_the_door_is_closed_behind_an_acquire_that_is_never_answered(
-    fake: FakeServer, client: AsyncClient
-) -> None:
+async def test_an_acquire_that_is_never_answered_is_cancelled(fake: FakeServer, client: AsyncClient) -> None:
     fake.disturb("Acquire", Silent(after=True), *[Silent()] * 20)
     with pytest.raises(OutcomeUnknown):
         await acquire_and_wait(client, timeout_s=0.6)
@@ -84,7 +82,7 @@ async def test_the_door_is_closed_behind_an_acquire_that_is_never_answered(
     assert set(fake.deliver_late()) <= {"TOKEN_CANCELLED", "ALLOCATION_ENDED"}
 
 
-async def test_cancelling_during_the_acquire_closes_the_door(fake: FakeServer, client: AsyncClient) -> None:
+async def test_cancelling_during_the_acquire_cancels_its_token(fake: FakeServer, client: AsyncClient) -> None:
     fake.disturb("Acquire", Silent())
     task = asyncio.create_task(acquire_and_wait(client))
     await arrived(fake, "Acquire")
@@ -95,7 +93,9 @@ async def test_cancelling_during_the_acquire_closes_the_door(fake: FakeServer, c
     assert fake.held == {}
 
 
-async def test_cancelling_again_does_not_keep_the_door_open(fake: FakeServer, client: AsyncClient) -> None:
+async def test_cancelling_again_does_not_keep_the_token_from_being_cancelled(
+    fake: FakeServer, client: AsyncClient
+) -> None:
     fake.disturb("Acquire", Silent())
     fake.disturb("Release", Refused(Reason.OVERLOADED, retry_after_s=0.3))
     task = asyncio.create_task(acquire_and_wait(client))
@@ -109,7 +109,7 @@ async def test_cancelling_again_does_not_keep_the_door_open(fake: FakeServer, cl
     assert fake.deliver_late() == ["TOKEN_CANCELLED"]
 
 
-async def test_a_timeout_around_the_lease_closes_the_door(fake: FakeServer, client: AsyncClient) -> None:
+async def test_a_timeout_around_the_lease_cancels_the_acquire(fake: FakeServer, client: AsyncClient) -> None:
     fake.disturb("Acquire", *[Silent()] * 20)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):

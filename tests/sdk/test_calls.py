@@ -42,7 +42,7 @@ def test_every_rpc_of_the_api_has_a_method_of_its_name() -> None:
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }
-    methods = {name.title().replace("_", "") for name in vars(Client) if not name.startswith("_")}
+    methods = {name.title().replace("_", "") for name in dir(Client) if not name.startswith("_")}
     assert rpcs - {"Watch", "Repair"} <= methods
 
 

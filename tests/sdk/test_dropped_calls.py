@@ -45,7 +45,7 @@ def test_a_read_that_is_dropped_to_the_end_is_unavailable(fake: FakeServer, carr
     assert len(fake.requests("GetAllocation")) > 1
 
 
-def test_a_delete_that_was_dropped_and_meets_its_own_echo_is_unknown(fake: FakeServer, carry_out: Carrier) -> None:
+def test_a_delete_that_was_dropped_and_then_finds_nothing_is_unknown(fake: FakeServer, carry_out: Carrier) -> None:
     fake.disturb("DeleteFleet", DROPPED, Refused(Reason.FLEET_NOT_FOUND))
     with pytest.raises(OutcomeUnknown):
         carry_out(delete_fleet("gpu"))

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from inspect import signature
+from inspect import getmembers, signature
 from types import ModuleType
 
 import blockyard
@@ -22,7 +22,7 @@ def public(module: ModuleType) -> set[str]:
 def test_every_public_type_can_be_had_from_the_package() -> None:
     modules = (aio, aio_lease, aio_watch, client, enums, errors, lease, types, watch)
     defined = set().union(*map(public, modules))
-    others = {"Operation", "Reason", "RetryPolicy", "Seconds", "UNSET", "operations"}
+    others = {"Operation", "Reason", "RetryPolicy", "Seconds", "UNSET", "__version__", "operations"}
     assert defined | others == set(blockyard.__all__)
 
 
@@ -35,17 +35,18 @@ def test_both_clients_have_the_same_methods_with_the_same_arguments() -> None:
     def methods(kind: type) -> dict[str, list[str]]:
         return {
             name: list(signature(value).parameters)
-            for name, value in vars(kind).items()
-            if callable(value) and not name.startswith("_")
+            for name, value in getmembers(kind, callable)
+            if not name.startswith("_")
         }
 
+    assert "acquire" in methods(blockyard.Client)
     assert methods(blockyard.Client) == methods(blockyard.AsyncClient)
 
 
 def test_every_method_says_what_it_does() -> None:
     leases_and_watches = (blockyard.Lease, blockyard.AsyncLease, blockyard.Watch, blockyard.AsyncWatch)
     for kind in (blockyard.Client, blockyard.AsyncClient, *leases_and_watches):
-        for name, value in vars(kind).items():
+        for name, value in getmembers(kind):
             if not name.startswith("_"):
                 assert value.__doc__, f"{kind.__name__}.{name}"
 

@@ -78,7 +78,7 @@ def test_a_refused_lease_raises_and_leaves_the_token_alone(fake: FakeServer, cli
     assert fake.requests("Release") == []
 
 
-def test_the_door_is_closed_behind_a_grant_whose_answer_never_came(fake: FakeServer, client: Client) -> None:
+def test_a_grant_whose_answer_never_came_is_cancelled(fake: FakeServer, client: Client) -> None:
     fake.disturb("Acquire", *[Silent(after=True)] * 20)
     with pytest.raises(OutcomeUnknown), client.lease("gpu", blocks=2, holder="train", token="t-1", timeout_s=0.6):
         pass
@@ -86,7 +86,7 @@ def test_the_door_is_closed_behind_a_grant_whose_answer_never_came(fake: FakeSer
     assert fake.held == {}
 
 
-def test_the_door_is_closed_before_an_acquire_that_arrives_late(fake: FakeServer, client: Client) -> None:
+def test_an_acquire_that_arrives_late_finds_its_token_cancelled(fake: FakeServer, client: Client) -> None:
     fake.disturb("Acquire", *[Silent()] * 20)
     with pytest.raises(OutcomeUnknown), client.lease("gpu", blocks=2, holder="train", timeout_s=0.6):
         pass
@@ -96,16 +96,14 @@ def test_the_door_is_closed_before_an_acquire_that_arrives_late(fake: FakeServer
     assert fake.held == {}
 
 
-def test_the_door_is_closed_behind_a_lost_attempt_although_the_next_was_refused(
-    fake: FakeServer, client: Client
-) -> None:
+def test_a_lost_attempt_is_cancelled_although_the_next_was_refused(fake: FakeServer, client: Client) -> None:
     fake.disturb("Acquire", Silent(), Refused(Reason.NO_CAPACITY))
     with pytest.raises(NoCapacity), client.lease("gpu", blocks=2, holder="train", timeout_s=2):
         pass
     assert fake.deliver_late() == ["TOKEN_CANCELLED"]
 
 
-def test_the_door_is_not_closed_on_somebody_elses_token(fake: FakeServer, client: Client) -> None:
+def test_somebody_elses_token_is_not_cancelled(fake: FakeServer, client: Client) -> None:
     client.acquire("gpu", blocks=1, holder="somebody", token="t-1")
     fake.disturb("Acquire", Broken(), Refused(Reason.TOKEN_MISMATCH))
     with pytest.raises(TokenMismatch), client.lease("gpu", blocks=2, holder="train", token="t-1"):
@@ -113,7 +111,7 @@ def test_the_door_is_not_closed_on_somebody_elses_token(fake: FakeServer, client
     assert "t-1" in fake.held
 
 
-def test_an_open_door_is_noted_on_the_exception(fake: FakeServer, client: Client) -> None:
+def test_a_cancellation_that_failed_is_noted_on_the_exception(fake: FakeServer, client: Client) -> None:
     fake.disturb("Acquire", *[Silent()] * 20)
     fake.disturb("Release", Refused(Reason.INTERNAL_ERROR))
     with pytest.raises(OutcomeUnknown) as e, client.lease("gpu", blocks=2, holder="train", timeout_s=0.3):
@@ -121,7 +119,7 @@ def test_an_open_door_is_noted_on_the_exception(fake: FakeServer, client: Client
     assert e.value.__notes__ == ["what it may have been granted was not released: refused: INTERNAL_ERROR"]
 
 
-def test_ctrl_c_during_the_acquire_closes_the_door(fake: FakeServer, client: Client) -> None:
+def test_ctrl_c_during_the_acquire_cancels_its_token(fake: FakeServer, client: Client) -> None:
     fake.disturb("Acquire", Silent(after=True))
     main = threading.main_thread().ident
     assert main is not None

@@ -24,7 +24,7 @@ from blockyard import (
 )
 from blockyard._allocator import get_allocation
 from blockyard._call import Call
-from blockyard._watching import NOBODY_ANSWERS
+from blockyard._watching import WARN_AFTER_STREAMS
 from blockyard.reasons import Reason
 from blockyard.v1 import allocator_pb2 as pb
 from tests.sdk.conftest import QUICK, Carrier
@@ -196,14 +196,14 @@ def test_a_watch_says_that_nobody_answers_and_that_somebody_does_again(
 ) -> None:
     caplog.set_level(logging.INFO, "blockyard")
     broken = Broken(grpc.StatusCode.UNAVAILABLE)
-    fake.streams("Watch", *[[broken]] * (NOBODY_ANSWERS + 1), [pb.WatchResponse(revision=7)])
+    fake.streams("Watch", *[[broken]] * (WARN_AFTER_STREAMS + 1), [pb.WatchResponse(revision=7)])
     with Client(fake.target, retry=QUICK) as client, client.watch("gpu") as watch:
         assert next(watch.updates()).revision == 7
 
     said = [(record.levelname, record.getMessage()) for record in caplog.records if record.name == "blockyard.watch"]
     levels = [level for level, _ in said]
-    assert levels == ["INFO"] * (NOBODY_ANSWERS - 1) + ["WARNING", "INFO", "INFO"]
-    assert "has no answer" in said[NOBODY_ANSWERS - 1][1]
+    assert levels == ["INFO"] * (WARN_AFTER_STREAMS - 1) + ["WARNING", "INFO", "INFO"]
+    assert "has no answer" in said[WARN_AFTER_STREAMS - 1][1]
     assert said[-1][1] == "the watch of fleets/gpu goes on, at revision 7"
 
 

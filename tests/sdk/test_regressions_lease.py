@@ -61,7 +61,7 @@ def test_403_leases_are_counted_on_a_clock_that_goes_on_while_the_machine_is_sus
     assert before <= now <= after
 
 
-def test_404_the_door_is_closed_behind_a_refusal_that_is_not_the_services_own() -> None:
+def test_404_a_refusal_that_is_not_the_services_own_cancels_the_acquire() -> None:
     too_large = CallFailed("Received message larger than max", status="RESOURCE_EXHAUSTED")
     no_capacity = NoCapacity("not now", status="RESOURCE_EXHAUSTED", reason="NO_CAPACITY")
 

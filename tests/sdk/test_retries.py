@@ -121,14 +121,14 @@ def test_a_fault_that_the_server_reports_is_an_answer(fake: FakeServer, carry_ou
         carry_out(CHANGE)
 
 
-def test_a_delete_that_meets_its_own_echo_is_unknown(fake: FakeServer, carry_out: Carrier) -> None:
+def test_a_delete_that_finds_nothing_after_a_lost_attempt_is_unknown(fake: FakeServer, carry_out: Carrier) -> None:
     fake.disturb("DeleteFleet", Broken(), Refused(Reason.FLEET_NOT_FOUND))
     with pytest.raises(OutcomeUnknown) as e:
         carry_out(delete_fleet("gpu"))
     assert isinstance(e.value.__cause__, FleetNotFound)
 
 
-def test_a_guarded_update_that_meets_its_own_echo_is_unknown(fake: FakeServer, carry_out: Carrier) -> None:
+def test_a_guarded_update_that_mismatches_after_a_lost_attempt_is_unknown(fake: FakeServer, carry_out: Carrier) -> None:
     fake.disturb("UpdateFleet", Broken(), Refused(Reason.ETAG_MISMATCH))
     with pytest.raises(OutcomeUnknown) as e:
         carry_out(update_fleet("gpu", labels={}, etag="e-1"))
@@ -145,8 +145,8 @@ def test_repeating_a_release_is_a_success(fake: FakeServer, carry_out: Carrier) 
 
 def test_pauses_grow_up_to_their_bound_and_are_spread() -> None:
     policy = RetryPolicy(initial_s=1, multiplier=2, max_s=5)
-    assert [policy.pause_s(n, roll=0) for n in range(5)] == [0.5, 1, 2, 2.5, 2.5]
-    assert policy.pause_s(10_000, roll=0.5) == 3.75
+    assert [policy.pause_s(n, jitter=0) for n in range(5)] == [0.5, 1, 2, 2.5, 2.5]
+    assert policy.pause_s(10_000, jitter=0.5) == 3.75
 
 
 def test_a_pause_is_as_long_as_the_server_asks_for(fake: FakeServer, carry_out: Carrier) -> None:
@@ -179,28 +179,28 @@ def test_a_change_is_asked_for_again_for_no_longer_than_servers_remember_its_tok
 def test_no_attempt_begins_after_the_total_time() -> None:
     attempts = Attempts(READ, RetryPolicy(initial_s=1, max_s=1), deadline=110.0)
     broken = Unavailable("gone", status="UNAVAILABLE")
-    assert attempts.pause_s(broken, now=109.0, roll=0) == 0.5
+    assert attempts.pause_s(broken, now=109.0, jitter=0) == 0.5
     with pytest.raises(Unavailable):
-        attempts.pause_s(broken, now=109.5, roll=0)
+        attempts.pause_s(broken, now=109.5, jitter=0)
 
 
 def test_an_attempt_that_the_callers_time_cut_short_says_nothing_and_the_failure_before_is_raised() -> None:
     broken, late = Unavailable("gone", status="UNAVAILABLE"), DeadlineExceeded("late", status="DEADLINE_EXCEEDED")
     attempts = Attempts(READ, RetryPolicy(initial_s=1, max_s=1), deadline=110.0)
     attempts.timeout_s(109.0)
-    attempts.pause_s(broken, now=109.1, roll=0)
+    attempts.pause_s(broken, now=109.1, jitter=0)
     attempts.timeout_s(109.9)
     with pytest.raises(Unavailable, match="gone"):
-        attempts.pause_s(late, now=110.0, roll=0)
+        attempts.pause_s(late, now=110.0, jitter=0)
 
     alone = Attempts(READ, RetryPolicy(), deadline=110.0)
     alone.timeout_s(109.9)
     with pytest.raises(DeadlineExceeded):
-        alone.pause_s(late, now=110.0, roll=0)
+        alone.pause_s(late, now=110.0, jitter=0)
 
     long = Attempts(READ, RetryPolicy(initial_s=1, max_s=1), deadline=110.0)
     long.timeout_s(100.0)
-    long.pause_s(broken, now=100.1, roll=0)
+    long.pause_s(broken, now=100.1, jitter=0)
     long.timeout_s(101.0)
     with pytest.raises(DeadlineExceeded):
-        long.pause_s(late, now=110.0, roll=0)
+        long.pause_s(late, now=110.0, jitter=0)

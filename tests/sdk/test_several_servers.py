@@ -79,8 +79,8 @@ def test_the_pause_after_a_refusal_depends_on_whether_there_are_others() -> None
     policy = RetryPolicy(initial_s=0.1, max_s=2)
     alone = Attempts(ACQUIRE, policy, deadline=110.0)
     one_of_several = Attempts(ACQUIRE, policy, deadline=110.0, several=True)
-    assert [alone.pause_s(stopping, 100.0, roll=0) for _ in range(3)] == [1, 1, 1]
-    assert [one_of_several.pause_s(stopping, 100.0, roll=0) for _ in range(3)] == [0.05, 0.1, 0.2]
+    assert [alone.pause_s(stopping, 100.0, jitter=0) for _ in range(3)] == [1, 1, 1]
+    assert [one_of_several.pause_s(stopping, 100.0, jitter=0) for _ in range(3)] == [0.05, 0.1, 0.2]
 
 
 @pytest.mark.parametrize("kind", ["blocking", "asyncio"])

@@ -313,11 +313,11 @@ def test_pauses_grow_with_each_failure_and_begin_anew_with_an_answer() -> None:
     follower = Follower(watch("gpu"), RetryPolicy(initial_s=1, max_s=100), several=False)
     lost = Unavailable("gone", status="UNAVAILABLE")
 
-    growing = [follower.pause_s(lost, roll=1.0) for _ in range(4)]
+    growing = [follower.pause_s(lost, jitter=1.0) for _ in range(4)]
     follower.received(answer(3))
 
     assert growing == [1, 2, 4, 8]
-    assert follower.pause_s(lost, roll=1.0) == 1
+    assert follower.pause_s(lost, jitter=1.0) == 1
 
 
 def test_the_servers_word_when_to_come_again_is_heeded_unless_there_are_others() -> None:
@@ -328,7 +328,7 @@ def test_the_servers_word_when_to_come_again_is_heeded_unless_there_are_others()
 
     def pauses(*, several: bool) -> list[float]:
         return [
-            Follower(watch("gpu"), QUICK, several=several).pause_s(failure, roll=1.0)
+            Follower(watch("gpu"), QUICK, several=several).pause_s(failure, jitter=1.0)
             for failure in (stopping, away, slow)
         ]
 

@@ -8,7 +8,7 @@ from blockyard.cli.backup import backup
 from blockyard.cli.describe import describe
 from blockyard.cli.events import list_events
 from blockyard.cli.fleet import fleet_app
-from blockyard.cli.help_page import show_help
+from blockyard.cli.help_page import HELP_NAMES, show_overview
 from blockyard.cli.instance import instance_app
 from blockyard.cli.release import release, renew
 from blockyard.cli.repair import repair
@@ -29,8 +29,9 @@ app = typer.Typer(
     name="blockyard",
     help="Allocates blocks of fleet instances to schedulers: atomically, durably, once.",
     epilog=" ".join(_EPILOG.split()),
-    callback=show_help,
+    callback=show_overview,
     invoke_without_command=True,
+    context_settings={"help_option_names": list(HELP_NAMES)},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -83,9 +83,9 @@ class ChildCommand:
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
-        strangers = own_children()
+        earlier_children = own_children()
         self._guard, self._orders = fork_guard()
-        self._tree = ProcessTree(spared=self._guard, strangers=strangers)
+        self._tree = ProcessTree(spared=self._guard, earlier_children=earlier_children)
         self._in_thread(self._wait_for_guard)
         return self
 

@@ -34,7 +34,7 @@ def connect(address: str | None, *, caller: str | None = None) -> Iterator[Clien
             yield client
     except ValueError as error:
         # The SDK's word for arguments that cannot be sent at all.
-        raise CommandFailed(f"{error}.".replace("..", "."), exit_code=ExitCode.USAGE) from error
+        raise CommandFailed(str(error), exit_code=ExitCode.USAGE) from error
 
 
 def _probe(target: str) -> None:

@@ -10,7 +10,6 @@ from typing import Final
 
 from typer import TyperException
 
-from blockyard._call import AGAIN, LOOK
 from blockyard.cli.option_values import MalformedValue
 from blockyard.cli.replay_log import MalformedLog
 from blockyard.errors import (
@@ -22,6 +21,7 @@ from blockyard.errors import (
     NoCapacity,
     OutcomeUnknown,
     Unavailable,
+    UnexpectedAnswer,
 )
 from blockyard.reasons import Reason
 
@@ -59,10 +59,6 @@ class ExitCode(IntEnum):
     """The output cannot be written, or nobody reads it any more."""
 
 
-_AFTER_THE_UNKNOWN: Final = {
-    AGAIN: "Give the same command again: what it has done already is not done twice.",
-    LOOK: "Look whether it was done (`blockyard fleet get`, `blockyard instance get`) before you repeat it.",
-}
 _DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -156,7 +152,25 @@ NEXT_STEPS: Final[Mapping[Reason, str]] = MappingProxyType(
         "put the last good backup in place; start.",
     }
 )
-"""What to do about each reason."""
+"""What to do about each reason that the service gives."""
+
+WITHOUT_REASON: Final[Mapping[type[Exception], str]] = MappingProxyType(
+    {
+        DeadlineExceeded: "Try again; if it is `verify` or `repair`, with a larger --timeout. "
+        "Whether a `repair --apply` was made is not known: asking for it again is harmless.",
+        Unavailable: "The servers cannot be reached, or do not serve now: they are stopping, or their database is "
+        "away. Look at their logs; --address or BLOCKYARD_ADDRESS says where they are.",
+        CallFailed: "That is no answer of Blockyard's; say where the service is with --address or BLOCKYARD_ADDRESS.",
+        LeaseLost: "Stop working with the blocks.",
+        UnexpectedAnswer: "Install a newer `blockyard`.",
+    }
+)
+"""What to do about a failure that has no reason; the nearest class in its ancestry counts."""
+
+_RUN_AGAIN: Final = "Give the same command again: what it has done already is not done twice."
+_LOOK_FIRST: Final = "Look whether it was done (`blockyard fleet get`, `blockyard instance get`) before you repeat it."
+_REPLAY_AGAIN: Final = "Run it again, in a fresh fleet."
+"""Batches are the calls of `replay` alone."""
 
 
 def explain(error: Exception) -> Explanation:
@@ -176,10 +190,8 @@ def explain(error: Exception) -> Explanation:
         case OutcomeUnknown():
             message, next_step = _explain_unknown(error)
             exit_code = ExitCode.NO_ANSWER
-        case LeaseLost():
-            next_step, exit_code = "Stop working with the blocks.", ExitCode.REFUSED
         case BlockyardError():
-            next_step, exit_code = "Install a newer `blockyard`.", ExitCode.REFUSED
+            next_step, exit_code = _without_reason(error), ExitCode.REFUSED
         case OSError():
             message, exit_code = _explain_system(error)
         case _:
@@ -220,19 +232,11 @@ def _explain_call(error: CallFailed) -> Explanation:
 def _next_step(error: CallFailed) -> str:
     if error.reason is not None:
         return NEXT_STEPS[Reason(error.reason)] if error.reason in NEXT_STEPS else ""
-    if isinstance(error, DeadlineExceeded):
-        return (
-            "Try again; if it is `verify` or `repair`, with a larger --timeout. "
-            "Whether a `repair --apply` was made is not known: asking for it again is harmless."
-        )
-    if isinstance(error, Unavailable) and "unhealthy" in str(error):
-        return (
-            "The servers run but do not serve now: they are stopping, or their database is away. "
-            "Look at their logs, and try again."
-        )
-    if isinstance(error, Unavailable):
-        return "Start the service with `blockyard serve`, or say where it is with --address or BLOCKYARD_ADDRESS."
-    return "That is no answer of Blockyard's; say where the service is with --address or BLOCKYARD_ADDRESS."
+    return _without_reason(error)
+
+
+def _without_reason(error: BlockyardError) -> str:
+    return next((WITHOUT_REASON[kind] for kind in type(error).__mro__ if kind in WITHOUT_REASON), "")
 
 
 def unanswered_acquire(error: OutcomeUnknown, fleet: str, caller: str | None) -> CommandFailed:
@@ -241,20 +245,26 @@ def unanswered_acquire(error: OutcomeUnknown, fleet: str, caller: str | None) ->
     token = error.token or ""
     release = shlex.join(["blockyard", "release", "--fleet", fleet, "--token", token, *scope])
     return CommandFailed(
-        _without_advice(error),
-        next_step=f"`{release}` gives up what it may have got; an acquire with the same --token asks for it again.",
+        _unknown_outcome(error),
+        next_step=f"`{release}` cancels it; an acquire with the same --token asks for it again.",
         exit_code=ExitCode.NO_ANSWER,
     )
 
 
 def _explain_unknown(error: OutcomeUnknown) -> tuple[str, str]:
-    next_step = _AFTER_THE_UNKNOWN.get(error.advice, "")
-    return _without_advice(error) if next_step else str(error), next_step
+    if error.token is not None:
+        next_step = _sentence(error.advice)
+    elif error.call == "Batch":
+        next_step = _REPLAY_AGAIN
+    else:
+        next_step = _RUN_AGAIN if error.repeatable else _LOOK_FIRST
+    return _unknown_outcome(error), next_step
 
 
-def _without_advice(error: OutcomeUnknown) -> str:
-    """The message without its end, which is for programs."""
-    return str(error).removesuffix(f"; {error.advice}")
+def _unknown_outcome(error: OutcomeUnknown) -> str:
+    """What happened, without the advice for programs that ends the error's own message."""
+    cause = f" ({error.__cause__})" if error.__cause__ else ""
+    return f"the outcome of {error.call or 'the change'} is unknown{cause}"
 
 
 def _usage_hint(error: TyperException) -> str:

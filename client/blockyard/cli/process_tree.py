@@ -52,17 +52,18 @@ class _Process:
 class ProcessTree:
     """What a command consists of. None of it is signalled that may not be: a command that became another user."""
 
-    def __init__(self, *, spared: int | None = None, strangers: Collection[int] = ()) -> None:
+    def __init__(self, *, spared: int | None = None, earlier_children: Collection[int] = ()) -> None:
         """`spared` is a child of this process that is no part of the command, but has it among its own children.
 
-        `strangers` are children that this process had before, as a script has that started others and then became us.
+        `earlier_children` are those that this process had before: a script may have started them, and then become us
+        by `exec`.
         """
         self.group: int | None = None
         """The command's process group, once it has one."""
         self.cgroup: OwnCgroup | None = None
         """The command's own cgroup, if it has one."""
         self._spared = spared
-        self._strangers = frozenset(strangers)
+        self._earlier_children = frozenset(earlier_children)
         self._childless = False
         self._by_descent = adopt_orphans() and _shows_our_processes()
 
@@ -117,7 +118,7 @@ class ProcessTree:
         """Whether nothing is left. Only after a `reap` that has taken everything."""
         if self.cgroup is not None and not self.cgroup.is_empty():
             return False
-        if self._strangers and self._by_descent:
+        if self._earlier_children and self._by_descent:
             return all(process.zombie for process in self._descendants())
         return self._childless and (self._by_descent or not self._group_lives())
 
@@ -126,7 +127,7 @@ class ProcessTree:
         children: dict[int, list[_Process]] = {}
         for process in _all_processes():
             children.setdefault(process.parent, []).append(process)
-        others = self._strangers | {self._spared}
+        others = self._earlier_children | {self._spared}
         found = [process for process in children.get(os.getpid(), ()) if process.pid not in others]
         if self._spared is not None:
             found += children.get(self._spared, ())

@@ -70,7 +70,7 @@ def print_report(fleet: str, report: RepairReport, *, apply: bool) -> None:
     changes = _count(len(report.corrections), "change", truncated=report.truncated)
     left_over = _count(len(report.unrepaired), "difference", truncated=report.truncated)
     if report.unrepaired and not report.corrections:
-        verb = "is" if left_over.startswith("1 d") else "are"
+        verb = "is" if len(report.unrepaired) == 1 and not report.truncated else "are"
         print_line(
             f"Repair: nothing in {fleet} can be changed by a rule at revision {report.revision}; "
             f"{left_over} {verb} left to people."
@@ -80,13 +80,13 @@ def print_report(fleet: str, report: RepairReport, *, apply: bool) -> None:
     elif report.applied:
         print_line(f"Repair: {changes} made in {fleet}, now at revision {report.revision}:")
     else:
-        them = "it" if changes == "1 change" else "them"
+        them = "it" if len(report.corrections) == 1 and not report.truncated else "them"
         print_line(f"Repair: {fleet} needs {changes} at revision {report.revision}; --apply makes {them}:")
     if report.corrections:
         rows = ((each.kind, each.instance or each.allocation or fleet, describe(each)) for each in report.corrections)
         print_table(("CHANGE", "WHERE", "WHAT"), rows, if_empty="")
     if report.unrepaired:
-        print_line("No rule mends these; they are left as they are, for people:")
+        print_line("No rule repairs these; they are left as they are, for people:")
         for left in report.unrepaired:
             print_line(describe_difference(fleet, left))
     if apply:

@@ -39,8 +39,8 @@ from blockyard.cli.options import (
     parse_duration,
 )
 from blockyard.cli.output import tell, write_duration
+from blockyard.cli.signal_forwarder import SignalForwarder, SignalledBeforeStart
 from blockyard.cli.supervision import Outcome, Supervision
-from blockyard.cli.switchboard import SignalledBeforeStart, Switchboard
 from blockyard.client import Client
 from blockyard.errors import (
     BlockyardError,
@@ -129,7 +129,7 @@ def run(
         where=where or (),
         on=on or (),
     )
-    wishes: dict[str, Any] = {
+    request: dict[str, Any] = {
         "demands": [demand],
         "holder": own_holder() if holder is None else holder,
         "ttl": DEFAULT_TTL if ttl is None else ttl,
@@ -139,8 +139,8 @@ def run(
     job = _Job(command, cuda=cuda, grace=grace, verbose=verbose)
     try:
         # The guard is forked before the client has threads.
-        with job.switchboard.listening(), job.child, connect(address, caller=caller) as client:
-            code = _run_when_possible(job, client, fleet, wishes, wait_s=wait.total_seconds() if wait else 0.0)
+        with job.signals.handling(), job.child, connect(address, caller=caller) as client:
+            code = _run_when_possible(job, client, fleet, request, wait_s=wait.total_seconds() if wait else 0.0)
     except SignalledBeforeStart as signalled:
         raise EndsWith(signalled.exit_code) from None
     except CannotStart:
@@ -193,13 +193,13 @@ def command_environment(allocation: Allocation, inherited: Mapping[str, str], *,
     return environment
 
 
-def _run_when_possible(job: "_Job", client: Client, fleet: str, wishes: Mapping[str, Any], *, wait_s: float) -> int:
+def _run_when_possible(job: "_Job", client: Client, fleet: str, request: Mapping[str, Any], *, wait_s: float) -> int:
     """Runs the job as soon as there are blocks. Raises `NoCapacity` if there are none until the wait is over."""
     give_up_at = lease_now() + wait_s
     delays = polite_delays(random.SystemRandom())
     while True:
         try:
-            return job.run_under(client, acquire_for_lease(fleet, **wishes))
+            return job.run_under(client, acquire_for_lease(fleet, **request))
         except NoCapacity as refusal:
             left_s = give_up_at - lease_now()
             if left_s <= 0:
@@ -220,7 +220,7 @@ class _Job:
         self._mailbox: Mailbox = SimpleQueue()
         self.child: Final = ChildCommand(self._mailbox)
         """The command to be, and its guard."""
-        self.switchboard: Final = Switchboard(lambda number: self._mailbox.put(Signalled(number)))
+        self.signals: Final = SignalForwarder(lambda number: self._mailbox.put(Signalled(number)))
         """Takes the signals."""
 
     def run_under(self, client: Client, acquire: Operation[Grant]) -> int:
@@ -234,7 +234,7 @@ class _Job:
         lease = HeldLease(client, acquire, grace_s=self._grace_s)
         try:
             with lease:
-                self.switchboard.connect()
+                self.signals.start_forwarding()
                 try:
                     outcome = self._supervise(lease)
                 finally:

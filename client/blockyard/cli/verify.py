@@ -29,7 +29,7 @@ def verify(
     address: Address = None,
     output: Output = OutputFormat.TEXT,
 ) -> None:
-    """Compares blocks, counters, allocations, exclusive owners, the journal and the server's memory; mends nothing.
+    """Compares blocks, counters, allocations, exclusive owners, the journal and the server's memory; changes nothing.
 
     Exit code 0: all agree. 1: they do not. 2: could not check.
     """
@@ -60,7 +60,7 @@ def print_report(fleet: str, report: VerifyReport) -> None:
     print_line(f"Verify: {fleet} has DRIFTED, {count} at revision {report.revision} ({checked}):")
     for difference in report.discrepancies:
         print_line(describe_difference(fleet, difference))
-    print_line("Copy the data as it is: it is the evidence. Then `blockyard repair` says what would mend it.")
+    print_line("Copy the data as it is: it is the evidence. Then `blockyard repair` says what would repair it.")
 
 
 def describe_difference(fleet: str, difference: Discrepancy) -> str:

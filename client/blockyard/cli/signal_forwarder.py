@@ -13,7 +13,7 @@ _TAKEN: Final = (*FORWARDED, signal.SIGTSTP)
 
 
 class SignalledBeforeStart(BaseException):
-    """A signal came while there was no command to pass it on to. Not an `Exception`: nothing may swallow it."""
+    """A signal came while there was no command to forward it to. Not an `Exception`: nothing may swallow it."""
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(f"ended by {number.name}")
@@ -21,38 +21,38 @@ class SignalledBeforeStart(BaseException):
         """What the process ends with."""
 
 
-class Switchboard:
+class SignalForwarder:
     """Takes this process's signals while it runs a command.
 
-    Before the command starts they end the wait for blocks, after that they are handed on. SIGTSTP stops this process
-    while there is no command.
+    Before the command starts they end the wait for blocks, after that they are forwarded to it. SIGTSTP stops this
+    process while there is no command.
     """
 
-    def __init__(self, hand_on: Callable[[signal.Signals], object]) -> None:
-        """`hand_on` is called in a signal handler."""
-        self._hand_on = hand_on
-        self._connected = False
+    def __init__(self, forward: Callable[[signal.Signals], object]) -> None:
+        """`forward` is called in a signal handler."""
+        self._forward = forward
+        self._forwarding = False
 
-    def connect(self) -> None:
-        """From now on there is, or was, a command to pass signals on to."""
-        self._connected = True
+    def start_forwarding(self) -> None:
+        """From now on there is, or was, a command to forward signals to."""
+        self._forwarding = True
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
+    def handling(self) -> Iterator[None]:
         """Handles the signals of `FORWARDED`, and SIGTSTP; those that are ignored (as under nohup) stay ignored."""
         before = {number: signal.getsignal(number) for number in _TAKEN}
-        heard = [number for number in _TAKEN if before[number] is not signal.SIG_IGN]
-        for number in heard:
+        taken = [number for number in _TAKEN if before[number] is not signal.SIG_IGN]
+        for number in taken:
             signal.signal(number, self._take)
         try:
             yield
         finally:
-            for number in heard:
+            for number in taken:
                 signal.signal(number, before[number] or signal.SIG_DFL)
 
     def _take(self, number: int, _frame: FrameType | None) -> None:
-        if self._connected:
-            self._hand_on(signal.Signals(number))
+        if self._forwarding:
+            self._forward(signal.Signals(number))
         elif number == signal.SIGTSTP:
             os.kill(os.getpid(), signal.SIGSTOP)
         else:
