@@ -106,8 +106,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
             Edit("store/sqlite/store.py", 'db.execute("COMMIT")\n        except', "pass\n        except"),
             Edit(
                 "store/sqlite/store.py",
-                "        finally:\n            self._end(db)\n\n    def open_evidence",
-                "\n    def open_evidence",
+                "        finally:\n            self._end(db)\n\n    @override\n    def open_evidence",
+                "\n    @override\n    def open_evidence",
             ),
             Edit(
                 "store/sqlite/store.py",
@@ -121,10 +121,10 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "a commit that fails is answered UNAVAILABLE",
         (
             Edit(
-                "engine/transactor.py",
-                "        except BaseException:\n            self._memory.forget(fleet)",
+                "engine/unit_of_work.py",
+                "        except BaseException:\n            self.memory.forget(fleet)",
                 "        except StoreFailed:\n            pass\n"
-                "        except BaseException:\n            self._memory.forget(fleet)",
+                "        except BaseException:\n            self.memory.forget(fleet)",
             ),
         ),
         (f"{LOST}::test_a_commit_that_fails_is_answered_unavailable_and_leaves_no_trace",),
@@ -172,8 +172,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "memory is forgotten when its transaction did not commit",
         (
             Edit(
-                "engine/transactor.py",
-                "        except BaseException:\n            self._memory.forget(fleet)",
+                "engine/unit_of_work.py",
+                "        except BaseException:\n            self.memory.forget(fleet)",
                 "        except BaseException:",
             ),
         ),
@@ -261,7 +261,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
     ),
     "ends leases early after a restart": Mutant(
         "after a start, leases get their grace",
-        (Edit("engine/transactor.py", "next_us < until_us:", "False:"),),
+        (Edit("engine/unit_of_work.py", "next_us < until_us:", "False:"),),
         (f"{LEASES}::test_after_a_restart_no_lease_that_was_alive_ends_before_the_grace_has_passed",),
     ),
     # Releases and placement.

@@ -23,7 +23,7 @@ from blockyard._call import Call
 from blockyard._fleet_admin import delete_fleet, update_fleet
 from blockyard._retry import LONGEST_CHANGE_TIMEOUT_S, Attempts, total_s
 from blockyard.errors import CallFailed
-from blockyard.reasons import Reason
+from blockyard.reasons import REASONS, Reason
 from tests.sdk.conftest import Carrier
 from tests.sdk.fake_server import Broken, FakeServer, Refused, Silent
 
@@ -91,7 +91,7 @@ def test_a_server_that_stays_unavailable_is_given_up_in_the_total_time(fake: Fak
     assert len(fake.requests("GetAllocation")) > 1
 
 
-@pytest.mark.parametrize("reason", [r for r in Reason if r not in {"OVERLOADED", "SHUTTING_DOWN", "STORE_UNAVAILABLE"}])
+@pytest.mark.parametrize("reason", [reason for reason, spec in REASONS.items() if not spec.retriable])
 def test_a_refusal_is_not_tried_again(fake: FakeServer, carry_out: Carrier, reason: Reason) -> None:
     fake.disturb("Acquire", Refused(reason))
     with pytest.raises(CallFailed) as e:

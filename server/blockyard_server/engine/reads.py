@@ -1,5 +1,6 @@
 """Reads a snapshot on behalf of a client: what the store raises becomes what the client is told."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -18,7 +19,19 @@ class Reads:
         self._formats = formats
 
     async def run(self, read: Callable[[Reader], Awaitable[T]], fleet: str | None = None) -> T:
-        """What `read` answers out of one snapshot. Raises EngineFailure, and whatever else it raises."""
+        """What `read` answers out of one snapshot. Raises EngineFailure, and whatever else it raises.
+
+        A caller that is cancelled goes at once. A database that hangs may keep the read itself, which ends behind it.
+        """
+        reading = asyncio.create_task(self._run(read, fleet), name="blockyard-read")
+        try:
+            return await asyncio.shield(reading)
+        except asyncio.CancelledError:
+            reading.cancel()
+            reading.add_done_callback(_notice)
+            raise
+
+    async def _run(self, read: Callable[[Reader], Awaitable[T]], fleet: str | None) -> T:
         try:
             async with self._store.reader() as reader:
                 return await read(reader)
@@ -40,3 +53,9 @@ class Reads:
         if bounds is not None and not self._formats.knows(bounds.format):
             return format_too_new(fleet, bounds.format, self._formats.newest)
         return InvariantViolated("a record cannot be read; run Verify", fleet=f"fleets/{fleet}")
+
+
+def _notice(reading: "asyncio.Task[T]") -> None:
+    """Takes note of a failure that nobody waits for any more, or asyncio would report it as lost."""
+    if not reading.cancelled():
+        reading.exception()
