@@ -89,7 +89,7 @@ async def running_server(
         await engine.stop()
         raise StartRefused(f"{error}; choose another --listen, or stop the program that has this one") from error
     try:
-        metrics = MetricsServer(engine, settings.metrics_listen) if settings.metrics_listen else None
+        metrics = MetricsServer(engine, edge.calls, settings.metrics_listen) if settings.metrics_listen else None
     except OSError as error:
         await edge.stop(0)
         await engine.stop()

@@ -15,8 +15,9 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from blockyard_server.engine.counts import Counts
+from blockyard_server.engine.counts import Counts, Durations
 from blockyard_server.engine.engine import Engine
+from blockyard_server.rpc.call_counts import CallCounts
 
 MAX_SCRAPES: Final = 16
 """Connections that are answered at once; one more is closed. Each has a thread and a file descriptor."""
@@ -38,10 +39,11 @@ _COUNTERS: Final = {
 
 
 class EngineMetrics(Collector):
-    """What an engine has counted, at the moment of the scrape."""
+    """What an engine and its edge have counted, at the moment of the scrape."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, calls: CallCounts) -> None:
         self._engine = engine
+        self._calls = calls
 
     def collect(self) -> Iterator[Metric]:
         """Every metric; `docs/operations.md` says which to watch."""
@@ -57,6 +59,7 @@ class EngineMetrics(Collector):
             "blockyard_requests_waiting", "Requests that wait for a transaction.", value=self._engine.requests_waiting
         )
         yield GaugeMetricFamily("blockyard_watches", "Watches that are open.", value=self._engine.watches_open)
+        yield from _calls(self._calls)
 
 
 def _requests(counts: Counts) -> Metric:
@@ -68,14 +71,36 @@ def _requests(counts: Counts) -> Metric:
     return metric
 
 
+def _calls(calls: CallCounts) -> Iterator[Metric]:
+    answered = CounterMetricFamily(
+        "blockyard_calls", "Calls that have ended, by gRPC status.", labels=("method", "status")
+    )
+    for (method, status), number in sorted(dict(calls.answered).items()):
+        answered.add_metric((method, status), number)
+    yield answered
+    under_way = GaugeMetricFamily(
+        "blockyard_calls_under_way", "Calls and streams that are under way.", labels=("method",)
+    )
+    for method, number in sorted(calls.under_way.items()):
+        under_way.add_metric((method,), number)
+    yield under_way
+    took = HistogramMetricFamily("blockyard_call_seconds", "How long calls with one answer took.", labels=("method",))
+    for method, durations in sorted(calls.durations.items()):
+        took.add_metric((method,), _buckets(durations), durations.total_s)
+    yield took
+
+
+def _buckets(durations: Durations) -> list[tuple[str, int]]:
+    bounds = [*map(str, durations.bounds_s), "+Inf"]
+    return list(zip(bounds, durations.up_to, strict=True))
+
+
 def _transactions(counts: Counts) -> Metric:
     durations = counts.transactions
-    bounds = [*map(str, durations.bounds_s), "+Inf"]
-    buckets = list(zip(bounds, durations.up_to, strict=True))
     return HistogramMetricFamily(
         "blockyard_transaction_seconds",
         "How long a batch's transaction took, from begin to commit.",
-        buckets=buckets,
+        buckets=_buckets(durations),
         sum_value=durations.total_s,
     )
 
@@ -119,10 +144,10 @@ class _BoundedServer(ThreadingMixIn, WSGIServer):
 class MetricsServer:
     """Serves one engine's metrics while it is open."""
 
-    def __init__(self, engine: Engine, listen: str) -> None:
+    def __init__(self, engine: Engine, calls: CallCounts, listen: str) -> None:
         """Raises OSError if the address cannot be listened on. `listen` is HOST:PORT; port 0 takes a free one."""
         registry = CollectorRegistry()
-        registry.register(EngineMetrics(engine))
+        registry.register(EngineMetrics(engine, calls))
         host, _, port = listen.rpartition(":")
         bare = host.strip("[]")
         family, *_ = socket.getaddrinfo(bare, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]

@@ -328,8 +328,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
         (
             Edit(
                 "rpc/server.py",
-                "            await self.methods.refuse_until_quiet(\n"
-                "                self._settings.quiet_s, min(self._settings.farewell_s, grace_s / 4), "
+                "            await self.admission.refuse_until_quiet(\n"
+                "                self._settings.quiet_s, min(self._settings.drain_reject_max_s, grace_s / 4), "
                 "until_s - grace_s / 4\n"
                 "            )\n",
                 "",

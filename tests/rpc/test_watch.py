@@ -162,7 +162,7 @@ def test_a_mark_is_one_answer() -> None:
 
 async def until_it_is_given_up(edge: Edge) -> None:
     async def given_up() -> bool:
-        return edge.methods.streams_that_are_ending > 0
+        return edge.error_answers.streams_that_are_ending > 0
 
     await eventually(given_up, "a stream that nobody reads is ended")
 

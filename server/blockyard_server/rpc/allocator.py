@@ -41,8 +41,8 @@ from blockyard_server.rpc.encode_allocator import (
     fill_renewal,
 )
 from blockyard_server.rpc.encode_ledger import encode_watch_page
+from blockyard_server.rpc.error_answers import failure_of
 from blockyard_server.rpc.errors import encode_failure
-from blockyard_server.rpc.guard import failure_of
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 

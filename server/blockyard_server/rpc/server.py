@@ -15,11 +15,16 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from blockyard.v1 import allocator_pb2, fleet_admin_pb2, ledger_pb2
 from blockyard_server.engine.service import Service
+from blockyard_server.rpc.admission import Admission
 from blockyard_server.rpc.allocator import AllocatorServicer
+from blockyard_server.rpc.call_counts import CallCounts
+from blockyard_server.rpc.calls_under_way import CallsUnderWay
+from blockyard_server.rpc.error_answers import ErrorAnswers
 from blockyard_server.rpc.fleet_admin import FleetAdminServicer
-from blockyard_server.rpc.guard import GuardedMethods
 from blockyard_server.rpc.health import Health
+from blockyard_server.rpc.interceptors import Interceptor
 from blockyard_server.rpc.ledger import LedgerServicer
+from blockyard_server.rpc.methods import Methods
 from blockyard_server.rpc.reflection import reflection_servicer
 
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
@@ -64,8 +69,8 @@ class EdgeSettings:
     stream_patience_s: float = 2.0
     """How long streams may take to end by themselves when the server drains."""
     quiet_s: float = 0.05
-    """A draining server has refused new calls politely for long enough once none came for so long."""
-    farewell_s: float = 2.0
+    """A draining server has refused new calls for long enough once none came for so long."""
+    drain_reject_max_s: float = 2.0
     """It does not wait longer than this for that, nor longer than its grace."""
 
     def __post_init__(self) -> None:
@@ -83,7 +88,14 @@ class Edge:
     def __init__(self, service: Service, settings: EdgeSettings) -> None:
         self._settings = settings
         self._service = service
-        self.methods = GuardedMethods(settings.max_concurrent_calls, settings.write_patience_s)
+        self.calls = CallCounts()
+        self.admission = Admission(settings.max_concurrent_calls)
+        self.error_answers = ErrorAnswers()
+        self.under_way = CallsUnderWay()
+        interceptors: list[Interceptor] = [self.calls, self.admission, self.error_answers, self.under_way]
+        self.methods = Methods(
+            interceptors, write_patience_s=settings.write_patience_s, arrived=self.admission.note_arrival
+        )
         services: list[tuple[ServiceDescriptor, object]] = [
             (_service(allocator_pb2, "Allocator"), AllocatorServicer(service)),
             (_service(fleet_admin_pb2, "FleetAdmin"), FleetAdminServicer(service)),
@@ -96,7 +108,7 @@ class Edge:
         services.append((reflection, reflection_servicer([*reflected, reflection.full_name])))
         for descriptor, servicer in services:
             # Whoever asks a draining server for its health is to hear NOT_SERVING.
-            self.methods.add(descriptor, servicer, changes=CHANGES, to_the_last=servicer is self.health)
+            self.methods.add(descriptor, servicer, changes=CHANGES, serve_while_draining=servicer is self.health)
         self.server = grpc.aio.server(options=_options(settings))
         self.server.add_generic_rpc_handlers((self.methods,))
 
@@ -127,9 +139,10 @@ class Edge:
         self._service.end_watches()
         ending = asyncio.create_task(self._end_in_time(grace_s), name="blockyard-drain")
         try:
-            await self.methods.end_streams(min(self._settings.stream_patience_s, grace_s / 4))
-            await self.methods.refuse_until_quiet(
-                self._settings.quiet_s, min(self._settings.farewell_s, grace_s / 4), until_s - grace_s / 4
+            self.admission.refuse_streams()
+            await self.under_way.end_streams(min(self._settings.stream_patience_s, grace_s / 4))
+            await self.admission.refuse_until_quiet(
+                self._settings.quiet_s, min(self._settings.drain_reject_max_s, grace_s / 4), until_s - grace_s / 4
             )
             await self.server.stop(max(0.0, until_s - loop.time()))
         finally:
@@ -138,11 +151,11 @@ class Edge:
     async def _end_in_time(self, grace_s: float) -> None:
         await asyncio.sleep(grace_s * TIME_OF_READS)
         self._service.end_audits()
-        self.methods.end_reads()
+        self.under_way.end_reads()
         await asyncio.sleep(grace_s * (TIME_OF_CHANGES - TIME_OF_READS))
         self._service.give_up()
         await asyncio.sleep(0)  # who was refused just now takes that for an answer, before all others are ended
-        self.methods.end_changes()
+        self.under_way.end_changes()
 
 
 def build_server(service: Service, settings: EdgeSettings | None = None) -> Edge:

@@ -176,7 +176,7 @@ async def test_health_knows_each_service_and_says_when_the_server_drains(edge: E
 
 
 async def test_a_draining_server_refuses_new_calls_politely_until_none_comes_and_tells_its_health() -> None:
-    edge = build_server(FakeService(), EdgeSettings(quiet_s=0.5, farewell_s=60))
+    edge = build_server(FakeService(), EdgeSettings(quiet_s=0.5, drain_reject_max_s=60))
     address = f"127.0.0.1:{edge.bind('127.0.0.1:0')}"
     await edge.start()
     async with grpc.aio.insecure_channel(address) as channel:

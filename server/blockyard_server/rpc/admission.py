@@ -1,0 +1,115 @@
+"""Which calls are begun: none of a draining server, none too many, and none that cannot be answered in time.
+
+Outside of `error_answers`, because a stream keeps its place until its end has reached the client.
+"""
+
+import asyncio
+import time
+from typing import Any
+
+from blockyard_server.engine.failures import Overloaded, ShuttingDown
+from blockyard_server.rpc.errors import encode_abort
+from blockyard_server.rpc.interceptors import Context, Handler, Method
+from blockyard_server.rpc.load_shedding import MIN_UNDER_WAY, RecentLatency
+
+
+class Admission:
+    """At most so many calls, and as many streams, are under way at once. For one event loop."""
+
+    def __init__(self, max_concurrent: int) -> None:
+        self._max_concurrent = self._free = max_concurrent
+        # Of their own: a stream may stay open for as long as its client lives, and must not take a call's place.
+        self._free_streams = max_concurrent
+        self._refuses_streams = False
+        self._refuses_calls = False
+        self._arrived = 0
+        """Calls that gRPC has handed over so far."""
+
+    def note_arrival(self) -> None:
+        """GRPC has handed over one more call."""
+        self._arrived += 1
+
+    def refuse_streams(self) -> None:
+        """New streams are refused with SHUTTING_DOWN from now on."""
+        self._refuses_streams = True
+
+    async def refuse_until_quiet(self, quiet_s: float, most_s: float, until_s: float) -> None:
+        """Refuses new calls with SHUTTING_DOWN from now on; returns once none came for `quiet_s`, or after `most_s`.
+
+        What still waits in grpc's own queue when it stops is cancelled without a word, and its client could not tell
+        that from a call that was carried out. A busy event loop has not looked at what waits there: such a time counts
+        for neither, but at `until_s` of the event loop's time it is over.
+        """
+        self._refuses_calls = True
+        loop = asyncio.get_running_loop()
+        waited_s = 0.0
+        while waited_s < most_s and loop.time() < until_s:
+            before, began_s = self._arrived, loop.time()
+            await asyncio.sleep(quiet_s)
+            if loop.time() - began_s > 2 * quiet_s:
+                continue
+            if self._arrived == before:
+                return
+            waited_s += quiet_s
+
+    def intercept(self, method: Method, proceed: Handler) -> Handler:
+        """As `Interceptor` says."""
+        return self._stream(proceed) if method.streams else self._call(method, proceed)
+
+    def _call(self, method: Method, proceed: Handler) -> Handler:
+        latency = RecentLatency()
+        serve_while_draining = method.serve_while_draining
+
+        async def admitted(incoming: Any, context: Context) -> Any:
+            if self._refuses_calls and not serve_while_draining:
+                await _refuse(context, _stopping())
+            if self._free <= 0:
+                await _refuse(context, _too_many(self._max_concurrent))
+            others = self._max_concurrent - self._free
+            if not serve_while_draining and latency.is_too_late(context.time_remaining(), others):
+                await _refuse(context, _too_late(others))
+            self._free -= 1
+            began_s = time.monotonic()
+            try:
+                answer = await proceed(incoming, context)
+            finally:
+                self._free += 1
+            latency.note(time.monotonic() - began_s)
+            return answer
+
+        return admitted
+
+    def _stream(self, proceed: Handler) -> Handler:
+        async def admitted(incoming: Any, context: Context) -> None:
+            if self._refuses_streams:
+                await _refuse(context, _stopping())
+            if self._free_streams <= 0:
+                await _refuse(context, _too_many(self._max_concurrent))
+            self._free_streams -= 1
+            try:
+                await proceed(incoming, context)
+            finally:
+                self._free_streams += 1
+
+        return admitted
+
+
+async def _refuse(context: Context, failure: Overloaded | ShuttingDown) -> None:
+    await context.abort(*encode_abort(failure))
+
+
+def _stopping() -> ShuttingDown:
+    return ShuttingDown("the server is stopping; try again")
+
+
+def _too_many(most: int) -> Overloaded:
+    message = f"{most} calls are under way, the most that this server accepts; nothing was done, try again"
+    return Overloaded(message, maximum=most)
+
+
+def _too_late(others: int) -> Overloaded:
+    message = (
+        f"{others} calls are under way, and this one could not be answered before its deadline; nothing was done, try "
+        "again later, or with more time"
+    )
+    return Overloaded(message, maximum=MIN_UNDER_WAY)

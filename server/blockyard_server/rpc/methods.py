@@ -1,0 +1,146 @@
+"""Every method of the server by its full name: one generic handler, each method composed once with the interceptors.
+
+Why one generic handler, with measurements: docs/adr/0003. Requests are parsed here and not by grpc, which would answer
+bytes that do not decode with INTERNAL.
+"""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, cast
+
+import grpc
+from google.protobuf import message_factory
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+
+from blockyard_server.domain.errors import InvalidRequest
+from blockyard_server.engine.failures import WatcherTooSlow
+from blockyard_server.rpc.interceptors import Context, Handler, Interceptor, Method, compose
+
+_Parse = Callable[[bytes], Message]
+if TYPE_CHECKING:
+    _RpcHandler = grpc.RpcMethodHandler[Any, Any]  # generic in its types, not in its code
+
+
+class Methods(grpc.GenericRpcHandler):
+    """Registered methods. A method that is not here is answered by grpc itself: UNIMPLEMENTED."""
+
+    def __init__(
+        self,
+        interceptors: Sequence[Interceptor],
+        *,
+        write_patience_s: float,
+        arrived: Callable[[], None] = lambda: None,
+    ) -> None:
+        """A stream whose client does not take an answer for `write_patience_s` ends with WATCHER_TOO_SLOW.
+
+        `arrived` is told of each call that grpc hands over.
+        """
+        self._interceptors = interceptors
+        self._write_patience_s = write_patience_s
+        self._arrived = arrived
+        self._handlers: dict[str, _RpcHandler] = {}
+
+    def service(self, handler_call_details: Any) -> "_RpcHandler | None":
+        """The method's handler, or None if there is no such method."""
+        self._arrived()
+        return self._handlers.get(handler_call_details.method)
+
+    def add(
+        self,
+        service: ServiceDescriptor,
+        servicer: object,
+        *,
+        changes: Collection[str] = (),
+        serve_while_draining: bool = False,
+    ) -> None:
+        """Registers all of a service's methods; those of these names change something, all others read.
+
+        The servicer has a coroutine for each method with one answer, and an async generator for each method with a
+        stream of them. One that it does not have answers UNIMPLEMENTED. `serve_while_draining`: calls with one answer
+        are carried out even while others are refused.
+        """
+        for descriptor in service.methods:
+            streams = descriptor.server_streaming
+            assert streams or not descriptor.client_streaming, f"{descriptor.full_name}: not supported"
+            method = Method(
+                service.full_name,
+                descriptor.name,
+                changes=descriptor.name in changes,
+                streams=streams,
+                serve_while_draining=serve_while_draining,
+            )
+            handler = compose(method, self._interceptors, self._innermost(descriptor, servicer))
+            self._handlers[method.path] = _rpc_handler(descriptor, handler)
+
+    def _innermost(self, descriptor: MethodDescriptor, servicer: object) -> Handler:
+        handle: Any = getattr(servicer, descriptor.name, None)
+        parse = _parser(message_factory.GetMessageClass(descriptor.input_type))
+        if not _is_asynchronous(handle):
+            return _unimplemented(descriptor.full_name)
+        if not descriptor.server_streaming:
+
+            async def answer(data: bytes, context: Context) -> bytes:
+                found: Message = await handle(parse(data), context)
+                return found.SerializeToString()
+
+            return answer
+
+        async def answer_all(incoming: Any, context: Context) -> None:
+            request = _parsed(incoming, parse) if descriptor.client_streaming else parse(incoming)
+            await self._send_all(handle(request, context), context)
+
+        return answer_all
+
+    async def _send_all(self, answers: AsyncIterator[Message], context: Context) -> None:
+        """Sends all answers of a stream."""
+        async with aclosing(cast("Any", answers)) as open_answers:
+            async for answer in open_answers:
+                try:
+                    async with asyncio.timeout(self._write_patience_s):
+                        await context.write(answer.SerializeToString())
+                except TimeoutError:
+                    # The handler may know what to say about it.
+                    await open_answers.athrow(WatcherTooSlow("what is sent is not read"))
+
+
+def _rpc_handler(descriptor: MethodDescriptor, handler: Handler) -> "_RpcHandler":
+    if not descriptor.server_streaming:
+        return grpc.unary_unary_rpc_method_handler(cast("Any", handler))
+    if descriptor.client_streaming:
+        return grpc.stream_stream_rpc_method_handler(cast("Any", handler))
+    return grpc.unary_stream_rpc_method_handler(cast("Any", handler))
+
+
+def _is_asynchronous(handle: Any) -> bool:
+    return inspect.iscoroutinefunction(handle) or inspect.isasyncgenfunction(handle)
+
+
+def _unimplemented(name: str) -> Handler:
+    """For a method of the protos that no servicer has: a generated base class has one that is no coroutine."""
+
+    async def refuse(_incoming: Any, context: Context) -> None:
+        message = f"this server does not implement {name}; a newer one may"
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, message)
+
+    return refuse
+
+
+def _parser(message_class: type[Message]) -> _Parse:
+    from_string = message_class.FromString
+    name = message_class.DESCRIPTOR.full_name
+
+    def parse(data: bytes) -> Message:
+        try:
+            return from_string(data)
+        except DecodeError:
+            raise InvalidRequest(("request", f"the bytes are not a {name}")) from None
+
+    return parse
+
+
+async def _parsed(incoming: AsyncIterator[bytes], parse: _Parse) -> AsyncIterator[Message]:
+    async for data in incoming:
+        yield parse(data)
