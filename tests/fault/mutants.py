@@ -220,7 +220,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
     # Leases.
     "holds a lease at its very end": Mutant(
         "`expire_time <= now` has ended: the predicate",
-        (Edit("domain/allocation.py", "expire_time_us <= now_us", "expire_time_us < now_us"),),
+        (Edit("domain/lease.py", "expire_time_us <= now_us", "expire_time_us < now_us"),),
         ("tests/unit/test_leases.py",),
     ),
     "sweeps a microsecond late": Mutant(
@@ -248,9 +248,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
                 "    events, more_due = _expire_due(attempt, records, allowance, due)\n",
                 "    state, records = attempt.state, Records()\n    events, more_due = [], False\n",
             ),
-            Edit(
-                "domain/allocation.py", "return expire_time_us is not None and expire_time_us <= now_us", "return False"
-            ),
+            Edit("domain/lease.py", "return expire_time_us is not None and expire_time_us <= now_us", "return False"),
         ),
         (f"{LEASES}::test_at_its_expire_time_a_lease_is_not_renewable",),
     ),

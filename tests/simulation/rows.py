@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from blockyard_server.domain.allocation import Allocation, AllocationState, TokenRecord, extended_us
+from blockyard_server.domain.allocation import Allocation, AllocationState, TokenRecord
 from blockyard_server.domain.answers import FleetRecord, InstanceRecord
 from blockyard_server.domain.blocks import Placements
 from blockyard_server.domain.events import (
@@ -20,6 +20,7 @@ from blockyard_server.domain.events import (
     Renewed,
     TokenWasCancelled,
 )
+from blockyard_server.domain.lease import extended_us
 from blockyard_server.domain.requests import TokenKey
 from blockyard_server.domain.retention import FleetAge, Retention, forgettable
 from tests.simulation.kernel import Violation

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from blockyard_server.domain.allocation import Allocation, extended_us
+from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.blocks import Placements, without
 from blockyard_server.domain.events import (
     Event,
@@ -20,6 +20,7 @@ from blockyard_server.domain.events import (
     Renewed,
     TokenWasCancelled,
 )
+from blockyard_server.domain.lease import extended_us
 from blockyard_server.domain.records import Records
 from blockyard_server.domain.requests import FleetFields, InstanceFields, InstanceState
 from blockyard_server.engine.store_protocol import Store

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mappi
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 
-from blockyard_server.domain.allocation import Allocation, AllocationState, TokenRecord, extended_us, lease_ended
+from blockyard_server.domain.allocation import Allocation, AllocationState, TokenRecord
 from blockyard_server.domain.answers import FleetRecord, InstanceRecord
 from blockyard_server.domain.blocks import Placements
 from blockyard_server.domain.corrections import CorrectionKind
@@ -23,6 +23,7 @@ from blockyard_server.domain.events import (
     TokenWasCancelled,
 )
 from blockyard_server.domain.fleet import FleetState
+from blockyard_server.domain.lease import extended_us, lease_ended
 from blockyard_server.domain.requests import TokenKey
 from blockyard_server.domain.retention import FleetAge
 from blockyard_server.engine.store_protocol import FleetHead, InstanceRow, InvariantBroken, ServerRow

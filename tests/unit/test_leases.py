@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from blockyard_server.domain.allocation import lease_ended
 from blockyard_server.domain.answers import ReleaseOutcome
 from blockyard_server.domain.errors import AllocationEnded, LeaseExpired
+from blockyard_server.domain.lease import lease_ended
 from blockyard_server.domain.requests import Demand
 from tests.unit.pure_fleet import OFFLINE, SECOND, START, PureFleet
 

@@ -48,7 +48,7 @@ def coarse_loop() -> asyncio.AbstractEventLoop:
 def test_001_a_request_after_company_is_carried_out_though_the_linger_ended_early() -> None:
     async def story() -> None:
         writer = writer_over(MemoryStore())
-        await asyncio.gather(*(writer.submit(create(f"f{n}")) for n in range(5)))
+        await asyncio.gather(*(writer.enqueue(create(f"f{n}")) for n in range(5)))
         loop = asyncio.get_running_loop()
         until = loop.time() + 0.02
         for _ in range(1_000_000):  # a busy loop looks at its timers often: before their time, too
@@ -56,7 +56,7 @@ def test_001_a_request_after_company_is_carried_out_though_the_linger_ended_earl
             if loop.time() > until:
                 break
 
-        record = await asyncio.wait_for(writer.submit(create("alone")), PATIENCE_S)
+        record = await asyncio.wait_for(writer.enqueue(create("alone")), PATIENCE_S)
 
         assert isinstance(record, FleetRecord)
         await writer.stop()
@@ -69,8 +69,8 @@ async def test_002_a_fault_in_a_batch_that_nobody_waits_for_any_more_does_not_en
     store = filled_store()
     writer = writer_over(store)
     store.before_begin = once(RuntimeError("a fault"))
-    writer.submit(acquire("gone", fleet="gone")).cancel()
-    asked = [writer.submit(acquire(token)) for token in ("a", "b")]
+    writer.enqueue(acquire("gone", fleet="gone")).cancel()
+    asked = [writer.enqueue(acquire(token)) for token in ("a", "b")]
 
     answers = await asyncio.wait_for(asyncio.gather(*asked), PATIENCE_S)
 
@@ -82,14 +82,14 @@ async def test_003_what_waits_for_a_sweep_is_not_overtaken_by_what_came_later(mo
     monkeypatch.setattr(batch_module, "MAX_EXPIRED_AT_ONCE", 2)
     clock = ManualClock()
     writer = writer_over(filled_store(8), clock=clock)
-    leases = [writer.submit(acquire(f"lease-{n}", ttl_us=1_000_000)) for n in range(8)]
+    leases = [writer.enqueue(acquire(f"lease-{n}", ttl_us=1_000_000)) for n in range(8)]
     await asyncio.gather(*leases)
     clock.advance(1_000_000)
 
     asked = [
-        writer.submit(acquire("wide", 8)),
-        writer.submit(Release("gpu", "slurm", token="wide")),
-        writer.submit(acquire("late", 8)),
+        writer.enqueue(acquire("wide", 8)),
+        writer.enqueue(Release("gpu", "slurm", token="wide")),
+        writer.enqueue(acquire("late", 8)),
     ]
     wide, released, late = await asyncio.wait_for(asyncio.gather(*asked), PATIENCE_S)
 
@@ -107,10 +107,10 @@ async def test_004_a_request_alone_does_not_linger_for_itself_while_leases_are_s
     clock = ManualClock()
     writer = writer_over(filled_store(8), WriterLimits(linger_s=3600.0, max_linger_s=3600.0), clock)
     for n in range(4):
-        await writer.submit(acquire(f"lease-{n}", 2, ttl_us=1_000_000))
+        await writer.enqueue(acquire(f"lease-{n}", 2, ttl_us=1_000_000))
     clock.advance(1_000_000)
 
-    answer = await asyncio.wait_for(writer.submit(acquire("wide", 8)), PATIENCE_S)
+    answer = await asyncio.wait_for(writer.enqueue(acquire("wide", 8)), PATIENCE_S)
 
     assert isinstance(answer, Grant)
     await writer.stop()
@@ -211,7 +211,7 @@ async def test_010_work_aside_alone_does_not_end_the_writer() -> None:
     await writer.run_exclusive(lambda: None)
     await asyncio.sleep(0.01)
 
-    answer = await asyncio.wait_for(writer.submit(acquire("next")), PATIENCE_S)
+    answer = await asyncio.wait_for(writer.enqueue(acquire("next")), PATIENCE_S)
 
     assert isinstance(answer, Grant)
     await writer.stop()

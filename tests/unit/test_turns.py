@@ -24,9 +24,9 @@ async def test_a_fleet_that_comes_anew_goes_before_the_rest_of_one_that_has_much
     writer = writer_over(store, WriterLimits(max_batch=2))
     gate = Gate()
     store.before_commit = gate
-    heavy = [writer.submit(acquire(f"t{n}", fleet="heavy")) for n in range(8)]
+    heavy = [writer.enqueue(acquire(f"t{n}", fleet="heavy")) for n in range(8)]
     await gate.reached()
-    light = writer.submit(acquire("small", fleet="light"))
+    light = writer.enqueue(acquire("small", fleet="light"))
     gate.open()
 
     await asyncio.wait_for(asyncio.gather(*heavy, light), PATIENCE_S)
@@ -40,11 +40,11 @@ async def test_after_a_failure_half_as_many_requests_share_a_transaction_and_the
     store = filled_store(100)
     writer = writer_over(store, WriterLimits(max_batch=8))
     store.before_commit = once(StoreFailed("the statement took too long"))
-    failed = [writer.submit(acquire(f"t{n}")) for n in range(8)]
+    failed = [writer.enqueue(acquire(f"t{n}")) for n in range(8)]
     outcomes = await asyncio.wait_for(asyncio.gather(*failed, return_exceptions=True), PATIENCE_S)
     assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
 
-    again = [writer.submit(acquire(f"t{n}")) for n in range(20)]
+    again = [writer.enqueue(acquire(f"t{n}")) for n in range(20)]
     assert all(isinstance(a, Grant) for a in await asyncio.wait_for(asyncio.gather(*again), PATIENCE_S))
 
     assert store.commits == [("gpu", 4), ("gpu", 8), ("gpu", 8)]
@@ -63,7 +63,7 @@ async def test_after_a_batch_that_was_too_large_fewer_requests_are_taken(monkeyp
         return carry_out(fleet, requests)
 
     monkeypatch.setattr(writer._transactor, "carry_out", counted)
-    asked = [writer.submit(acquire(f"t{n}", 2)) for n in range(20)]
+    asked = [writer.enqueue(acquire(f"t{n}", 2)) for n in range(20)]
     await asyncio.wait_for(asyncio.gather(*asked), PATIENCE_S)
 
     assert taken == [20, *[2] * 18, 1]
@@ -77,12 +77,12 @@ async def test_however_much_background_work_waits_requests_get_their_turn(monkey
     done: list[str] = []
     gate = Gate()
     store.before_commit = gate
-    first = writer.submit(acquire("first"))
+    first = writer.enqueue(acquire("first"))
     await gate.reached()
     store.after_commit = lambda _fleet: done.append("commit")
     exclusive = [asyncio.ensure_future(writer.run_exclusive(lambda n=n: done.append(f"aside {n}"))) for n in range(3)]  # type: ignore[misc]  # a default binds the number
     await asyncio.sleep(0)
-    second = writer.submit(acquire("second"))
+    second = writer.enqueue(acquire("second"))
     gate.open()
 
     await asyncio.wait_for(asyncio.gather(first, second, *exclusive), PATIENCE_S)

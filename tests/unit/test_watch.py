@@ -12,7 +12,7 @@ from blockyard_server.domain.errors import Compacted, FleetNotFound
 from blockyard_server.domain.events import Event
 from blockyard_server.domain.journal import Watch, WatchPage, matches
 from blockyard_server.domain.requests import DeleteFleet, Release
-from blockyard_server.engine import watch
+from blockyard_server.engine import watch, watch_tail
 from blockyard_server.engine.clock import ManualClock
 from blockyard_server.engine.engine import Engine
 from blockyard_server.engine.failures import InvariantViolated, Overloaded, ShuttingDown, StoreUnavailable
@@ -168,7 +168,8 @@ async def test_what_is_compacted_cannot_be_watched_and_what_is_kept_can() -> Non
 async def test_a_watch_that_is_overtaken_by_the_compaction_ends_instead_of_leaving_a_gap(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(watch, "PAGE_EVENTS", 2)
+    for module in (watch, watch_tail):
+        monkeypatch.setattr(module, "PAGE_EVENTS", 2)
     store = filled_store()
     async with running(store) as engine:
         for token in "abcdef":
@@ -182,7 +183,8 @@ async def test_a_watch_that_is_overtaken_by_the_compaction_ends_instead_of_leavi
 
 
 async def test_who_is_behind_what_the_watches_share_reads_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "PAGE_EVENTS", 3)
+    for module in (watch, watch_tail):
+        monkeypatch.setattr(module, "PAGE_EVENTS", 3)
     monkeypatch.setattr(watch, "RECENT_PAGES", 2)
     async with (
         running(filled_store(total_blocks=100)) as engine,

@@ -7,7 +7,8 @@ import pytest
 
 from blockyard_server.domain.answers import EventFilter, EventPage
 from blockyard_server.domain.journal import JournalBounds, Watch
-from blockyard_server.engine.watch import ALL_EVENTS, PAGE_EVENTS
+from blockyard_server.engine.watch import ALL_EVENTS
+from blockyard_server.engine.watch_tail import PAGE_EVENTS
 from tests.unit.engine_stories import PATIENCE_S, acquire, filled_store
 from tests.unit.memory_reader import MemoryReader
 from tests.unit.test_watch import events, mark, revisions, running

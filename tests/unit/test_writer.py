@@ -59,9 +59,9 @@ async def test_requests_that_arrive_while_a_commit_is_under_way_share_the_next()
     writer = writer_over(store)
     gate = Gate()
     store.before_commit = gate
-    first = writer.submit(acquire("first"))
+    first = writer.enqueue(acquire("first"))
     await gate.reached()
-    others = [writer.submit(acquire(f"t{n}")) for n in range(50)]
+    others = [writer.enqueue(acquire(f"t{n}")) for n in range(50)]
     gate.open()
 
     answers = await answered(first, *others)
@@ -76,7 +76,7 @@ async def test_nobody_is_answered_before_the_commit_returns() -> None:
     writer = writer_over(store)
     gate = Gate()
     store.before_commit = gate
-    asked = [writer.submit(acquire("a")), writer.submit(acquire("b", 9)), writer.submit(Release("gpu", "slurm", 99))]
+    asked = [writer.enqueue(acquire("a")), writer.enqueue(acquire("b", 9)), writer.enqueue(Release("gpu", "slurm", 99))]
 
     await gate.reached()
     for _ in range(20):
@@ -96,7 +96,7 @@ async def test_a_batch_holds_at_most_the_limit_of_requests() -> None:
     store = filled_store(100)
     writer = writer_over(store, WriterLimits(max_batch=4))
 
-    await answered(*(writer.submit(acquire(f"t{n}")) for n in range(10)))
+    await answered(*(writer.enqueue(acquire(f"t{n}")) for n in range(10)))
 
     assert [events for _, events in store.commits] == [4, 4, 2]
     await writer.stop()
@@ -106,7 +106,7 @@ async def test_each_fleet_has_a_transaction_of_its_own_and_its_order() -> None:
     store = filled_store(8, "a", "b")
     writer = writer_over(store)
 
-    answers = await answered(*(writer.submit(acquire(f"t{n}", fleet="ab"[n % 2])) for n in range(8)))
+    answers = await answered(*(writer.enqueue(acquire(f"t{n}", fleet="ab"[n % 2])) for n in range(8)))
 
     assert sorted(store.commits) == [("a", 4), ("b", 4)]
     assert [answer.revision for answer in answers if isinstance(answer, Grant)] == [3, 3, 4, 4, 5, 5, 6, 6]
@@ -128,7 +128,7 @@ async def test_later_requests_of_a_batch_see_what_earlier_ones_did() -> None:
         acquire("c"),
     ]
 
-    made, registered, a, full, released, b, again, freed, deleted, gone = await answered(*map(writer.submit, wishes))
+    made, registered, a, full, released, b, again, freed, deleted, gone = await answered(*map(writer.enqueue, wishes))
 
     assert isinstance(made, FleetRecord)
     assert registered
@@ -148,7 +148,7 @@ async def test_fifty_copies_of_one_request_in_flight_are_one_grant_and_fifty_equ
     store = filled_store()
     writer = writer_over(store, WriterLimits(max_batch=7))
 
-    answers = await answered(*(writer.submit(acquire("t", 2)) for _ in range(50)))
+    answers = await answered(*(writer.enqueue(acquire("t", 2)) for _ in range(50)))
 
     grants = [answer for answer in answers if isinstance(answer, Grant)]
     assert len(grants) == 50
@@ -162,7 +162,7 @@ async def test_two_hundred_ask_for_a_hundred_blocks_and_exactly_a_hundred_get_on
     store = filled_store(100)
     writer = writer_over(store)
 
-    answers = await answered(*(writer.submit(acquire(f"t{n}")) for n in range(200)))
+    answers = await answered(*(writer.enqueue(acquire(f"t{n}")) for n in range(200)))
 
     assert sum(isinstance(answer, Grant) for answer in answers) == 100
     assert sum(isinstance(answer, NoCapacity) for answer in answers) == 100
@@ -175,14 +175,14 @@ async def test_a_waiter_that_goes_away_does_not_cancel_the_commit() -> None:
     writer = writer_over(store)
     gate = Gate()
     store.before_commit = gate
-    gone, stays = writer.submit(acquire("gone")), writer.submit(acquire("stays"))
+    gone, stays = writer.enqueue(acquire("gone")), writer.enqueue(acquire("stays"))
     await gate.reached()
 
     gone.cancel()
     gate.open()
 
     assert isinstance((await answered(stays))[0], Grant)
-    (again,) = await answered(writer.submit(acquire("gone")))
+    (again,) = await answered(writer.enqueue(acquire("gone")))
     assert isinstance(again, Grant)
     assert again.replayed
     assert len(store.rows["gpu"].held) == 2
@@ -192,15 +192,15 @@ async def test_a_waiter_that_goes_away_does_not_cancel_the_commit() -> None:
 async def test_a_failed_commit_fails_its_batch_and_memory_is_loaded_anew() -> None:
     store = filled_store()
     writer = writer_over(store)
-    await answered(writer.submit(acquire("before")))
+    await answered(writer.enqueue(acquire("before")))
     assert store.loads == ["gpu"]
     store.before_commit = once(StoreFailed("the disk is full"))
 
-    failed = await answered(*(writer.submit(acquire(token)) for token in ("a", "b")))
+    failed = await answered(*(writer.enqueue(acquire(token)) for token in ("a", "b")))
     assert all(isinstance(failure, StoreUnavailable) for failure in failed)
     assert len(store.rows["gpu"].held) == 1
 
-    (grant,) = await answered(writer.submit(acquire("a", 7)))
+    (grant,) = await answered(writer.enqueue(acquire("a", 7)))
     assert isinstance(grant, Grant)
     assert (grant.revision, grant.replayed) == (4, False)
     assert store.loads == ["gpu", "gpu"]
@@ -212,7 +212,7 @@ async def test_what_the_store_says_is_not_told_to_clients() -> None:
     writer = writer_over(store)
     store.before_commit = once(StoreFailed("SELECT secret FROM /var/lib"))
 
-    (failure,) = await answered(writer.submit(acquire("a")))
+    (failure,) = await answered(writer.enqueue(acquire("a")))
 
     assert isinstance(failure, StoreUnavailable)
     assert "secret" not in failure.message
@@ -224,13 +224,13 @@ async def test_a_broken_invariant_halts_that_fleet_and_no_other() -> None:
     writer = writer_over(store)
     store.before_write = once(InvariantBroken("UNIQUE constraint failed"))
 
-    (failure,) = await answered(writer.submit(acquire("a", fleet="broken")))
+    (failure,) = await answered(writer.enqueue(acquire("a", fleet="broken")))
     assert isinstance(failure, InvariantViolated)
     assert failure.metadata == {"fleet": "fleets/broken"}
     assert "UNIQUE" not in failure.message
 
     commits = len(store.commits)
-    still, sound = await answered(*(writer.submit(acquire("b", fleet=fleet)) for fleet in ("broken", "sound")))
+    still, sound = await answered(*(writer.enqueue(acquire("b", fleet=fleet)) for fleet in ("broken", "sound")))
     assert isinstance(still, InvariantViolated)
     assert isinstance(sound, Grant)
     assert store.commits[commits:] == [("sound", 1)]
@@ -242,12 +242,12 @@ async def test_a_broken_invariant_halts_that_fleet_and_no_other() -> None:
 async def test_memory_that_does_not_follow_its_journal_halts_the_fleet() -> None:
     store = filled_store()
     writer = writer_over(store)
-    await answered(writer.submit(acquire("a")))
+    await answered(writer.enqueue(acquire("a")))
     Transactor(store, ManualClock()).carry_out("gpu", [acquire("b"), acquire("c")])
     journal = store.rows["gpu"].journal
     journal[-2], journal[-1] = journal[-1], journal[-2]
 
-    (failure,) = await answered(writer.submit(acquire("d")))
+    (failure,) = await answered(writer.enqueue(acquire("d")))
 
     assert isinstance(failure, InvariantViolated)
     await writer.stop()
@@ -263,7 +263,7 @@ async def test_a_fault_in_one_request_fails_only_it(caplog: pytest.LogCaptureFix
         fleet, token_key, allocation_id = "gpu", None, None
 
     wishes = [acquire("a"), Nonsense(), acquire("b")]
-    a, failure, b = await answered(*(writer.submit(wish) for wish in wishes))  # type: ignore[arg-type]  # on purpose
+    a, failure, b = await answered(*(writer.enqueue(wish) for wish in wishes))  # type: ignore[arg-type]  # on purpose
 
     assert isinstance(a, Grant)
     assert isinstance(b, Grant)
@@ -279,12 +279,12 @@ async def test_more_than_the_queue_holds_is_refused_at_once_and_the_rest_is_carr
     writer = writer_over(store, WriterLimits(max_waiting=3))
     gate = Gate()
     store.before_commit = gate
-    first = writer.submit(acquire("first"))
+    first = writer.enqueue(acquire("first"))
     await gate.reached()
-    waiting = [writer.submit(acquire(f"t{n}")) for n in range(3)]
+    waiting = [writer.enqueue(acquire(f"t{n}")) for n in range(3)]
 
     with pytest.raises(Overloaded) as refusal:
-        writer.submit(acquire("one more"))
+        writer.enqueue(acquire("one more"))
 
     assert refusal.value.metadata == {"maximum": "3"}
     assert refusal.value.retry_after_s is not None
@@ -298,11 +298,11 @@ async def test_the_bound_holds_for_the_requests_of_all_lanes_together() -> None:
     one, other = writer_shards.of("gpu"), writer_shards.of("another")
     assert one is not other
     elsewhere = replace(acquire("b"), fleet="another")
-    waiting = [one.submit(acquire("a")), other.submit(elsewhere), one.submit(acquire("c"))]
+    waiting = [one.enqueue(acquire("a")), other.enqueue(elsewhere), one.enqueue(acquire("c"))]
 
     for shard in (one, other):
         with pytest.raises(Overloaded):
-            shard.submit(acquire("one more"))
+            shard.enqueue(acquire("one more"))
 
     writer_shards.start()
     assert [type(outcome) for outcome in await answered(*waiting)] == [Grant, FleetNotFound, Grant]
@@ -314,13 +314,13 @@ async def test_stopping_carries_out_what_was_accepted_and_refuses_the_rest() -> 
     writer = writer_over(store, replace(NEVER, max_batch=4))
     gate = Gate()
     store.before_commit = gate
-    accepted = [writer.submit(acquire(f"t{n}")) for n in range(10)]
+    accepted = [writer.enqueue(acquire(f"t{n}")) for n in range(10)]
     await gate.reached()
 
     stop = asyncio.ensure_future(writer.stop())
     await asyncio.sleep(0)
     with pytest.raises(ShuttingDown):
-        writer.submit(acquire("late"))
+        writer.enqueue(acquire("late"))
     with pytest.raises(ShuttingDown):
         await writer.run_exclusive(lambda: None)
     gate.open()
@@ -332,19 +332,19 @@ async def test_stopping_carries_out_what_was_accepted_and_refuses_the_rest() -> 
 
 async def test_stopping_an_idle_writer_ends_at_once_even_while_it_lingers() -> None:
     writer = writer_over(filled_store(), NEVER)
-    await answered(*(writer.submit(acquire(f"t{n}")) for n in range(3)))
+    await answered(*(writer.enqueue(acquire(f"t{n}")) for n in range(3)))
 
     await asyncio.wait_for(writer.stop(), PATIENCE_S)
 
     with pytest.raises(ShuttingDown):
-        writer.submit(acquire("late"))
+        writer.enqueue(acquire("late"))
 
 
 async def test_a_request_alone_never_waits_for_the_linger() -> None:
     writer = writer_over(filled_store(), NEVER)
 
     for n in range(5):
-        (answer,) = await answered(writer.submit(acquire(f"t{n}")))
+        (answer,) = await answered(writer.enqueue(acquire(f"t{n}")))
         assert isinstance(answer, Grant)
 
     await writer.stop()
@@ -353,12 +353,12 @@ async def test_a_request_alone_never_waits_for_the_linger() -> None:
 async def test_after_company_the_writer_lingers_until_as_many_have_come() -> None:
     store = filled_store()
     writer = writer_over(store, NEVER)
-    await answered(*(writer.submit(acquire(f"t{n}")) for n in range(3)))
+    await answered(*(writer.enqueue(acquire(f"t{n}")) for n in range(3)))
 
-    early = [writer.submit(acquire(f"early {n}")) for n in range(2)]
+    early = [writer.enqueue(acquire(f"early {n}")) for n in range(2)]
     await asyncio.sleep(0.005)
     assert not any(future.done() for future in early)
-    answers = await answered(*early, writer.submit(acquire("third")))
+    answers = await answered(*early, writer.enqueue(acquire("third")))
 
     assert all(isinstance(answer, Grant) for answer in answers)
     assert store.commits == [("gpu", 3), ("gpu", 3)]
@@ -369,12 +369,12 @@ async def test_a_busy_process_lingers_for_as_long_as_the_last_round_took_of_the_
     store, cpu = filled_store(), CpuTime()
     writer = lingering_as_long_as_it_cost(store, cpu)
     store.before_commit = lambda _fleet: cpu.use(3600.0)
-    await answered(writer.submit(acquire("a")), writer.submit(acquire("b")))
+    await answered(writer.enqueue(acquire("a")), writer.enqueue(acquire("b")))
 
-    early = writer.submit(acquire("early"))
+    early = writer.enqueue(acquire("early"))
     await asyncio.sleep(0.02)
     assert not early.done()
-    answers = await answered(early, writer.submit(acquire("second")))
+    answers = await answered(early, writer.enqueue(acquire("second")))
 
     assert all(isinstance(answer, Grant) for answer in answers)
     assert store.commits == [("gpu", 2), ("gpu", 2)]
@@ -384,12 +384,12 @@ async def test_a_busy_process_lingers_for_as_long_as_the_last_round_took_of_the_
 async def test_what_the_process_does_while_nobody_asks_is_no_reason_to_linger() -> None:
     store, cpu = filled_store(), CpuTime()
     writer = lingering_as_long_as_it_cost(store, cpu)
-    await answered(writer.submit(acquire("a")), writer.submit(acquire("b")))
+    await answered(writer.enqueue(acquire("a")), writer.enqueue(acquire("b")))
     await asyncio.sleep(0.02)
     cpu.use(3600.0)
-    await answered(writer.submit(acquire("c")), writer.submit(acquire("d")))
+    await answered(writer.enqueue(acquire("c")), writer.enqueue(acquire("d")))
 
-    (answer,) = await answered(writer.submit(acquire("single")))
+    (answer,) = await answered(writer.enqueue(acquire("single")))
 
     assert isinstance(answer, Grant)
     assert store.commits == [("gpu", 2), ("gpu", 2), ("gpu", 1)]
@@ -399,7 +399,7 @@ async def test_what_the_process_does_while_nobody_asks_is_no_reason_to_linger() 
 async def test_work_aside_runs_between_batches_and_its_fault_is_its_own() -> None:
     store = filled_store()
     writer = writer_over(store, NEVER)
-    await answered(*(writer.submit(acquire(f"t{n}")) for n in range(3)))
+    await answered(*(writer.enqueue(acquire(f"t{n}")) for n in range(3)))
 
     assert await asyncio.wait_for(writer.run_exclusive(lambda: len(store.commits)), PATIENCE_S) == 1
     with pytest.raises(ZeroDivisionError):
@@ -415,7 +415,7 @@ async def test_a_writer_that_never_started_can_be_stopped() -> None:
     await asyncio.wait_for(writer.stop(), PATIENCE_S)
 
     with pytest.raises(ShuttingDown):
-        writer.submit(acquire("a"))
+        writer.enqueue(acquire("a"))
 
 
 async def test_more_leases_than_one_sweep_takes_are_swept_before_a_refusal_that_hangs_on_them(
@@ -425,10 +425,10 @@ async def test_more_leases_than_one_sweep_takes_are_swept_before_a_refusal_that_
     clock = ManualClock()
     store = filled_store()
     writer = writer_over(store, clock=clock)
-    await answered(*(writer.submit(acquire(f"lease {n}", ttl_us=1_000_000)) for n in range(8)))
+    await answered(*(writer.enqueue(acquire(f"lease {n}", ttl_us=1_000_000)) for n in range(8)))
     clock.advance(1_000_000)
 
-    (answer,) = await answered(writer.submit(acquire("wide", 8)))
+    (answer,) = await answered(writer.enqueue(acquire("wide", 8)))
 
     assert isinstance(answer, Grant)
     assert [events for _, events in store.commits] == [8, 3, 3, 3]

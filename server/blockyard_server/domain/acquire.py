@@ -6,9 +6,10 @@ from blockyard_server.domain.errors import AllocationEnded, TokenCancelled, Toke
 from blockyard_server.domain.events import Granted
 from blockyard_server.domain.fingerprint import differing_fields, fingerprint
 from blockyard_server.domain.fleet import FleetState
+from blockyard_server.domain.lease import granted_ttl_us
 from blockyard_server.domain.placement import place
 from blockyard_server.domain.records import Records
-from blockyard_server.domain.requests import Acquire, FleetFields, InstanceState
+from blockyard_server.domain.requests import Acquire, InstanceState
 
 
 def decide_acquire(state: FleetState, records: Records, request: Acquire, now_us: int) -> tuple[Grant, Granted | None]:
@@ -39,14 +40,6 @@ def decide_acquire(state: FleetState, records: Records, request: Acquire, now_us
         imagined = event.allocation()._replace(allocation=0, revision=0)
         return Grant(AllocationView(imagined), state.revision, now_us), None
     return Grant(AllocationView(event.allocation()), event.revision, now_us), event
-
-
-def granted_ttl_us(fields: FleetFields, asked_us: int | None) -> int | None:
-    """The lease that is granted: what was asked or the fleet's default, at most the fleet's longest."""
-    wanted = fields.default_ttl_us if asked_us is None else asked_us
-    if fields.max_ttl_us is None:
-        return wanted
-    return fields.max_ttl_us if wanted is None else min(wanted, fields.max_ttl_us)
 
 
 def view_of(state: FleetState, allocation: Allocation, now_us: int) -> AllocationView:

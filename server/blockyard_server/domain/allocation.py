@@ -1,4 +1,4 @@
-"""An allocation, its idempotency token's record, and the one predicate that ends a lease."""
+"""An allocation and its idempotency token's record."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from blockyard_server.domain.blocks import Placements
+from blockyard_server.domain.lease import lease_ended
 
 
 class AllocationState(StrEnum):
@@ -14,19 +15,6 @@ class AllocationState(StrEnum):
     HELD = "HELD"
     RELEASED = "RELEASED"
     EXPIRED = "EXPIRED"
-
-
-def lease_ended(expire_time_us: int | None, now_us: int) -> bool:
-    """Whether a lease has ended: at its expire time it has. None never ends."""
-    return expire_time_us is not None and expire_time_us <= now_us
-
-
-def extended_us(expire_time_us: int, ttl_us: int, now_us: int, until_us: int) -> int:
-    """When a lease ends after a start of the server at `now_us` with a grace until `until_us`.
-
-    As if it were renewed now, but no later than the grace; never sooner than it would.
-    """
-    return max(expire_time_us, min(now_us + ttl_us, until_us))
 
 
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})

@@ -23,6 +23,7 @@ from blockyard_server.domain.events import (
     Repaired,
     TokenWasCancelled,
 )
+from blockyard_server.domain.lease import ended_us
 from blockyard_server.domain.requests import TokenKey
 
 
@@ -75,8 +76,7 @@ def changed(allocation: Allocation, event: Released | Renewed | Expired) -> Allo
         case Released():
             return allocation.ended(AllocationState.RELEASED, event.revision, event.time_us)
         case Expired():
-            # The lease ended then, whoever noticed it when.
-            end_time_us = event.time_us if allocation.expire_time_us is None else allocation.expire_time_us
-            return allocation.ended(AllocationState.EXPIRED, event.revision, end_time_us)
+            end_us = ended_us(allocation.expire_time_us, event.time_us)
+            return allocation.ended(AllocationState.EXPIRED, event.revision, end_us)
         case Renewed():
             return allocation.renewed(event.ttl_us, event.expire_time_us, event.revision)

@@ -1,12 +1,13 @@
 """Decides Release: end an allocation, wholly or for some blocks; repeating it changes nothing."""
 
 from blockyard_server.domain.acquire import view_of
-from blockyard_server.domain.allocation import Allocation, AllocationState, lease_ended
+from blockyard_server.domain.allocation import Allocation, AllocationState
 from blockyard_server.domain.answers import ReleaseAnswer, ReleaseOutcome
 from blockyard_server.domain.blocks import Placements, to_mask, within, without
 from blockyard_server.domain.errors import AllocationNotFound, BlockNotGranted, NotHolder, StaleFencingToken
 from blockyard_server.domain.events import Expired, Released, TokenWasCancelled
 from blockyard_server.domain.fleet import FleetState
+from blockyard_server.domain.lease import lease_ended
 from blockyard_server.domain.records import Records, changed
 from blockyard_server.domain.requests import Release, Renew
 

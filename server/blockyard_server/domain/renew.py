@@ -4,11 +4,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from blockyard_server.domain.acquire import view_of
-from blockyard_server.domain.allocation import Allocation, AllocationState, lease_ended
+from blockyard_server.domain.allocation import Allocation, AllocationState
 from blockyard_server.domain.answers import Renewal
 from blockyard_server.domain.errors import AllocationEnded, LeaseExpired
 from blockyard_server.domain.events import Renewed
 from blockyard_server.domain.fleet import FleetState
+from blockyard_server.domain.lease import Lease, lease_ended, renewed_lease
 from blockyard_server.domain.records import Records, changed
 from blockyard_server.domain.release import check_guards, find
 from blockyard_server.domain.requests import Renew
@@ -21,18 +22,15 @@ def decide_renew(state: FleetState, records: Records, request: Renew, now_us: in
 
     Raises FleetNotFound, AllocationNotFound, NotHolder, StaleFencingToken, LeaseExpired, AllocationEnded.
     """
-    max_ttl_us = state.existing_fields().max_ttl_us
+    fields = state.existing_fields()
     allocation = find(state, records, request.allocation)
     check_guards(state, allocation, request)
     _check_held(state, allocation, now_us)
     event: Renewed | None = None
     if allocation.expire_time_us is not None and allocation.ttl_us is not None:
-        ttl_us = allocation.ttl_us if request.ttl_us is None else request.ttl_us
-        ttl_us = ttl_us if max_ttl_us is None else min(ttl_us, max_ttl_us)
-        if now_us + ttl_us > allocation.expire_time_us:
-            event = Renewed(
-                state.revision + 1, now_us, allocation.allocation, allocation.holder, ttl_us, now_us + ttl_us
-            )
+        lease = renewed_lease(Lease(allocation.ttl_us, allocation.expire_time_us), fields, request.ttl_us, now_us)
+        if lease is not None:
+            event = Renewed(state.revision + 1, now_us, allocation.allocation, allocation.holder, *lease)
             allocation = changed(allocation, event)
     return Renewal(view_of(state, allocation, now_us), allocation.revision, now_us), event
 

@@ -154,7 +154,7 @@ class Engine:
 
     async def submit(self, request: Request) -> Any:
         """Carries out one change, durably, before it answers."""
-        return await self._writers.of(request.fleet).submit(request)
+        return await self._writers.of(request.fleet).enqueue(request)
 
     async def submit_many(self, requests: list[Acquire | Release | Renew]) -> list[Answer | Exception]:
         """Carries out many changes, each by itself; refusals and failures are returned in place."""
@@ -165,7 +165,7 @@ class Engine:
             begins_call = writer not in called
             called.add(writer)
             try:
-                futures.append(writer.submit(request, begins_call=begins_call))
+                futures.append(writer.enqueue(request, begins_call=begins_call))
             except EngineFailure as failure:
                 futures.append(failure)
         try:

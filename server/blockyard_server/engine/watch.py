@@ -9,24 +9,22 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
-from itertools import chain, islice
 from typing import Any, Final, TypeVar
 
 from blockyard_server.domain.answers import EventFilter, EventPage
-from blockyard_server.domain.events import Event
 from blockyard_server.domain.fleet import fleet_not_found
 from blockyard_server.domain.formats import Formats
-from blockyard_server.domain.journal import JournalBounds, Watch, WatchPage, check_kept, matches
+from blockyard_server.domain.journal import JournalBounds, Watch, WatchPage, check_kept
+from blockyard_server.engine.change_notifier import ChangeNotifier
 from blockyard_server.engine.failures import EngineFailure, Overloaded, ShuttingDown
 from blockyard_server.engine.reads import Reads
-from blockyard_server.engine.store_protocol import Reader, Store, StoreFailed
+from blockyard_server.engine.store_protocol import Reader, Store
+from blockyard_server.engine.watch_tail import PAGE_EVENTS, WatchTail
 
 MAX_WATCHES: Final = 2000
 """Watches that may be open at once; one more is refused with OVERLOADED."""
-PAGE_EVENTS: Final = 256
-"""How many events one answer has, and one read of the journal."""
 RECENT_PAGES: Final = 16
 """How many pages of events the watches of a fleet share; who is further behind reads the journal."""
 RECENT_PAGES_IN_ALL: Final = 512
@@ -75,20 +73,15 @@ class WatchHub:
         self._now_us = now_us
         self._snapshots = Reads(store, formats)
         self._settings = settings or WatchSettings()
-        self._tails: dict[str, _Tail] = {}
-        self._recent: deque[_Tail] = deque()
+        self._tails: dict[str, WatchTail] = {}
+        self._recent: deque[WatchTail] = deque()
         """Whose the pages are that all tails together hold, in the order in which they were read."""
         self._watches = 0
         self._current = asyncio.Semaphore(CURRENT_AT_ONCE)
         self._catching_up = asyncio.Semaphore(CATCHING_UP_AT_ONCE)
         self._beginning = asyncio.Semaphore(BEGINNING_AT_ONCE)
-        self._committed: deque[str] = deque()
-        self._noticed = True
-        """The event loop knows that something was committed. From the start on it wants to be told."""
-        self._to_notify: set[str] = set()
-        self._has_to_notify = asyncio.Event()
+        self._changes = ChangeNotifier(store, self._mark_dirty, self._settings.notify_interval_s)
         self._ending = False
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -98,9 +91,8 @@ class WatchHub:
 
     def start(self) -> None:
         """Begins to hear of commits, of this server and of others."""
-        self._loop = asyncio.get_running_loop()
-        self._noticed = False
-        for work in (self._listen, self._notify_others, self._look):
+        self._changes.start()
+        for work in (self._listen, self._changes.notify_others, self._look):
             self._tasks.append(asyncio.create_task(self._keep(work), name=f"blockyard-watch{work.__name__}"))
 
     def end(self) -> None:
@@ -112,9 +104,7 @@ class WatchHub:
     async def stop(self) -> None:
         """Ends all watches and all that runs in the background. What was committed is told before."""
         self.end()
-        if self._to_notify:
-            with suppress(StoreFailed):
-                await self._store.notify(self._to_notify)
+        await self._changes.flush()
         tasks = [*self._tasks, *(tail.task for tail in self._tails.values() if tail.task is not None)]
         for task in tasks:
             task.cancel()
@@ -122,10 +112,7 @@ class WatchHub:
 
     def committed(self, fleet: str) -> None:
         """This server has committed a change of the fleet. From any thread; costs no more when commits come fast."""
-        self._committed.append(fleet)
-        if not self._noticed and self._loop is not None:
-            self._noticed = True
-            self._loop.call_soon_threadsafe(self._notice)
+        self._changes.committed(fleet)
 
     def on_change(self, fleet: str) -> None:
         """Another server says that it has changed the fleet; empty: any fleet may have been changed."""
@@ -159,7 +146,7 @@ class WatchHub:
         finally:
             self._watches -= 1
 
-    async def _pages(self, asked: Watch, tail: "_Tail", seen: int) -> AsyncGenerator[WatchPage, None]:
+    async def _pages(self, asked: Watch, tail: WatchTail, seen: int) -> AsyncGenerator[WatchPage, None]:
         loop = asyncio.get_running_loop()
         yield self._progress(asked, seen)
         marked_s = loop.time()
@@ -184,10 +171,10 @@ class WatchHub:
     def _progress(self, asked: Watch, revision: int) -> WatchPage:
         return WatchPage((), revision, self._now_us(asked.fleet))
 
-    def _join(self, fleet: str, revision: int) -> "_Tail":
+    def _join(self, fleet: str, revision: int) -> WatchTail:
         tail = self._tails.get(fleet)
         if tail is None:
-            tail = self._tails[fleet] = _Tail(fleet, revision)
+            tail = self._tails[fleet] = WatchTail(fleet, revision)
             tail.task = asyncio.create_task(self._read_on(tail), name="blockyard-watch-tail")
             # Nobody was woken by what was committed since the revision was read.
             tail.dirty.set()
@@ -196,19 +183,19 @@ class WatchHub:
         tail.watches += 1
         return tail
 
-    def _leave(self, tail: "_Tail") -> None:
+    def _leave(self, tail: WatchTail) -> None:
         tail.watches -= 1
         if not tail.watches:
             self._drop(tail)
 
-    def _drop(self, tail: "_Tail") -> None:
+    def _drop(self, tail: WatchTail) -> None:
         if self._tails.get(tail.fleet) is tail:
             del self._tails[tail.fleet]
             self._recent = deque(other for other in self._recent if other is not tail)
         if tail.task is not None and tail.task is not asyncio.current_task():
             tail.task.cancel()
 
-    async def _read_on(self, tail: "_Tail") -> None:
+    async def _read_on(self, tail: WatchTail) -> None:
         """Reads a fleet's new events, once for all its watches."""
         while True:
             await tail.dirty.wait()
@@ -225,7 +212,7 @@ class WatchHub:
                 tail.dirty.set()
             await asyncio.sleep(self._settings.read_interval_s)
 
-    def _share(self, tail: "_Tail", page: EventPage) -> None:
+    def _share(self, tail: WatchTail, page: EventPage) -> None:
         """Gives a fleet's watches the events that were read, and has what is too old for that forgotten."""
         if page.upto <= tail.revision or self._tails.get(tail.fleet) is not tail:
             return
@@ -258,16 +245,6 @@ class WatchHub:
         async with turn:
             return await self._snapshots.run(read, fleet)
 
-    def _notice(self) -> None:
-        """In the event loop: something was committed."""
-        # First this: what is added from now on calls again.
-        self._noticed = False
-        while self._committed:
-            fleet = self._committed.popleft()
-            self._to_notify.add(fleet)
-            self._mark_dirty(fleet)
-        self._has_to_notify.set()
-
     def _mark_dirty(self, fleet: str) -> None:
         tail = self._tails.get(fleet)
         if tail is not None:
@@ -279,14 +256,6 @@ class WatchHub:
 
     async def _listen(self) -> None:
         await self._store.listen(self.on_change)
-
-    async def _notify_others(self) -> None:
-        await self._has_to_notify.wait()
-        self._has_to_notify.clear()
-        fleets, self._to_notify = self._to_notify, set()
-        with suppress(StoreFailed):  # best effort: the others look for themselves
-            await self._store.notify(fleets)
-        await asyncio.sleep(self._settings.notify_interval_s)
 
     async def _look(self) -> None:
         await asyncio.sleep(self._settings.look_interval_s)
@@ -312,75 +281,3 @@ class WatchHub:
             except Exception:  # noqa: BLE001 - whatever it is, the next look or notification comes
                 _log.exception("watches are woken late: %s failed", work.__name__)
                 await asyncio.sleep(self._settings.look_interval_s)
-
-
-class _Tail:
-    """What the watches of one fleet share: up to where its journal was read, and the last few events."""
-
-    def __init__(self, fleet: str, revision: int) -> None:
-        self.fleet = fleet
-        self.revision = revision
-        """The journal has been read up to here."""
-        self.watches = 0
-        self.dirty = asyncio.Event()
-        """There may be something above `revision`."""
-        self.task: asyncio.Task[None] | None = None
-        self._begin = revision
-        """The pages hold every event above this revision, up to `revision`."""
-        self._pages: deque[tuple[int, tuple[Event, ...]]] = deque()
-        self._wakeup = asyncio.Event()
-        self._failure: Exception | None = None
-
-    def take(self, read: EventPage) -> bool:
-        """What was read next of the journal, all of its events. Answers whether it begins a page.
-
-        Small reads share a page: else a few commits, each read by itself, would put those behind who are not.
-        """
-        self.revision = read.upto
-        _, last = self._pages[-1] if self._pages else (0, ())
-        begins = not self._pages or len(last) + len(read.events) > PAGE_EVENTS
-        if begins:
-            self._pages.append((read.upto, read.events))
-        else:
-            self._pages[-1] = (read.upto, last + read.events)
-        self.wake_all()
-        return begins
-
-    @property
-    def pages_held(self) -> int:
-        """How many pages it holds."""
-        return len(self._pages)
-
-    def forget_oldest(self) -> None:
-        """Who is still in front of the oldest page reads the journal from now on."""
-        self._begin, _ = self._pages.popleft()
-
-    def wake_all(self) -> None:
-        """Wakes everybody who waits for news."""
-        wakeup, self._wakeup = self._wakeup, asyncio.Event()
-        wakeup.set()
-
-    def fail(self, failure: Exception) -> None:
-        """From now on whoever waits for news gets the failure."""
-        self._failure = failure
-        self.wake_all()
-
-    async def wait(self, until_s: float) -> None:
-        """Returns once the tail has wakeup, or at this time of the event loop. Raises what it has failed with."""
-        wakeup = self._wakeup
-        if self._failure is None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(until_s):
-                    await wakeup.wait()
-        if self._failure is not None:
-            raise self._failure.with_traceback(None)
-
-    def after(self, revision: int, where: EventFilter) -> EventPage | None:
-        """The next matching events above a revision; None if they are no longer all here."""
-        if revision < self._begin:
-            return None
-        later = chain.from_iterable(events for upto, events in self._pages if upto > revision)
-        found = (event for event in later if event.revision > revision and matches(where, event))
-        events = tuple(islice(found, PAGE_EVENTS))
-        upto = events[-1].revision if len(events) == PAGE_EVENTS else self.revision
-        return EventPage(events, upto, None)

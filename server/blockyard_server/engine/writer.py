@@ -23,6 +23,7 @@ from blockyard_server.engine.batch import RETRY_NEXT_BATCH, Outcome, RetryNextBa
 from blockyard_server.engine.counts import Counts
 from blockyard_server.engine.failures import EngineFailure, InternalError, Overloaded, ShuttingDown
 from blockyard_server.engine.fair_queue import FairQueue
+from blockyard_server.engine.linger import Linger
 from blockyard_server.engine.transactor import Transactor
 
 EXCLUSIVE_TURN_S: Final = 0.025
@@ -50,7 +51,7 @@ class WriterLimits:
     never waits."""
     max_linger_s: float = 0.05
     """How long it waits for them in a busy process: as long as the last round took of the CPU, but no longer than this.
-    So whoever waits for company gains what company saves, and loses at most as much again."""
+    So a call that waits for others gains what a shared commit saves, and loses at most as much again."""
 
 
 @dataclass(slots=True)
@@ -84,7 +85,6 @@ class Writer:
         `cpu_s` is the CPU time that the process has used, in all its threads.
         """
         self._transactor = transactor
-        self._cpu_s = cpu_s
         self._all_waiting = all_waiting or (lambda: self.waiting)
         self._counts = Counts() if counts is None else counts
         self._limits = limits
@@ -95,14 +95,7 @@ class Writer:
         self._exclusive: deque[_ExclusiveWork] = deque()
         self._calls_waiting = 0
         """How many calls the waiting requests came in: those of a Batch came in one."""
-        self._last_batch_callers = 1
-        """How many calls came together last time; 0 if some had to be left waiting."""
-        self._wanted = 1
-        """How many waiting calls end the loop's present wait."""
-        self._round_began_s = self._cpu_s()
-        """When the present round began, in CPU time: a wait for requests, their batch, and the work around both."""
-        self._idle = False
-        """Nobody came during the linger: what the process does until somebody comes is not for this round."""
+        self._linger = Linger(limits.linger_s, limits.max_linger_s, cpu_s)
         self._wake = asyncio.Event()
         self._refusing = False
         """New requests are refused; exclusive work is not yet."""
@@ -117,7 +110,7 @@ class Writer:
         return len(self._queue)
 
     def start(self) -> None:
-        """Begins to carry out what is submitted."""
+        """Begins to carry out what is enqueued."""
         self._loop_task = asyncio.create_task(self._run(), name="blockyard-writer")
 
     def refuse(self) -> None:
@@ -139,10 +132,10 @@ class Writer:
             await self._loop_task
         self._thread.shutdown()
 
-    def submit(self, request: Request, *, begins_call: bool = True) -> "asyncio.Future[Answer]":
+    def enqueue(self, request: Request, *, begins_call: bool = True) -> "asyncio.Future[Answer]":
         """Queues a request: the future has its answer, or raises Refused or EngineFailure.
 
-        `begins_call` is False for what came in the same call as the request before: it is no company to wait for.
+        `begins_call` is False for what came in the same call as the request before: it is no other call to wait for.
         Raises Overloaded, ShuttingDown.
         """
         if self._refusing:
@@ -155,7 +148,7 @@ class Writer:
         ticket = _Ticket(request, asyncio.get_running_loop().create_future(), begins_call)
         self._queue.add(request.fleet, ticket)
         self._calls_waiting += begins_call
-        if self._calls_waiting >= self._wanted:
+        if self._linger.is_enough(self._calls_waiting):
             self._wake.set()
         return ticket.outcome
 
@@ -207,26 +200,20 @@ class Writer:
             self._calls_waiting += _calls(again)
             self._queue.end_turn(fleet, loop.time() - began_s, again)
             left_waiting = left_waiting or more or bool(again)
-        self._last_batch_callers = 0 if left_waiting else max(1, calls + self._calls_waiting)
+        self._linger.note_batch(calls + self._calls_waiting, left_waiting=left_waiting)
 
     async def _gather(self) -> None:
-        """Waits for work: for the company that calls came in last time, but no longer than the linger."""
-        self._wanted, self._idle = self._last_batch_callers, False
-        last_round_s = self._cpu_s() - self._round_began_s
-        self._round_began_s += last_round_s
-        linger_s = min(self._limits.max_linger_s, max(self._limits.linger_s, last_round_s))
-        timer = asyncio.get_running_loop().call_later(linger_s, self._end_linger)
-        while not (self._queue and self._calls_waiting >= self._wanted) and not self._interrupted:
+        """Waits for work: for as many calls as came together last time, but no longer than the linger."""
+        timer = asyncio.get_running_loop().call_later(self._linger.begin(), self._end_linger)
+        while not (self._queue and self._linger.is_enough(self._calls_waiting)) and not self._interrupted:
             self._wake.clear()
             await self._wake.wait()
         timer.cancel()
-        if self._idle:
-            self._round_began_s = self._cpu_s()
+        self._linger.end()
 
     def _end_linger(self) -> None:
-        """From now on any request is enough. The timer says so, not the clock: a timer may fire before its time."""
-        self._wanted = 0
-        self._idle = not self._queue
+        """The timer says that it is over, not the clock: a timer may fire before its time."""
+        self._linger.time_out(idle=not self._queue)
         self._wake.set()
 
     @property
@@ -315,7 +302,7 @@ class Writers:
         return self._shards[zlib.crc32(fleet.encode()) % len(self._shards)]
 
     def start(self) -> None:
-        """Begins to carry out what is submitted."""
+        """Begins to carry out what is enqueued."""
         for shard in self._shards:
             shard.start()
 

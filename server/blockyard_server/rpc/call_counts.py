@@ -40,13 +40,14 @@ class CallCounts:
             status = CANCELLED
             try:
                 answer = await proceed(incoming, context)
-                status = "OK"
-                return answer
             except asyncio.CancelledError:
                 raise
             except BaseException:
                 status = _NAMES.get(_number(context.code()), "UNKNOWN")
                 raise
+            else:
+                status = "OK"
+                return answer
             finally:
                 under_way[path] -= 1
                 answered[path, status] += 1
