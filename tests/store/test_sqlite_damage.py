@@ -9,7 +9,7 @@ import pytest
 
 from blockyard_server.domain.answers import EventFilter
 from blockyard_server.engine.store_protocol import StoreCorrupt, StoreRefused
-from blockyard_server.store.sqlite import store as module
+from blockyard_server.store.sqlite import damage
 from blockyard_server.store.sqlite.store import SqliteStore
 from tests.store.story import Story
 
@@ -73,8 +73,8 @@ def test_a_file_that_was_cut_off_is_refused(data: Path) -> None:
 def test_a_file_that_takes_too_long_is_served_all_the_same(
     data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "CHECK_BOUND_S", -1)
-    monkeypatch.setattr(module, "CHECK_STEPS", 1)
+    monkeypatch.setattr(damage, "CHECK_BOUND_S", -1)
+    monkeypatch.setattr(damage, "CHECK_STEPS", 1)
     store = SqliteStore(data)
     store.open()
     assert "too large to be looked through for damage" in caplog.text

@@ -41,8 +41,9 @@ from blockyard_server.engine.failures import (
 from blockyard_server.engine.fleet_loader import FleetLoader
 from blockyard_server.engine.formats import FormatKeeper, FormatSettings
 from blockyard_server.engine.ledger import LedgerWork
+from blockyard_server.engine.reader_protocol import Reader
 from blockyard_server.engine.reads import Reads
-from blockyard_server.engine.store_protocol import Reader, Store, StoreFailed, StoreRefused
+from blockyard_server.engine.store_protocol import Store, StoreFailed, StoreRefused
 from blockyard_server.engine.sweeper import Sweeper, SweeperSettings
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.watch import WatchHub

@@ -6,7 +6,8 @@ from typing import TypeVar
 
 from blockyard_server.domain.formats import Formats
 from blockyard_server.engine.failures import EngineFailure, InvariantViolated, failure_of_store, format_too_new
-from blockyard_server.engine.store_protocol import InvariantBroken, Reader, Store, StoreFailed
+from blockyard_server.engine.reader_protocol import Reader
+from blockyard_server.engine.store_protocol import InvariantBroken, Store, StoreFailed
 
 T = TypeVar("T")
 

@@ -19,8 +19,9 @@ from blockyard_server.domain.formats import Formats
 from blockyard_server.domain.journal import JournalBounds, Watch, WatchPage, check_kept
 from blockyard_server.engine.change_notifier import ChangeNotifier
 from blockyard_server.engine.failures import EngineFailure, Overloaded, ShuttingDown
+from blockyard_server.engine.reader_protocol import Reader
 from blockyard_server.engine.reads import Reads
-from blockyard_server.engine.store_protocol import Reader, Store
+from blockyard_server.engine.store_protocol import Store
 from blockyard_server.engine.watch_tail import PAGE_EVENTS, WatchTail
 
 MAX_WATCHES: Final = 2000

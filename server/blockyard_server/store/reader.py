@@ -29,7 +29,7 @@ from blockyard_server.domain.answers import (
 )
 from blockyard_server.domain.journal import JournalBounds
 from blockyard_server.domain.requests import InstanceState
-from blockyard_server.engine.store_protocol import Reader
+from blockyard_server.engine.reader_protocol import Reader
 from blockyard_server.store.allocation_search import AllocationSearch
 from blockyard_server.store.codec import (
     ALLOCATION_COLUMNS,

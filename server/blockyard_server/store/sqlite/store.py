@@ -11,7 +11,6 @@ import asyncio
 import logging
 import shutil
 import sqlite3
-import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
@@ -33,6 +32,7 @@ from blockyard_server.engine.store_protocol import (
 from blockyard_server.store.migrate import migrate
 from blockyard_server.store.reader import SqlReader
 from blockyard_server.store.sqlite import statements
+from blockyard_server.store.sqlite.damage import look_for_damage
 from blockyard_server.store.sqlite.data_file import DataFile, forget_cached
 from blockyard_server.store.sqlite.engines import migrating_engine, reading_engine
 from blockyard_server.store.sqlite.errors import failure_of, is_busy, is_failed_sync, is_full, refusal
@@ -53,14 +53,6 @@ WAL_KEPT_BYTES: Final = 64 * 1024 * 1024
 """A log that a great transaction has made longer is cut back to this."""
 LEAST_FREE_BYTES: Final = 1024 * 1024
 """A disk that was full has room again once so much is free: a page may find room where a batch does not."""
-CHECK_BOUND_S: Final = 10.0
-"""How long a start looks for damage; about 20 GB that are in memory, less from a slow disk."""
-MAX_CHECK_ROWS: Final = 1000
-"""So many lines of what is wrong are looked at."""
-_STRUCTURE: Final = "*** in database"
-"""What `quick_check` says first of a page that is not as it should be."""
-CHECK_STEPS: Final = 100_000
-"""How many of its own steps SQLite takes between two looks at that bound."""
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +91,7 @@ class SqliteStore(Store):
                 self.made_new = migrate(connection, str(self.path)).was_empty
             self._file.make_private()
             self._connect_writer()
-            self._look_for_damage()
+            look_for_damage(self._open_connection(), self.path)
         except (SQLAlchemyError, sqlite3.Error, OSError) as failure:
             if is_failed_sync(failure):
                 self._file.mark_sync(failed=True)
@@ -330,32 +322,6 @@ class SqliteStore(Store):
 
     def _forget_cached_log(self) -> None:
         forget_cached(self._file.log_path)
-
-    def _look_for_damage(self) -> None:
-        """Raises sqlite3.DatabaseError, StoreRefused if the file's structure is damaged.
-
-        A row that breaks a rule of its table is no damage of the structure: it halts its fleet, and Verify names it.
-        The connection is its own, so that the writer's cache does not begin with pages that nobody asks for.
-        """
-        db = self._open_connection()
-        until = time.monotonic() + CHECK_BOUND_S
-        db.set_progress_handler(lambda: time.monotonic() > until, CHECK_STEPS)
-        try:
-            db.execute("PRAGMA ignore_check_constraints = ON")
-            found = [row[0] for row in db.execute(f"PRAGMA quick_check({MAX_CHECK_ROWS})")]
-        except sqlite3.OperationalError as failure:
-            if failure.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
-                raise
-            _log.warning("%s is too large to be looked through for damage within %g s", self.path, CHECK_BOUND_S)
-            return
-        finally:
-            db.close()
-        damage = [row for row in found if row.startswith(_STRUCTURE)]
-        if damage:
-            raise StoreRefused(
-                f"{self.path} is damaged ({' '.join(damage[0].split())}). Keep a copy of it, and restore the last good "
-                "backup."
-            )
 
     def _expect_in_place(self) -> None:
         """Raises StoreStopped if the store has stopped, or stops it because a file is not where it was."""
