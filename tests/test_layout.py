@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from inspect import getmembers, isclass, isfunction, ismodule, isroutine, signature
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
