@@ -17,15 +17,12 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
+from blockyard._defaults import CALLER_KEY, DEFAULT_ADDRESS
 from blockyard._target import decode_target
 from blockyard.errors import InvalidTarget
 
-DEFAULT_ADDRESS: Final = "127.0.0.1:7350"
-"""Where `blockyard serve` listens unless told otherwise."""
 DEFAULT_TIMEOUT_S: Final = 10.0
 """How long a call may take in all, retries included."""
-CALLER_KEY: Final = "blockyard-caller"
-"""The metadata key that names the caller, the scope of idempotency tokens."""
 
 OPTIONS: Final[list[tuple[str, Any]]] = [
     # A connection that a fail-over or a firewall has swallowed is noticed during a call, not by the calls after it.

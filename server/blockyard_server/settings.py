@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from platformdirs import user_data_path
 
-DEFAULT_PORT: Final = 7350
+from blockyard._defaults import DEFAULT_ADDRESS, DEFAULT_PORT
+
 DEFAULT_METRICS_PORT: Final = 9350
 """For examples: metrics are off unless asked for."""
 MIN_RETENTION_S: Final = 600.0
@@ -39,7 +40,7 @@ def _setting(default: Any, help_: str, *, least: float | None = None, most: floa
 class Settings:
     """Defaults serve a laptop. Raises SettingsRefused."""
 
-    listen: str = _setting(f"127.0.0.1:{DEFAULT_PORT}", "Address and port to serve on. Port 0 takes a free one.")
+    listen: str = _setting(DEFAULT_ADDRESS, "Address and port to serve on. Port 0 takes a free one.")
     data: Path = field(
         default_factory=lambda: user_data_path("blockyard") / "blockyard.db",
         metadata={

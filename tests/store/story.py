@@ -59,9 +59,11 @@ class Story:
         self._then(FleetDeleted(self._next(), self.now_us))
 
     def add(self, instance: str, total_blocks: int = 8, labels: Mapping[str, str] | None = None) -> None:
+        self.register(instance, InstanceFields(total_blocks, labels=labels or {}))
+
+    def register(self, instance: str, fields: InstanceFields) -> None:
         self.order += 1
-        shape = InstanceFields(total_blocks, labels=labels or {})
-        self._then(InstanceCreated(self._next(), self.now_us, instance, self.order, shape))
+        self._then(InstanceCreated(self._next(), self.now_us, instance, self.order, fields))
 
     def change(self, instance: str, total_blocks: int, state: InstanceState = InstanceState.ACTIVE) -> None:
         self._then(InstanceUpdated(self._next(), self.now_us, instance, InstanceFields(total_blocks, state=state)))

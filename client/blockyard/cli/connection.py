@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from blockyard._defaults import DEFAULT_ADDRESS
 from blockyard._target import Server, decode_servers, names_a_form_of_grpc
 from blockyard.cli.failures import CommandFailed, ExitCode
 from blockyard.client import Client
 from blockyard.errors import InvalidTarget
 
-DEFAULT_ADDRESS: Final = "127.0.0.1:7350"
-"""Where `blockyard serve` listens unless it is told otherwise; the SDK's default too."""
 _PROBE_TIMEOUT_S: Final = 3.0
 """For all servers of the address together."""
 _PROXIES: Final = ("grpc_proxy", "https_proxy", "http_proxy")

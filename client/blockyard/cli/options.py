@@ -7,6 +7,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from blockyard._defaults import DEFAULT_ADDRESS
 from blockyard.cli.option_values import MalformedValue, read_duration
 from blockyard.cli.output import OutputFormat
 from blockyard.enums import EventKind, PlacementStrategy
@@ -54,7 +55,7 @@ Address: TypeAlias = Annotated[
         envvar="BLOCKYARD_ADDRESS",
         metavar="HOST:PORT",
         help="Where the service is; several servers with commas between.",
-        show_default="127.0.0.1:7350",
+        show_default=DEFAULT_ADDRESS,
     ),
 ]
 Output: TypeAlias = Annotated[

@@ -4,11 +4,11 @@ from typing import Any, Final
 
 import grpc.aio
 
+from blockyard._defaults import CALLER_KEY
 from blockyard_server.domain.errors import InvalidRequest
 from blockyard_server.rpc.fields import quoted
 from blockyard_server.rpc.names import ID_RULE, is_id
 
-CALLER_KEY: Final = "blockyard-caller"
 DEFAULT_CALLER: Final = "default"
 
 

@@ -1,16 +1,14 @@
 """The Allocator's requests out of their messages. Every function raises InvalidRequest, naming all bad fields."""
 
 from collections.abc import Sequence
-from typing import Final
 
 from blockyard.v1 import allocator_pb2 as pb
-from blockyard.v1 import resources_pb2
 from blockyard_server.domain import limits
-from blockyard_server.domain.allocation import AllocationState
 from blockyard_server.domain.blocks import Blocks, Placements
 from blockyard_server.domain.errors import InvalidRequest
-from blockyard_server.domain.requests import Acquire, PlacementStrategy, Release, Renew
+from blockyard_server.domain.requests import Acquire, Release, Renew
 from blockyard_server.rpc.decode_demand import blocks_asked, check_selector_values, decode_demands
+from blockyard_server.rpc.enums import STRATEGIES, STRATEGY_RULE
 from blockyard_server.rpc.fields import (
     NEW_HOLDER_RULE,
     TOKEN_RULE,
@@ -24,20 +22,6 @@ from blockyard_server.rpc.fields import (
     raise_if_any,
 )
 from blockyard_server.rpc.names import decode_allocation, decode_fleet, decode_instance_of
-
-STRATEGIES: Final[dict[int, PlacementStrategy | None]] = {
-    resources_pb2.PLACEMENT_STRATEGY_UNSPECIFIED: None,
-    resources_pb2.FIRST_FIT: PlacementStrategy.FIRST_FIT,
-    resources_pb2.BEST_FIT: PlacementStrategy.BEST_FIT,
-    resources_pb2.WORST_FIT: PlacementStrategy.WORST_FIT,
-}
-STRATEGY_RULE: Final = "must be FIRST_FIT, BEST_FIT or WORST_FIT, or unspecified"
-
-ALLOCATION_STATES: Final[dict[int, AllocationState]] = {
-    resources_pb2.Allocation.HELD: AllocationState.HELD,
-    resources_pb2.Allocation.RELEASED: AllocationState.RELEASED,
-    resources_pb2.Allocation.EXPIRED: AllocationState.EXPIRED,
-}
 
 Operation = Acquire | Release | Renew
 """What a batch is made of."""

@@ -9,7 +9,6 @@ from typing import Final
 
 from blockyard.v1 import fleet_admin_pb2 as pb
 from blockyard.v1 import resources_pb2
-from blockyard_server.domain import limits
 from blockyard_server.domain.requests import (
     CreateFleet,
     CreateInstance,
@@ -22,23 +21,10 @@ from blockyard_server.domain.requests import (
     UpdateFleet,
     UpdateInstance,
 )
-from blockyard_server.rpc.decode_allocator import STRATEGIES, STRATEGY_RULE
-from blockyard_server.rpc.fields import (
-    Violations,
-    decode_etag,
-    decode_labels,
-    decode_quantities,
-    decode_ttl_us,
-    quoted,
-    raise_if_any,
-)
+from blockyard_server.rpc.enums import STRATEGIES, STRATEGY_RULE
+from blockyard_server.rpc.fields import Violations, decode_etag, decode_labels, decode_ttl_us, quoted, raise_if_any
+from blockyard_server.rpc.instance_fields import PATHS, decode_instance_fields
 from blockyard_server.rpc.names import decode_fleet, decode_id, decode_instance, encode_fleet_name, encode_instance_name
-
-INSTANCE_STATES: Final[dict[int, InstanceState]] = {
-    resources_pb2.Instance.ACTIVE: InstanceState.ACTIVE,
-    resources_pb2.Instance.CORDONED: InstanceState.CORDONED,
-    resources_pb2.Instance.OFFLINE: InstanceState.OFFLINE,
-}
 
 _WithEtag = (
     resources_pb2.Fleet
@@ -50,7 +36,6 @@ _WithEtag = (
 )
 
 _FLEET_PATHS: Final = ("labels", "default_placement_strategy", "default_ttl", "max_ttl")
-_INSTANCE_PATHS: Final = ("total_blocks", "labels", "resources", "state")
 
 
 def decode_create_fleet(request: pb.CreateFleetRequest) -> CreateFleet:
@@ -95,8 +80,8 @@ def decode_create_instance(request: pb.CreateInstanceRequest) -> CreateInstance:
     message = request.instance
     if message.name and message.name != encode_instance_name(fleet, instance):
         bad.append(("instance.name", "must be empty or agree with parent and instance_id"))
-    paths = _INSTANCE_PATHS if message.state else _INSTANCE_PATHS[:-1]
-    changes = _decode_instance_fields(message, paths, bad)
+    paths = [path for path in PATHS if path != "state" or message.state]
+    changes = decode_instance_fields(message, paths, bad)
     raise_if_any(bad)
     return CreateInstance(
         fleet,
@@ -110,10 +95,10 @@ def decode_update_instance(request: pb.UpdateInstanceRequest) -> UpdateInstance:
     bad: Violations = []
     message = request.instance
     fleet, instance = decode_instance(message.name, "instance.name", bad)
-    paths = _decode_mask(request, _INSTANCE_PATHS, bad)
+    paths = _decode_mask(request, PATHS, bad)
     if paths is None:
-        paths = [field.name for field, _ in message.ListFields() if field.name in _INSTANCE_PATHS]
-    changes = _decode_instance_fields(message, paths, bad)
+        paths = [field.name for field, _ in message.ListFields() if field.name in PATHS]
+    changes = decode_instance_fields(message, paths, bad)
     etag = decode_etag(_etag_of(message), "instance.etag", bad)
     raise_if_any(bad)
     return UpdateInstance(fleet, instance, changes, etag)
@@ -182,25 +167,4 @@ def _decode_fleet_fields(fleet: resources_pb2.Fleet, paths: Collection[str], bad
     default_ttl_us, max_ttl_us = fields.get("default_ttl_us"), fields.get("max_ttl_us")
     if isinstance(default_ttl_us, int) and isinstance(max_ttl_us, int) and default_ttl_us > max_ttl_us:
         bad.append(("fleet.default_ttl", "must not exceed max_ttl"))
-    return fields
-
-
-def _decode_instance_fields(
-    instance: resources_pb2.Instance, paths: Collection[str], bad: Violations
-) -> dict[str, object]:
-    """The named fields, by their names in InstanceFields."""
-    fields: dict[str, object] = {}
-    if "total_blocks" in paths:
-        if not 1 <= instance.total_blocks <= limits.MAX_BLOCKS_PER_INSTANCE:
-            bad.append(("instance.total_blocks", f"must be 1..{limits.MAX_BLOCKS_PER_INSTANCE}"))
-        fields["total_blocks"] = instance.total_blocks
-    if "labels" in paths:
-        fields["labels"] = decode_labels(instance.labels, "instance.labels", bad)
-    if "resources" in paths:
-        fields["resources"] = dict(decode_quantities(instance.resources, "instance.resources", 0, bad))
-    if "state" in paths:
-        # An update that names the state without one would put the instance back to work by accident.
-        if instance.state not in INSTANCE_STATES:
-            bad.append(("instance.state", "must be ACTIVE, CORDONED or OFFLINE"))
-        fields["state"] = INSTANCE_STATES.get(instance.state)
     return fields

@@ -12,7 +12,7 @@ from blockyard_server.domain.answers import AllocationFilter, EventFilter
 from blockyard_server.domain.events import KINDS
 from blockyard_server.domain.journal import Watch
 from blockyard_server.domain.limits import DEFAULT_PROGRESS_INTERVAL_US
-from blockyard_server.rpc.decode_allocator import ALLOCATION_STATES
+from blockyard_server.rpc.enums import ALLOCATION_STATES
 from blockyard_server.rpc.fields import (
     Violations,
     decode_guard_holder,

@@ -4,7 +4,6 @@ from typing import Final
 
 from blockyard.v1 import allocator_pb2 as pb
 from blockyard.v1 import resources_pb2
-from blockyard_server.domain.allocation import AllocationState
 from blockyard_server.domain.answers import (
     AllocationPage,
     AllocationView,
@@ -16,17 +15,12 @@ from blockyard_server.domain.answers import (
     ReleaseOutcome,
     Renewal,
 )
-from blockyard_server.rpc.encode_fleet_admin import STATES
+from blockyard_server.rpc.enums import ENCODED_ALLOCATION_STATES, ENCODED_INSTANCE_STATES
 from blockyard_server.rpc.names import encode_allocation_name, encode_fleet_name
 from blockyard_server.rpc.page_tokens import encode_page_token
 from blockyard_server.rpc.pages import fill_page
 from blockyard_server.rpc.times import fill_duration, fill_timestamp
 
-_STATES: Final = {
-    AllocationState.HELD: resources_pb2.Allocation.HELD,
-    AllocationState.RELEASED: resources_pb2.Allocation.RELEASED,
-    AllocationState.EXPIRED: resources_pb2.Allocation.EXPIRED,
-}
 _OUTCOMES: Final = {
     ReleaseOutcome.RELEASED: pb.ReleaseResponse.RELEASED,
     ReleaseOutcome.ALREADY_RELEASED: pb.ReleaseResponse.ALREADY_RELEASED,
@@ -40,7 +34,7 @@ def fill_allocation(message: resources_pb2.Allocation, fleet: str, view: Allocat
     allocation = view.allocation
     message.name = encode_allocation_name(fleet, allocation.allocation)
     message.holder = allocation.holder
-    message.state = _STATES[allocation.state]
+    message.state = ENCODED_ALLOCATION_STATES[allocation.state]
     prefix = f"fleets/{fleet}/instances/"
     add_placement = message.placements.add
     for instance, blocks in allocation.placements:
@@ -137,7 +131,7 @@ def _fill_counts(message: resources_pb2.BlockCounts, counts: BlockCounts) -> Non
 
 def _fill_instance_blocks(message: pb.InstanceBlocks, fleet: str, prefix: str, instance: InstanceBlocks) -> None:
     message.instance = prefix + instance.instance
-    message.state = STATES[instance.state]
+    message.state = ENCODED_INSTANCE_STATES[instance.state]
     message.total_blocks = instance.total_blocks
     message.busy_blocks = instance.busy_blocks
     message.idle_blocks = instance.total_blocks - instance.busy_blocks

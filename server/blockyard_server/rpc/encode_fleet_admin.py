@@ -1,33 +1,22 @@
 """FleetAdmin's answers as messages."""
 
-from typing import Final
-
 from blockyard.v1 import fleet_admin_pb2 as pb
 from blockyard.v1 import resources_pb2
 from blockyard_server.domain.answers import FleetListPage, FleetRecord, InstancePage, InstanceRecord, etag_of
-from blockyard_server.domain.requests import FleetFields, InstanceFields, InstanceState, PlacementStrategy
+from blockyard_server.domain.requests import FleetFields, InstanceFields
+from blockyard_server.rpc.enums import ENCODED_STRATEGIES
+from blockyard_server.rpc.instance_fields import fill_own_fields
 from blockyard_server.rpc.names import encode_fleet_name, encode_instance_name
 from blockyard_server.rpc.page_tokens import encode_page_token
 from blockyard_server.rpc.pages import fill_page
 from blockyard_server.rpc.times import fill_duration, fill_timestamp
-
-STATES: Final = {
-    InstanceState.ACTIVE: resources_pb2.Instance.ACTIVE,
-    InstanceState.CORDONED: resources_pb2.Instance.CORDONED,
-    InstanceState.OFFLINE: resources_pb2.Instance.OFFLINE,
-}
-_STRATEGIES: Final = {
-    PlacementStrategy.FIRST_FIT: resources_pb2.FIRST_FIT,
-    PlacementStrategy.BEST_FIT: resources_pb2.BEST_FIT,
-    PlacementStrategy.WORST_FIT: resources_pb2.WORST_FIT,
-}
 
 
 def fill_fleet_fields(message: resources_pb2.Fleet, fleet: str, fields: FleetFields) -> None:
     """Sets a fleet's name and own fields."""
     message.name = encode_fleet_name(fleet)
     message.labels.update(fields.labels)
-    message.default_placement_strategy = _STRATEGIES[fields.default_placement_strategy]
+    message.default_placement_strategy = ENCODED_STRATEGIES[fields.default_placement_strategy]
     if fields.default_ttl_us is not None:
         fill_duration(message.default_ttl, fields.default_ttl_us)
     if fields.max_ttl_us is not None:
@@ -37,10 +26,7 @@ def fill_fleet_fields(message: resources_pb2.Fleet, fleet: str, fields: FleetFie
 def fill_instance_fields(message: resources_pb2.Instance, fleet: str, instance: str, fields: InstanceFields) -> None:
     """Sets an instance's name and own fields."""
     message.name = encode_instance_name(fleet, instance)
-    message.total_blocks = fields.total_blocks
-    message.labels.update(fields.labels)
-    message.resources.update(fields.resources)
-    message.state = STATES[fields.state]
+    fill_own_fields(message, fields)
 
 
 def fill_fleet(message: resources_pb2.Fleet, record: FleetRecord) -> None:
