@@ -107,6 +107,14 @@ simulate: $(VENV)/.dev  ## The engine in a simulated world: 100,000 seeds, or AR
 faults: $(VENV)/.dev  ## Deaths at every named point, frozen and killed servers, clocks that are set: SQLite and PostgreSQL
 	BLOCKYARD_SOAK=1 $(PYTEST) -n $(WORKERS) -m 'soak or not soak' --timeout=0 tests/fault/test_kill_points.py tests/fault/test_time.py tests/race/test_three_servers.py $(ARGS)
 
+.PHONY: mutants
+mutants: $(VENV)/.dev  ## The server with one guard taken away at a time: a test must see each
+	$(PYTEST) -n $(WORKERS) -m 'soak or not soak' tests/fault/test_mutants.py $(ARGS)
+
+.PHONY: upgrade
+upgrade: $(VENV)/.dev  ## Release 0.1.0 beside this one for longer, and a million journal rows upgraded
+	BLOCKYARD_ROLLING_GRANTS=1000 BLOCKYARD_UPGRADED_ALLOCATIONS=500000 $(PYTEST) -n 0 --timeout=0 -s tests/upgrade $(ARGS)
+
 .PHONY: failover
 failover: $(VENV)/.dev  ## PostgreSQL's primary is killed under load twenty times, and its standby promoted
 	BLOCKYARD_SOAK=1 $(PYTEST) -n 0 -m soak --timeout=0 tests/fault/test_failover.py $(ARGS)

@@ -50,6 +50,7 @@ def run_tests(server: Path, selection: list[str]) -> subprocess.CompletedProcess
     )
 
 
+@pytest.mark.soak  # four minutes of one core: `make mutants`
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_server_without_this_guard_is_seen(tmp_path: Path, name: str) -> None:
     mutant: Mutant = MUTANTS[name]
