@@ -51,8 +51,9 @@ def rows() -> Iterator[tuple[str, tuple[Any, ...]]]:
             (FLEET, number, *state, "job", "default", token, places, 1, 1 if ends else None, "{}", revision),
         )
         yield TOKEN, (FLEET, "default", token, number, FINGERPRINT, number, 1)
-        body: dict[str, Any] = {"caller": "default", "token": token, "fingerprint": FINGERPRINT.hex(), "placements": [[instance, [block]]],
-                "ttl_us": None, "expire_time_us": None, "annotations": {}, "exclusive": []}  # fmt: skip
+        body: dict[str, Any] = {"caller": "default", "token": token, "fingerprint": FINGERPRINT.hex()}
+        body |= {"placements": [[instance, [block]]], "ttl_us": None, "expire_time_us": None}
+        body |= {"annotations": {}, "exclusive": []}
         yield EVENT, (FLEET, number, 1, "GRANTED", number, None, "job", json.dumps(body))
         if ends:
             freed = json.dumps({"freed": [[instance, [block]]], "left": []})

@@ -1028,7 +1028,7 @@ Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
 
 @_typing.final
 class WatchResponse(_message.Message):
-    """Some of the events, or none: then it is a mark of progress."""
+    """Some of the events, or none: then it is a progress notification."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -471,7 +471,7 @@ class Correction(_message.Message):
         too many: from this event on it has `after` blocks (0: it is not there). Sets `instance`, `before`, `after`.
         """
         MEMORY_RELOADED: Correction._Kind.ValueType  # 7
-        """The server's memory of an instance is thrown away and read anew. Sets `instance`. No record changes."""
+        """The server's memory of an instance is thrown away and read again. Sets `instance`. No record changes."""
         JOURNAL_SETTLED: Correction._Kind.ValueType  # 8
         """Events are missing in the journal before this event, or contradict each other, at `before` places: from this event
         on its replay counts as sound. Nothing else is changed.
@@ -503,7 +503,7 @@ class Correction(_message.Message):
     too many: from this event on it has `after` blocks (0: it is not there). Sets `instance`, `before`, `after`.
     """
     MEMORY_RELOADED: Correction.Kind.ValueType  # 7
-    """The server's memory of an instance is thrown away and read anew. Sets `instance`. No record changes."""
+    """The server's memory of an instance is thrown away and read again. Sets `instance`. No record changes."""
     JOURNAL_SETTLED: Correction.Kind.ValueType  # 8
     """Events are missing in the journal before this event, or contradict each other, at `before` places: from this event
     on its replay counts as sound. Nothing else is changed.
@@ -571,7 +571,7 @@ class RepairResponse(_message.Message):
 
     @_builtins.property
     def unrepaired(self) -> _containers.RepeatedCompositeFieldContainer[Global___Discrepancy]:
-        """Differences that no rule mends; at most 1000."""
+        """Differences that no rule repairs; at most 1000."""
 
     def __init__(
         self,

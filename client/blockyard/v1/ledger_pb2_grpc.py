@@ -70,7 +70,7 @@ class LedgerServicer:
 
     def Verify(self, request, context):
         """Compares, at one revision: the held blocks, the instances' counters, the live allocations, the owners of exclusive
-        instances, the journal's replay and the server's memory. Read-only: it reports each difference and mends none. Takes
+        instances, the journal's replay and the server's memory. Read-only: it reports each difference and changes none. Takes
         time in proportion to the fleet and its journal. A difference stops the fleet's writes (`Fleet.halted`), on every
         server.
 

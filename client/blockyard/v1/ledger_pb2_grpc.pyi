@@ -42,7 +42,7 @@ class LedgerStub:
     """
     Verify: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.VerifyRequest, _ledger_pb2.VerifyResponse]
     """Compares, at one revision: the held blocks, the instances' counters, the live allocations, the owners of exclusive
-    instances, the journal's replay and the server's memory. Read-only: it reports each difference and mends none. Takes
+    instances, the journal's replay and the server's memory. Read-only: it reports each difference and changes none. Takes
     time in proportion to the fleet and its journal. A difference stops the fleet's writes (`Fleet.halted`), on every
     server.
 
@@ -72,7 +72,7 @@ class LedgerAsyncStub(LedgerStub):
     """
     Verify: _aio.UnaryUnaryMultiCallable[_ledger_pb2.VerifyRequest, _ledger_pb2.VerifyResponse]  # type: ignore[assignment]
     """Compares, at one revision: the held blocks, the instances' counters, the live allocations, the owners of exclusive
-    instances, the journal's replay and the server's memory. Read-only: it reports each difference and mends none. Takes
+    instances, the journal's replay and the server's memory. Read-only: it reports each difference and changes none. Takes
     time in proportion to the fleet and its journal. A difference stops the fleet's writes (`Fleet.halted`), on every
     server.
 
@@ -111,7 +111,7 @@ class LedgerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.VerifyResponse, _abc.Awaitable[_ledger_pb2.VerifyResponse]]:
         """Compares, at one revision: the held blocks, the instances' counters, the live allocations, the owners of exclusive
-        instances, the journal's replay and the server's memory. Read-only: it reports each difference and mends none. Takes
+        instances, the journal's replay and the server's memory. Read-only: it reports each difference and changes none. Takes
         time in proportion to the fleet and its journal. A difference stops the fleet's writes (`Fleet.halted`), on every
         server.
 

@@ -162,7 +162,7 @@ class LeasesExtended(_Event):
 
 @dataclass(frozen=True, slots=True)
 class Repaired(_Event):
-    """A Repair changed records so that they agree. Memory does not follow it, but is loaded anew."""
+    """A Repair changed records so that they agree. Memory does not follow it, but is loaded again."""
 
     kind: ClassVar[str] = "REPAIRED"
     corrections: tuple[Correction, ...]

@@ -136,7 +136,7 @@ class FleetState:
             case FleetCreated() | FleetUpdated() | FleetDeleted():
                 self._apply_to_fleet(event)
             case Repaired():
-                message = f"fleet {self.fleet}: memory cannot follow a repair, and has to be loaded anew"
+                message = f"fleet {self.fleet}: memory cannot follow a repair, and has to be loaded again"
                 raise Inconsistent(message)
         self.revision = event.revision
         self.latest_time_us = max(self.latest_time_us, event.time_us)

@@ -18,7 +18,7 @@ MAX_TERMS: Final = 256
 MAX_REQUIREMENTS: Final = 64
 """Of so many different requirements the needs are kept."""
 MIN_GONE: Final = 16
-"""Positions of instances that have gone are used anew once they are so many more than half of all."""
+"""Positions of instances that have gone are used again once they are so many more than half of all."""
 MIN_DENSE: Final = 16
 DENSE_SHARE: Final = 2048
 """A label that at least MIN_DENSE instances have, and one in so many, has a bitmap; else a set of their positions."""

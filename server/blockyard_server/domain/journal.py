@@ -42,12 +42,15 @@ class Watch:
     from_revision: int = 0
     where: EventFilter = field(default_factory=EventFilter)
     progress_interval_us: int = limits.DEFAULT_PROGRESS_INTERVAL_US
-    """After so long without an event a mark says up to which revision there was none."""
+    """After so long without an event a progress notification says up to which revision there was none."""
 
 
 @dataclass(frozen=True, slots=True)
 class WatchPage:
-    """Events in ascending order of the revision, or a mark without any: all that match, up to `revision`, were sent."""
+    """Events in ascending order of the revision, or none (a progress notification).
+
+    All that match, up to `revision`, were sent.
+    """
 
     events: tuple[Event, ...]
     revision: int

@@ -40,7 +40,7 @@ MAX_PROGRESS_INTERVAL_US: Final = 3600 * 1_000_000
 DEFAULT_PAGE_SIZE: Final = 100
 MAX_PAGE_SIZE: Final = 1000
 MAX_PAGE_BYTES: Final = 2 * 1024 * 1024
-"""A page ends once its rows weigh this much: gRPC clients accept 4 MiB by default."""
+"""A page ends once its rows have so many bytes: gRPC clients accept 4 MiB by default."""
 MAX_PAGE_HELD_BLOCKS: Final = 4096
 """A FULL page of Describe ends once it has named this many held blocks."""
 

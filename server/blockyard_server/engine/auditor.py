@@ -58,7 +58,7 @@ class AuditorSettings:
 
 @dataclass(slots=True)
 class Position:
-    """How far one fleet's round has come: what is below was compared. It begins anew after the last."""
+    """How far one fleet's round has come: what is below was compared. It begins again after the last."""
 
     instance: str = ""
     allocation: int = 0

@@ -258,7 +258,7 @@ class Engine:
         return self._watches.watch(asked)
 
     def end_watches(self) -> None:
-        """Ends every watch with a last mark."""
+        """Ends every watch with a last progress notification."""
         self._watches.end()
 
     def end_audits(self) -> None:

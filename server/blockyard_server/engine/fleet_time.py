@@ -92,12 +92,12 @@ class FleetTimes:
         *,
         asked_us: int | None = None,
         latest_us: int = 0,
-        anew: bool = False,
+        taking_over: bool = False,
     ) -> Reading:
         """The fleet's time, given what the transaction read; `database_us` is None if the store has no clock.
 
         `asked_us` is `own_us` before the transaction; None: just now. `latest_us` is the time of the fleet's latest
-        event. `anew`: this server has just started, and extends the leases. Remembers nothing.
+        event. `taking_over`: this server has just started, and extends the leases. Remembers nothing.
         """
         own_us = self._clock.now_us()
         own_decides = database_us is None or self._clock_decides
@@ -105,7 +105,7 @@ class FleetTimes:
         if head is None:
             return Reading(clock_us)
         if own_decides:
-            reading = _by_own_clock(own_us, head, anew=anew)
+            reading = _by_own_clock(own_us, head, taking_over=taking_over)
         else:
             reading = self._by_database(fleet, head, clock_us, own_us, asked_us)
         # How far the clock is behind, and not how long this server was held up before it was read.
@@ -151,12 +151,12 @@ class FleetTimes:
         return own_us if self._latest is None else own_us + self._latest.most_us
 
 
-def _by_own_clock(own_us: int, head: FleetHead, *, anew: bool) -> Reading:
+def _by_own_clock(own_us: int, head: FleetHead, *, taking_over: bool) -> Reading:
     """What was added before this server started is added no more: the clock may have been set right since."""
-    offset_us = 0 if anew else head.clock_offset_us
+    offset_us = 0 if taking_over else head.clock_offset_us
     changed_us = None if offset_us == head.clock_offset_us else offset_us
     bounds = ClockOffsetBounds(own_us, 0, 0, offset_us, own_clock=True)
-    return Reading(own_us + offset_us, time_may_have_skipped=anew, offset_us=changed_us, clock_offset=bounds)
+    return Reading(own_us + offset_us, time_may_have_skipped=taking_over, offset_us=changed_us, clock_offset=bounds)
 
 
 def _compared(seen: ClockOffsetBounds, fresh: ClockOffsetBounds, asked_us: int) -> Reading:

@@ -8,7 +8,7 @@ from blockyard_server.domain.fleet import FleetState
 from blockyard_server.engine.store_protocol import FleetHead, InvariantBroken, Transaction
 
 MAX_CATCH_UP: Final = 10_000
-"""A fleet that is further behind its journal than this many events is loaded anew."""
+"""A fleet that is further behind its journal than this many events is loaded again."""
 
 
 class FleetMemory:
@@ -41,7 +41,7 @@ class FleetMemory:
         return {fleet for fleet, state in list(self._states.items()) if state.next_expire_time_us is not None}
 
     def forget(self, fleet: str) -> None:
-        """The fleet is loaded anew next time."""
+        """The fleet is loaded again next time."""
         self._states.pop(fleet, None)
 
 

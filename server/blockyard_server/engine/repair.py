@@ -1,7 +1,7 @@
 """Repair: gathers a fleet's records at one revision, has the core plan, and has the store carry it out at that one.
 
 `plan` is slow and holds nothing up: it reads a snapshot, in a worker thread. `apply` and `resume` are short, and run
-in the fleet's writer thread. A fleet that has changed between the two is planned for anew.
+in the fleet's writer thread. A fleet that has changed between the two is planned for again.
 """
 
 import logging

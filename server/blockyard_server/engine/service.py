@@ -97,11 +97,11 @@ class Service(Protocol):
         ...
 
     def watch(self, asked: Watch) -> AsyncGenerator[WatchPage, None]:
-        """The events to come, without a gap or a repeat; first a mark that says where it begins. Close it at last."""
+        """The events to come, without a gap or a repeat; first a progress notification: where it begins. Close it."""
         ...
 
     def end_watches(self) -> None:
-        """Every watch sends a last mark and ends with ShuttingDown; new ones are refused."""
+        """Every watch sends a last progress notification and ends with ShuttingDown; new ones are refused."""
         ...
 
     def end_audits(self) -> None:

@@ -181,7 +181,7 @@ class Transactor:
     ) -> bool:
         """Carries corrections out, also for a halted fleet; False if it is not at this revision any more.
 
-        Memory is loaded anew afterwards. Raises FleetFormatTooNew, StoreUnavailable, StoreFailed, InvariantBroken.
+        Memory is loaded again afterwards. Raises FleetFormatTooNew, StoreUnavailable, StoreFailed, InvariantBroken.
         """
 
         def repair(tx: Transaction) -> bool:
@@ -194,7 +194,7 @@ class Transactor:
         return self._unit.run_on_records(fleet, repair)
 
     def was_repaired(self, fleet: str) -> None:
-        """Memory is loaded anew, and who follows the fleet is told."""
+        """Memory is loaded again, and who follows the fleet is told."""
         self._unit.memory.forget(fleet)
         self._committed(fleet)
 

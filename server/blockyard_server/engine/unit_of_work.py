@@ -2,7 +2,7 @@
 
 Whoever works in it sees the fleet in memory as its row is, at the fleet's time, with every lease extended if time may
 have been skipped. Memory takes on each event as it is decided; if the commit fails, that memory is forgotten and loaded
-anew (docs/adr/0002).
+again (docs/adr/0002).
 """
 
 import logging
@@ -70,7 +70,7 @@ class UnitOfWork:
     def run(
         self, fleet: str, work: Callable[[Attempt], T], *, extend_leases: bool = True, even_if_halted: bool = False
     ) -> T:
-        """What `work` answers, once its transaction is committed. Runs it anew if the database chose another's.
+        """What `work` answers, once its transaction is committed. Runs it again if the database chose another's.
 
         Raises EngineFailure, and whatever `work` raises. A fleet whose invariants do not hold is halted.
         """
@@ -115,8 +115,8 @@ class UnitOfWork:
     def time_of_repair_us(self, fleet: str, tx: Transaction) -> int:
         """The fleet's time for an event that comes without an extension: that of its latest, if it is not certain."""
         latest_us = tx.latest_time_us()
-        anew = fleet in self._takeover_pending
-        reading = self._times.read(fleet, tx.head, tx.database_time_us, latest_us=latest_us, anew=anew)
+        taking_over = fleet in self._takeover_pending
+        reading = self._times.read(fleet, tx.head, tx.database_time_us, latest_us=latest_us, taking_over=taking_over)
         return latest_us if reading.time_may_have_skipped and latest_us else reading.now_us
 
     def _until_committed(self, fleet: str, attempt: Callable[[], T]) -> T:
@@ -173,13 +173,18 @@ class UnitOfWork:
         self, fleet: str, tx: Transaction, written: list[Event], asked_us: int, *, extend_leases: bool
     ) -> Attempt:
         state = self.memory.current(fleet, tx)
-        anew = fleet in self._takeover_pending
+        taking_over = fleet in self._takeover_pending
         reading = self._times.read(
-            fleet, tx.head, tx.database_time_us, asked_us=asked_us, latest_us=state.latest_time_us, anew=anew
+            fleet,
+            tx.head,
+            tx.database_time_us,
+            asked_us=asked_us,
+            latest_us=state.latest_time_us,
+            taking_over=taking_over,
         )
         fleet_format = self.format_of_new_fleets if tx.head is None else tx.head.format
         attempt = Attempt(tx, state, reading.now_us, written, reading, self._formats, fleet_format)
-        extension_needed = reading.time_may_have_skipped or anew
+        extension_needed = reading.time_may_have_skipped or taking_over
         if extend_leases and extension_needed and tx.head is not None and not tx.head.halted:
             self._extend_leases(attempt)
         return attempt

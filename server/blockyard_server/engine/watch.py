@@ -97,7 +97,7 @@ class WatchHub:
             self._tasks.append(asyncio.create_task(self._keep(work), name=f"blockyard-watch{work.__name__}"))
 
     def end(self) -> None:
-        """Every watch sends a last mark and ends with ShuttingDown; new ones are refused."""
+        """Every watch sends a last progress notification and ends with ShuttingDown; new ones are refused."""
         self._ending = True
         for tail in self._tails.values():
             tail.wake_all()
@@ -123,9 +123,10 @@ class WatchHub:
             self._mark_all_dirty()
 
     async def watch(self, asked: Watch) -> AsyncGenerator[WatchPage, None]:
-        """What matches, in order, without a gap or a repeat; first a mark that says where it begins. Close it at last.
+        """What matches, in order, without a gap or a repeat; first a progress notification: where it begins. Close it.
 
-        Raises FleetNotFound, Compacted, EngineFailure: Overloaded, ShuttingDown (after a last mark), StoreUnavailable.
+        Raises FleetNotFound, Compacted, EngineFailure: Overloaded, StoreUnavailable, ShuttingDown (after one more
+        progress notification).
         """
         if self._ending:
             raise ShuttingDown("the server is stopping; watch on at another one or later")
@@ -150,7 +151,7 @@ class WatchHub:
     async def _pages(self, asked: Watch, tail: WatchTail, seen: int) -> AsyncGenerator[WatchPage, None]:
         loop = asyncio.get_running_loop()
         yield self._progress(asked, seen)
-        marked_s = loop.time()
+        notified_s = loop.time()
         while True:
             if seen < tail.revision:
                 page = tail.after(seen, asked.where)
@@ -159,15 +160,15 @@ class WatchHub:
                 seen = max(seen, page.upto)
                 if page.events:
                     yield WatchPage(page.events, seen, self._now_us(asked.fleet))
-                    marked_s = loop.time()
+                    notified_s = loop.time()
             if self._ending:
                 yield self._progress(asked, seen)
                 raise ShuttingDown("the server is stopping; watch on at another one or later")
-            if loop.time() >= marked_s + asked.progress_interval_us / 1e6:
+            if loop.time() >= notified_s + asked.progress_interval_us / 1e6:
                 yield self._progress(asked, seen)
-                marked_s = loop.time()
+                notified_s = loop.time()
             if seen >= tail.revision:
-                await tail.wait(marked_s + asked.progress_interval_us / 1e6)
+                await tail.wait(notified_s + asked.progress_interval_us / 1e6)
 
     def _progress(self, asked: Watch, revision: int) -> WatchPage:
         return WatchPage((), revision, self._now_us(asked.fleet))
@@ -204,7 +205,7 @@ class WatchHub:
             try:
                 page = await self._events(self._current, tail.fleet, ALL_EVENTS, tail.revision)
             except Exception as failure:  # noqa: BLE001 - it is not lost: every watch of the fleet raises it
-                # Who watches is to look for a server that can read, and whoever comes anew finds out anew.
+                # Who watches is to look for a server that can read, and whoever comes again finds out again.
                 self._drop(tail)
                 tail.fail(failure)
                 return

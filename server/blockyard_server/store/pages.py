@@ -1,6 +1,6 @@
-"""Fills a page: as many rows as asked for, but no more than an answer may weigh.
+"""Fills a page: as many rows as asked for, but no more bytes than an answer may have.
 
-A weight is an upper estimate of the bytes that a row takes in an answer, where names are written in full.
+A size is an upper estimate of the bytes that a row takes in an answer, where names are written in full.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -53,33 +53,33 @@ async def fill_page(
     fetch: Callable[[Key, int], Awaitable[Sequence[Row]]],
     decode: Callable[[Row], Item],
     key: Callable[[Item], Key],
-    weigh: Callable[[Item], int],
+    estimate_size: Callable[[Item], int],
     *,
     after: Key,
     limit: int,
 ) -> Page[Item]:
     """Rows with keys above `after`. `fetch(after, count)` gives the next ones, fewer than `count` only at the end.
 
-    A page has at least one row, if there is one, and ends once it weighs `limits.MAX_PAGE_BYTES`.
+    A page has at least one row, if there is one, and ends once it has `limits.MAX_PAGE_BYTES`.
     """
     items: list[Item] = []
-    weight = 0
+    size = 0
     while True:
         count = min(CHUNK_ROWS, limit - len(items) + 1)
         rows = await fetch(after, count)
         for row in rows:
-            if len(items) >= limit or weight >= limits.MAX_PAGE_BYTES:
+            if len(items) >= limit or size >= limits.MAX_PAGE_BYTES:
                 return Page(items, more=True)
             item = decode(row)
             items.append(item)
-            weight += weigh(item)
+            size += estimate_size(item)
             after = key(item)
         if len(rows) < count:
             return Page(items, more=False)
 
 
 def estimate_allocation_size(allocation: Allocation) -> int:
-    """The weight of an allocation: its instances may be named twice, as places and as offline."""
+    """The size of an allocation: its instances may be named twice, as places and as offline."""
     return (
         _FIXED
         + len(allocation.holder.encode())
@@ -89,7 +89,7 @@ def estimate_allocation_size(allocation: Allocation) -> int:
 
 
 def estimate_event_size(event: Event) -> int:
-    """The weight of an event."""
+    """The size of an event."""
     match event:
         case Granted():
             return _FIXED + len(event.holder.encode()) + _placements_size(event.placements)
@@ -104,17 +104,17 @@ def estimate_event_size(event: Event) -> int:
 
 
 def estimate_instance_size(instance: InstanceRecord) -> int:
-    """The weight of an instance."""
+    """The size of an instance."""
     return _FIXED + _pairs_size(instance.fields.labels) + 80 * len(instance.fields.resources)
 
 
 def estimate_fleet_size(fleet: FleetRecord) -> int:
-    """The weight of a fleet."""
+    """The size of a fleet."""
     return _FIXED + _pairs_size(fleet.fields.labels)
 
 
 def estimate_holds_size(holders: Iterable[str], blocks: int) -> int:
-    """The weight of the holds on one instance."""
+    """The size of the holds on one instance."""
     return _FIXED + 3 * blocks + sum(_NAME + len(holder.encode()) for holder in holders)
 
 

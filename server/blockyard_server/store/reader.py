@@ -326,10 +326,10 @@ def _as_many_as_held_blocks_allow(rows: list[Row]) -> list[Row]:
 
 
 def _as_many_as_holds_allow(rows: list[Row], holds: dict[str, tuple[Hold, ...]]) -> list[Row]:
-    """The first rows up to the one with which the page weighs MAX_PAGE_BYTES."""
-    weight = 0
+    """The first rows up to the one with which the page has MAX_PAGE_BYTES."""
+    size = 0
     for index, (_, name, _, _, busy) in enumerate(rows):
-        weight += estimate_holds_size((hold.holder for hold in holds.get(name, ())), busy)
-        if weight >= limits.MAX_PAGE_BYTES:
+        size += estimate_holds_size((hold.holder for hold in holds.get(name, ())), busy)
+        if size >= limits.MAX_PAGE_BYTES:
             return rows[: index + 1]
     return rows

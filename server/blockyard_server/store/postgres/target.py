@@ -67,7 +67,7 @@ class Target:
             self._kept = True
 
     def doubt(self) -> None:
-        """A session lost what it knew: with the next connection it is found out anew whether they are kept."""
+        """A session lost what it knew: with the next connection it is found out again whether they are kept."""
         with self._lock:
             self._kept = False
 

@@ -78,7 +78,7 @@ def make_backup(data: Path, file: Path, *, replace: bool, progress: Progress) ->
         with _snapshot(data) as source, _own_partial(partial) as owned:
             _expect_room(source, target)
             _copy(source, partial, progress)
-            source.close()  # from here on the server's log can begin anew
+            source.close()  # from here on the server's log can begin again
             fleets, found = _check(partial)
             os.fsync(owned)
             if found:
