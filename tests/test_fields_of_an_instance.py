@@ -57,8 +57,7 @@ def other_value(hint: Any, default: Any) -> Any:
         return by_type[name]
     if "Mapping" in str(hint):
         return {"seven": 7} if "int" in str(hint) else {"seven": "7"}
-    found = next(value for value in values if isinstance(value, hint) and value != default)
-    return found
+    return next(value for value in values if isinstance(value, hint) and value != default)
 
 
 def filled() -> InstanceFields:
