@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, get_args
 
-from blockyard_server.domain.allocation import Allocation
+from blockyard_server.domain.allocation import Allocation, TokenRecord
 from blockyard_server.domain.blocks import Placements
 from blockyard_server.domain.corrections import Correction
 from blockyard_server.domain.requests import FleetFields, InstanceFields
@@ -90,6 +90,10 @@ class Granted(_Event):
     exclusive: tuple[str, ...] = ()
     """The instances that were granted exclusively. Journals of before have none: nobody owned an instance then."""
 
+    def token_record(self) -> TokenRecord:
+        """What is remembered of its token."""
+        return TokenRecord(self.caller, self.token, self.revision, self.fingerprint, self.revision)
+
     def allocation(self) -> Allocation:
         """The allocation as this event made it."""
         return Allocation(
@@ -147,6 +151,10 @@ class TokenWasCancelled(_Event):
     kind: ClassVar[str] = "TOKEN_CANCELLED"
     caller: str
     token: str
+
+    def token_record(self) -> TokenRecord:
+        """What is remembered of its token: no request was made with it."""
+        return TokenRecord(self.caller, self.token, None, b"", self.revision)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,13 +51,11 @@ class Records:
         match event:
             case Granted():
                 self._put(event.allocation())
-                key = (event.caller, event.token)
-                self.tokens[key] = TokenRecord(*key, event.revision, event.fingerprint, event.revision)
+                self.tokens[event.caller, event.token] = event.token_record()
             case Released() | Renewed() | Expired():
                 self._put(changed(self.allocations[event.allocation], event))
             case TokenWasCancelled():
-                key = (event.caller, event.token)
-                self.tokens[key] = TokenRecord(*key, None, b"", event.revision)
+                self.tokens[event.caller, event.token] = event.token_record()
             case InstanceCreated() | InstanceUpdated() | InstanceDeleted():
                 pass  # memory has the instances
             case FleetCreated() | FleetUpdated() | FleetDeleted() | LeasesExtended() | Repaired():

@@ -39,10 +39,6 @@ from blockyard_server.store.codec import (
     encode_remaining,
 )
 
-NO_FINGERPRINT = b""
-"""A cancelled token's fingerprint: no request was made with it."""
-
-
 Held = dict[str, dict[int, int]]
 """By instance: which set of its blocks (bit i is block i) which allocation holds."""
 
@@ -148,18 +144,14 @@ def _add(changes: RowChanges, event: Event) -> None:
             allocation = event.revision
             changes.granted[allocation] = None
             _take(changes, event.placements, allocation)
-            changes.tokens.append(
-                (changes.fleet, event.caller, event.token, allocation, event.fingerprint, allocation, event.time_us)
-            )
+            changes.tokens.append((changes.fleet, *event.token_record(), event.time_us))
         case Released() | Expired():
             _touch(changes, event.allocation)
             _free(changes, event.freed, event.allocation)
         case Renewed():
             _touch(changes, event.allocation)
         case TokenWasCancelled():
-            changes.tokens.append(
-                (changes.fleet, event.caller, event.token, None, NO_FINGERPRINT, event.revision, event.time_us)
-            )
+            changes.tokens.append((changes.fleet, *event.token_record(), event.time_us))
         case LeasesExtended():
             changes.leases_extended.append(event)
         case InstanceCreated() | InstanceUpdated() | InstanceDeleted():
