@@ -367,7 +367,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchUpdate:
-    """One answer of a watch: some events, or none; then it is a mark of progress."""
+    """One answer of a watch: some events, or none; then it is a progress notification."""
 
     events: tuple[Event, ...]
     """In ascending order of the revision."""

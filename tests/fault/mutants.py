@@ -14,7 +14,7 @@ STORY: Final = "tests/race/test_seed_story.py"
 LEASES: Final = "tests/race/test_leases.py"
 TOKENS: Final = "tests/race/test_tokens.py"
 WRITERS: Final = "tests/race/test_two_writers.py"
-EDGE: Final = "tests/rpc/test_guard.py"
+EDGE: Final = "tests/rpc/test_drain_and_limits.py"
 SERVERS: Final = "tests/race/test_two_servers.py"
 
 
@@ -294,7 +294,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "shares its port": Mutant(
         "so_reuseport is off",
         (Edit("rpc/server.py", '("grpc.so_reuseport", 0)', '("grpc.so_reuseport", 1)'),),
-        ("tests/rpc/test_guard.py::test_a_second_server_cannot_take_the_same_port",),
+        ("tests/rpc/test_drain_and_limits.py::test_a_second_server_cannot_take_the_same_port",),
     ),
     "shares its file": Mutant(
         "the lock file and the data file are locked",

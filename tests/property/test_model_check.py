@@ -98,7 +98,7 @@ _FAULTS: Final = {
         lambda _one, _other: (),
     ),
     "a longer lease is granted than the fleet allows": (
-        "blockyard_server.domain.lease.granted_ttl_us",
+        "blockyard_server.domain.acquire.granted_ttl_us",
         lambda fields, asked_us: fields.default_ttl_us if asked_us is None else asked_us,
     ),
     "a release forgets to look at the holder": (

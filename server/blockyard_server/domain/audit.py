@@ -1,4 +1,4 @@
-"""Verify's comparisons: every record of a fleet against every other, at one revision. Pure; it mends nothing."""
+"""Verify's comparisons: every record of a fleet against every other, at one revision. Pure; it changes nothing."""
 
 from collections.abc import Iterable, Iterator
 

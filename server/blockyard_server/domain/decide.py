@@ -1,4 +1,4 @@
-"""The one door to the decisions: a request in, its answer and its event out."""
+"""Every decision by the type of its request: a request in, its answer and its event out."""
 
 from collections.abc import Callable
 from typing import Any, Final

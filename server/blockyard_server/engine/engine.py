@@ -270,7 +270,7 @@ class Engine:
         self._writers.give_up()
 
     async def verify(self, fleet: str) -> VerifyReport:
-        """Compares all records of a fleet at one revision; mends nothing, and halts the fleet if they differ."""
+        """Compares all records of a fleet at one revision, changes nothing, and halts the fleet if they differ."""
         return await self._ledger.verify(fleet)
 
     async def repair(self, fleet: str, *, apply: bool) -> RepairReport:

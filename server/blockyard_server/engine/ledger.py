@@ -1,4 +1,4 @@
-"""Verify and Repair: one at a time in a server, so that none finds what another is mending.
+"""Verify and Repair: one at a time in a server, so that none reads what another is repairing.
 
 A fleet in which Verify finds a difference is halted, and served again only once Verify finds none.
 """

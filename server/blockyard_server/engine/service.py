@@ -113,7 +113,7 @@ class Service(Protocol):
         ...
 
     async def verify(self, fleet: str) -> VerifyReport:
-        """Compares all records of a fleet at one revision; mends nothing, and halts the fleet if they differ."""
+        """Compares all records of a fleet at one revision, changes nothing, and halts the fleet if they differ."""
         ...
 
     async def repair(self, fleet: str, *, apply: bool) -> RepairReport:
