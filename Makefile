@@ -113,7 +113,7 @@ mutants: $(VENV)/.dev  ## The server with one guard taken away at a time: a test
 
 .PHONY: upgrade
 upgrade: $(VENV)/.dev  ## Release 0.1.0 beside this one for longer, and a million journal rows upgraded
-	BLOCKYARD_ROLLING_GRANTS=1000 BLOCKYARD_UPGRADED_ALLOCATIONS=500000 $(PYTEST) -n 0 --timeout=0 -s tests/upgrade $(ARGS)
+	BLOCKYARD_ROLLING_GRANTS=1000 BLOCKYARD_UPGRADED_ALLOCATIONS=670000 $(PYTEST) -n 0 --timeout=0 -s tests/upgrade $(ARGS)
 
 .PHONY: failover
 failover: $(VENV)/.dev  ## PostgreSQL's primary is killed under load twenty times, and its standby promoted

@@ -32,6 +32,15 @@ HELD: Final[dict[str, dict[str, Any]]] = {
     "recorded": {"fleet": "repaired", "blocks": 2, "holder": "recorded"},
 }
 """Acquires whose grants are held in the end, by token."""
+OVER: Final[dict[str, dict[str, Any]]] = {
+    "partly": {"fleet": "gpu", "blocks": 3, "holder": "partly"},
+    "released": {"fleet": "gpu", "blocks": 1, "holder": "over", "ttl": 60},
+    "renewed": {"fleet": "gpu", "blocks": 1, "holder": "renewed", "ttl": 60},
+    "expired": {"fleet": "gpu", "blocks": 1, "holder": "late", "ttl": 0.2},
+}
+"""Acquires of which something more was told afterwards, by token."""
+CANCELLED: Final = "cancelled"
+"""A token that was cancelled before its acquire came."""
 DAMAGE: Final = (
     "UPDATE instances SET busy_blocks = 7 WHERE fleet = 'halted'",
     "UPDATE instances SET busy_blocks = 5 WHERE fleet = 'repaired'",

@@ -13,12 +13,21 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from blockyard import AsyncClient, Client, InvariantViolated, TokenMismatch
+from blockyard import (
+    AllocationEnded,
+    AllocationState,
+    AsyncClient,
+    Client,
+    InvariantViolated,
+    PlacementStrategy,
+    TokenCancelled,
+    TokenMismatch,
+)
 from blockyard_server.domain.events import KINDS, Granted
 from blockyard_server.engine.store_protocol import InvariantBroken
 from blockyard_server.store.codec import decode_journal, encode_journal
 from tests.conftest import PostgresOf
-from tests.golden.story import FLEETS, HELD, answers
+from tests.golden.story import CANCELLED, FLEETS, HELD, OVER, answers
 from tests.harness.postgres import RELEASES
 from tests.harness.process import ServerProcess
 
@@ -142,6 +151,16 @@ def _answered(database: str) -> Any:
     return json.loads(lzma.decompress((FOLDER / f"{database}.json.xz").read_bytes()))
 
 
+OTHERWISE: Final[dict[str, dict[str, Any]]] = {
+    "demands": {"blocks": 2},
+    "ttl": {"ttl": 61},
+    "annotations": {"annotations": {"a": "b"}},
+    "placement_strategy": {"strategy": PlacementStrategy.WORST_FIT},
+    "holder": {"holder": "another"},
+}
+"""What a repeated call may not change, by the field that the refusal names."""
+
+
 @asynccontextmanager
 async def upgraded(settings: dict[str, Any], folder: Path) -> AsyncIterator[str]:
     """The address of a server of this release on it."""
@@ -200,6 +219,21 @@ async def test_its_tokens_are_replayed_and_its_allocations_go_on(
                 renewed = await client.renew(again.allocation, ttl=timedelta(days=360))
                 assert renewed.allocation.name == known["name"]
             assert (await client.release(again.allocation)).allocation is not None
+        for token, asked in OVER.items():
+            (known,) = (a for a in before[asked["fleet"]]["allocations"] if a["holder"] == asked["holder"])
+            if known["state"] == AllocationState.HELD:
+                again = await client.acquire(**asked, token=token)
+                assert again.replayed
+                assert again.allocation.name == known["name"]
+            else:
+                with pytest.raises(AllocationEnded, match=known["name"]):
+                    await client.acquire(**asked, token=token)
+            for field, other in OTHERWISE.items():
+                with pytest.raises(TokenMismatch) as refused:
+                    await client.acquire(**(asked | other), token=token)
+                assert refused.value.metadata["fields"] == field
+        with pytest.raises(TokenCancelled):
+            await client.acquire("gpu", blocks=1, holder="too late", token=CANCELLED)
         for fleet in sorted({asked["fleet"] for asked in HELD.values()}):
             grant = await client.acquire(fleet, blocks=1, holder="after the upgrade")
             assert not grant.replayed

@@ -76,6 +76,10 @@ EVENT: Final = (
 )
 HELD: Final = "INSERT INTO held_blocks (fleet, instance, block, allocation) VALUES (?, ?, ?, ?)"
 REVISION: Final = "UPDATE fleets SET revision = ? WHERE fleet = ?"
+COUNTED: Final = (
+    "SELECT 'allocations', count(*) FROM allocations UNION ALL SELECT 'tokens', count(*) FROM tokens"
+    " UNION ALL SELECT 'held', count(*) FROM held_blocks"
+)
 FINGERPRINT: Final = bytes([1]) + bytes(40)
 
 
@@ -120,6 +124,15 @@ def filled(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     return settings
 
 
+def counted(settings: dict[str, Any]) -> dict[str, int]:
+    """Rows of the tables, by the database itself."""
+    if "data" in settings:
+        with closing(sqlite3.connect(settings["data"])) as db:
+            return dict(db.execute(COUNTED).fetchall())
+    with psycopg.connect(settings["database"]) as pg:
+        return dict(pg.execute(COUNTED.encode()).fetchall())
+
+
 @pytest.mark.timeout(1800)
 def test_a_large_database_of_that_release_is_upgraded_with_all_that_is_in_it(
     filled: dict[str, Any], tmp_path: Path
@@ -139,3 +152,4 @@ def test_a_large_database_of_that_release_is_upgraded_with_all_that_is_in_it(
             assert grant.revision == report.revision + 1
             assert first.holder == "job"
         assert server.terminate() == 0
+    assert counted(filled) == {"allocations": ALLOCATIONS + 1, "tokens": ALLOCATIONS + 1, "held": ALLOCATIONS // 2 + 1}

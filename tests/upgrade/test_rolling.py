@@ -5,7 +5,11 @@ Under load all the while: no call of the SDK fails, and what the clients saw is 
 
 import asyncio
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Final
 from urllib.request import urlopen
@@ -13,6 +17,7 @@ from urllib.request import urlopen
 import psycopg
 import pytest
 
+from blockyard import Client
 from tests.harness.last_release import program_of, unpacked
 from tests.harness.process import ServerProcess, free_port, several_servers
 from tests.harness.sessions import servers_on, url_for
@@ -26,6 +31,22 @@ GRANTS_BETWEEN: Final = int(os.environ.get("BLOCKYARD_ROLLING_GRANTS", "60"))
 """How many grants the clients are told in each phase; more with `make upgrade`."""
 
 MOST_ROUNDS: Final = 40
+CALLS_OF_AN_OLD_CLIENT: Final = """
+import sys
+import blockyard
+
+address, packages, fleet = sys.argv[1:]
+assert blockyard.__file__.startswith(packages), "another release"
+with blockyard.Client(address) as client:
+    client.create_fleet(fleet, labels={"team": "old"})
+    client.create_instance(fleet, "n0", total_blocks=4, labels={"zone": "a"}, resources={"gpu": 8})
+    client.update_instance(fleet, "n0", resources={"gpu": 4})
+    held = client.acquire(fleet, blocks=2, holder="old", ttl=60, annotations={"by": "old"}).allocation
+    client.release(client.renew(held, ttl=90).allocation)
+    assert client.describe(fleet).totals.idle_blocks == 4
+    assert client.verify(fleet).clean
+"""
+"""What a scheduler does that still has the SDK of the last release."""
 
 
 @pytest.fixture
@@ -48,6 +69,29 @@ def changes_made_by(address: str) -> float:
     with urlopen(f"http://{address}/metrics", timeout=10) as page:
         lines = page.read().decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("blockyard_requests_total{"))
+
+
+def administer(servers: Sequence[ServerProcess], phase: str, packages: Path) -> None:
+    """A fleet for each server, made there, changed at another, and checked at all; the old SDK does so, too."""
+    for number, (here, there) in enumerate(zip(servers, [*servers[1:], servers[0]], strict=True)):
+        fleet = f"{phase}-{number}"
+        with Client(here.address) as client, Client(there.address) as other:
+            client.create_fleet(fleet, labels={"team": "nlp"})
+            client.create_instance(fleet, "n0", total_blocks=8, labels={"zone": "a"}, resources={"gpu": 2**62})
+            other.update_instance(fleet, "n0", resources={"gpu": 1})
+            other.update_fleet(fleet, labels={"team": "vision"})
+            held = other.acquire(fleet, blocks=8, holder="job", exclusive=True, ttl=60).allocation
+            client.release(client.renew(held, ttl=90).allocation)
+            other.cordon_instance(fleet, "n0")
+        seen = []
+        for server in servers:
+            with Client(server.address) as client:
+                assert client.verify(fleet).clean
+                seen.append([(event.revision, event.kind) for event in client.list_events(fleet)])
+        assert seen == [seen[0]] * len(servers)
+        arguments = [here.address, str(packages), f"old-{fleet}"]
+        environment = os.environ | {"PYTHONPATH": str(packages)}
+        subprocess.run([sys.executable, "-c", CALLS_OF_AN_OLD_CLIENT, *arguments], env=environment, check=True)
 
 
 async def replace(server: ServerProcess, program: list[str]) -> None:
@@ -115,7 +159,10 @@ async def test_no_call_fails_while_servers_are_upgraded_one_by_one_and_back(
             assert not waiting, "a server had no call"
             assert live_of_this_release(database) == of_this_release
             assert servers_on(database) == 3
+            phase = f"phase-{next(phases)}"
+            await asyncio.to_thread(administer, old_servers, phase, packages)
 
+        phases = count()
         await work.until_more(GRANTS_BETWEEN)
         assert await roll(old_servers, packages, between) == [1, 2, 3, 2, 1, 0]
         await work.end()
@@ -125,10 +172,14 @@ async def test_no_call_fails_while_servers_are_upgraded_one_by_one_and_back(
 @pytest.mark.timeout(300)
 def test_what_clients_saw_meanwhile_is_linearizable(tmp_path: Path, packages: Path) -> None:
     told: list[int] = []
+    phases: list[tuple[int, int]] = []
+    """Between two replacements: begin and end, by the clock of the history."""
 
     async def meanwhile(servers: Sequence[ServerProcess]) -> None:
         async def between(_of_this_release: int) -> None:
+            begin_ns = time.monotonic_ns()
             await asyncio.sleep(1.0)
+            phases.append((begin_ns, time.monotonic_ns()))
 
         told.extend(await roll(servers, packages, between))
 
@@ -147,6 +198,9 @@ def test_what_clients_saw_meanwhile_is_linearizable(tmp_path: Path, packages: Pa
 
     assert told == [1, 2, 3, 2, 1, 0]
     assert recorded.lacks(setup) == []
+    answered = [sum(begin <= op.start_ns and (op.end_ns or end) < end for op in history.ops) for begin, end in phases]
+    assert len(answered) == len(told)
+    assert min(answered) > 0, f"the load ended before the servers were replaced: {answered}"
     assert (witness.violations, black_box.violations) == ([], [])
     assert witness.ops == black_box.ops >= 3000
 
