@@ -151,6 +151,7 @@ class Engine:
         await self._ledger.stop()
         await self._writers.stop()
         await self._watches.stop()
+        await self._snapshots.settle()
         await self._store.close()
 
     async def submit(self, request: Request) -> Any:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
 from blockyard_server.domain.formats import Formats
 from blockyard_server.engine.failures import EngineFailure, InvariantViolated, failure_of_store, format_too_new
@@ -11,6 +11,9 @@ from blockyard_server.engine.store_protocol import InvariantBroken, Store, Store
 
 T = TypeVar("T")
 
+SETTLE_S: Final = 2.0
+"""How long a stop waits for reads whose callers have gone."""
+
 
 class Reads:
     """Used in the event loop."""
@@ -18,6 +21,8 @@ class Reads:
     def __init__(self, store: Store, formats: Formats) -> None:
         self._store = store
         self._formats = formats
+        self._left_behind: set[asyncio.Task[Any]] = set()
+        """Reads whose callers have gone, and that have not ended yet."""
 
     async def run(self, read: Callable[[Reader], Awaitable[T]], fleet: str | None = None) -> T:
         """What `read` answers out of one snapshot. Raises EngineFailure, and whatever else it raises.
@@ -29,8 +34,23 @@ class Reads:
             return await asyncio.shield(reading)
         except asyncio.CancelledError:
             reading.cancel()
-            reading.add_done_callback(_notice)
+            self._left_behind.add(reading)
+            reading.add_done_callback(self._notice)
             raise
+
+    async def settle(self) -> None:
+        """Waits for the reads whose callers have gone, before the store closes: SETTLE_S at most.
+
+        A read that loses its connection while it runs would never end.
+        """
+        if self._left_behind:
+            await asyncio.wait(self._left_behind, timeout=SETTLE_S)
+
+    def _notice(self, reading: "asyncio.Task[Any]") -> None:
+        """Takes note of a failure that nobody waits for any more, or asyncio would report it as lost."""
+        self._left_behind.discard(reading)
+        if not reading.cancelled():
+            reading.exception()
 
     async def _run(self, read: Callable[[Reader], Awaitable[T]], fleet: str | None) -> T:
         try:
@@ -54,9 +74,3 @@ class Reads:
         if bounds is not None and not self._formats.knows(bounds.format):
             return format_too_new(fleet, bounds.format, self._formats.newest)
         return InvariantViolated("a record cannot be read; run Verify", fleet=f"fleets/{fleet}")
-
-
-def _notice(reading: "asyncio.Task[T]") -> None:
-    """Takes note of a failure that nobody waits for any more, or asyncio would report it as lost."""
-    if not reading.cancelled():
-        reading.exception()

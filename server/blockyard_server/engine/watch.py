@@ -110,6 +110,7 @@ class WatchHub:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._snapshots.settle()
 
     def committed(self, fleet: str) -> None:
         """This server has committed a change of the fleet. From any thread; costs no more when commits come fast."""

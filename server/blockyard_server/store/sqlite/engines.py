@@ -1,12 +1,14 @@
 """SQLAlchemy's engines on SQLite: one for migrations, on the store's own connections, and one for readers."""
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from sqlalchemy import URL, Engine, create_engine, event
+import aiosqlite
+from sqlalchemy import AsyncAdaptedQueuePool, Engine, create_engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -27,11 +29,12 @@ def reading_engine(path: Path, readers: int, busy_timeout_s: float, expect_in_pl
     `expect_in_place` raises if what was opened may be another file than the writer's.
     """
     engine = create_async_engine(
-        URL.create("sqlite+aiosqlite", database=f"file:{quote(str(path))}", query={"mode": "rw", "uri": "true"}),
+        "sqlite+aiosqlite://",
+        async_creator=lambda: _open_whole(f"file:{quote(str(path))}?mode=rw", busy_timeout_s),
+        poolclass=AsyncAdaptedQueuePool,
         pool_size=readers,
         max_overflow=0,
         pool_timeout=READER_WAIT_S,
-        connect_args={"timeout": busy_timeout_s},
     )
 
     def set_up(db: Any, _record: object) -> None:
@@ -44,3 +47,22 @@ def reading_engine(path: Path, readers: int, busy_timeout_s: float, expect_in_pl
     event.listen(engine.sync_engine, "connect", set_up)
     event.listen(engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
     return engine
+
+
+async def _open_whole(uri: str, busy_timeout_s: float) -> aiosqlite.Connection:
+    """A connection. Whoever is cancelled meanwhile goes once it is open and closed again.
+
+    Its thread would else answer an event loop that may be closed by then.
+    """
+    opening = asyncio.ensure_future(_open(uri, busy_timeout_s))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await (await opening).close()
+        raise
+
+
+async def _open(uri: str, busy_timeout_s: float) -> aiosqlite.Connection:
+    connection = aiosqlite.connect(uri, uri=True, timeout=busy_timeout_s)
+    connection._thread.daemon = True  # noqa: SLF001 - as SQLAlchemy does: a connection never keeps a process
+    return await connection
