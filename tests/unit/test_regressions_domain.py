@@ -1,5 +1,6 @@
 """One test for each fault that was found in the core; the number never changes."""
 
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
@@ -20,7 +21,7 @@ from blockyard_server.domain.events import (
 )
 from blockyard_server.domain.fingerprint import fingerprint
 from blockyard_server.domain.fleet import FleetState, Inconsistent
-from blockyard_server.domain.requests import Demand, Release
+from blockyard_server.domain.requests import DeleteInstance, Demand, PlacementStrategy, Release
 from tests.unit.pure_fleet import START, PureFleet, shape, term
 
 
@@ -116,3 +117,17 @@ def test_108_a_grant_beyond_an_instance_is_a_fault_of_the_journal() -> None:
     assert [(found.check, found.instance, found.actual) for found in replay.findings.discrepancies] == [
         (Check.JOURNAL, "n1", "block 4 granted")
     ]
+
+
+@pytest.mark.parametrize("strategy", PlacementStrategy)
+def test_109_requirements_on_a_fleet_without_instances_cannot_be_met(strategy: PlacementStrategy) -> None:
+    fleet = PureFleet()
+    asked = Demand(requirements=(("gpu", 8),))
+
+    for demand in (asked, replace(asked, exclusive=True), replace(asked, instance_names=("n1",))):
+        refusal = fleet.refusal(fleet.wish(demand, strategy=strategy), Unsatisfiable)
+        assert refusal.metadata == {"demand": "0", "instances_needed": "1", "instances_fitting": "0"}
+
+    fleet.add("n1")
+    fleet.do(DeleteInstance("gpu", "n1"))
+    fleet.refusal(fleet.wish(asked), Unsatisfiable)

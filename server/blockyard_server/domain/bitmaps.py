@@ -54,6 +54,8 @@ class BitSlices:
 
     def append(self, numbers: Sequence[int], base: int) -> None:
         """The positions from `base` on, whose numbers were 0, now have these."""
+        if not numbers:
+            return
         raw = pack(f"<{len(numbers)}H", *numbers)[::-1]  # the last position first, as the digits of a number
         halves = (raw[1::2], raw[::2])
         for bit in range(BITS):
