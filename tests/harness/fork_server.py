@@ -83,7 +83,7 @@ def _run(module: str, arguments: list[str], stdout: str, stderr: str, environmen
         os.dup2(file, number)
         os.close(file)
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - as long as the process
-    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115 - as long as the process
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
