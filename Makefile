@@ -13,6 +13,9 @@ PROTOS  := $(wildcard protos/blockyard/v1/*.proto)
 V1      := client/blockyard/v1
 PYTEST   = $(BIN)/python -m pytest
 
+# Else each process compiles all of the project and, for pytest, all tests anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -39,8 +42,16 @@ serve: $(VENV)/.server  ## A server on 127.0.0.1:7350; DEMO=1 adds a demo fleet
 	@exec $(BIN)/blockyard serve $(if $(DEMO),--demo) $(ARGS)
 
 .PHONY: test
-test: $(VENV)/.dev  ## Every test, on every core
+test: $(VENV)/.dev  ## The tests for a change, on every core; tests/README.md says what is where
 	$(PYTEST) -n $(WORKERS) --dist worksteal $(ARGS)
+
+.PHONY: test-slow
+test-slow: $(VENV)/.dev  ## The tests that are slow by the number of seeds, steps or kills; CI runs them, too
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m 'slow and not soak' $(ARGS)
+
+.PHONY: hooks
+hooks: $(VENV)/.dev  ## pre-commit: ruff, mypy, the layers and buf before each commit
+	$(BIN)/pre-commit install
 
 .PHONY: lint
 lint: $(VENV)/.dev  ## ruff: the rules, and the formatting

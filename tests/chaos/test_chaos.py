@@ -66,12 +66,20 @@ def nothing_is_violated(folder: Path, steps: Sequence[Disturbance], postgres: Po
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "steps", ON_SQLITE, ids=["over restarts", "outside and restarts", "second servers", "files", "forks"]
+    "steps",
+    [
+        pytest.param(OVER_RESTARTS, id="over restarts"),
+        pytest.param(RESTARTS_AND_OUTSIDERS, id="outside and restarts", marks=pytest.mark.slow),
+        pytest.param(SECOND_SERVERS, id="second servers", marks=pytest.mark.slow),
+        pytest.param((*FILES, *DISKS), id="files", marks=pytest.mark.slow),
+        pytest.param(FORKS, id="forks", marks=pytest.mark.slow),
+    ],
 )
 def test_what_clients_were_told_stays_true_on_sqlite(tmp_path: Path, steps: Sequence[Disturbance]) -> None:
     nothing_is_violated(tmp_path, steps)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("steps", ON_POSTGRES, ids=["servers and database", "forks"])
 def test_what_clients_were_told_stays_true_on_postgresql(

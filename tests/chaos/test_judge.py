@@ -48,7 +48,7 @@ async def work(stage: Stage, _: Random) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("lie", ["drop", "double"])
+@pytest.mark.parametrize("lie", ["drop", pytest.param("double", marks=pytest.mark.slow)])
 def test_a_server_that_lies_is_caught(tmp_path: Path, lie: str) -> None:
     """What it acknowledges is dropped, or a block is granted twice: a client is told so, or the judge sees it."""
     program = (sys.executable, lying_server.__file__, lie)
@@ -56,6 +56,7 @@ def test_a_server_that_lies_is_caught(tmp_path: Path, lie: str) -> None:
     assert outcome_of(tmp_path, Disturbance("work", "saboteurs", 1, work), program=program).violations
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_one_of_two_servers_that_lie_on_postgresql_is_caught(tmp_path: Path, postgres: Postgres) -> None:
     program = (sys.executable, lying_server.__file__, "drop")

@@ -162,7 +162,7 @@ def say(line: str) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("part", ["a", "b"])
+@pytest.mark.parametrize("part", ["a", pytest.param("b", marks=pytest.mark.slow)])
 async def test_whatever_clients_were_told_is_true_after_every_kill(tmp_path: Path, part: str) -> None:
     """Two parts of 15 kills, so that they run side by side."""
     seed = chosen_seed()

@@ -139,7 +139,7 @@ async def _die_while_starting(run: PointRun, point: str, passages: int) -> None:
     await run.end()
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 def database(request: pytest.FixtureRequest) -> Database:
     if request.param == "sqlite":
         return lambda: None

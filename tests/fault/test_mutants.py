@@ -38,7 +38,18 @@ def copy_server(folder: Path, edits: tuple[Edit, ...]) -> Path:
 
 def run_tests(server: Path, selection: list[str]) -> subprocess.CompletedProcess[str]:
     """Runs these tests on that copy, in a process of their own, up to the first failure."""
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--timeout=60", "--timeout-method=thread"]
+    options = [
+        "-x",
+        "-q",
+        "-m",
+        "not soak",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        "--timeout=60",
+        "--timeout-method=thread",
+    ]
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, f"--basetemp={server.parent / 'tests'}", *selection],
         cwd=ROOT,
@@ -58,6 +69,7 @@ def test_a_server_without_this_guard_is_seen(tmp_path: Path, name: str) -> None:
     assert result.returncode == RED, f"{name} ({mutant.guard}) is seen by nothing:\n{result.stdout}{result.stderr}"
 
 
+@pytest.mark.slow
 def test_the_same_tests_are_green_on_an_unchanged_copy(tmp_path: Path) -> None:
     selection = sorted({selected for mutant in MUTANTS.values() for selected in mutant.red})
     result = run_tests(copy_server(tmp_path, ()), selection)

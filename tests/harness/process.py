@@ -1,10 +1,11 @@
-"""The real server as a process of its own, started with the real command, that can be stopped, killed and restarted."""
+"""The real server as a process of its own, that can be stopped, killed and restarted."""
 
 import os
 import random
 import signal
 import socket
 import subprocess
+import sys
 import sysconfig
 import time
 from collections.abc import Iterator
@@ -13,9 +14,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from tests.harness.fork_server import ForkedProcess
 from tests.harness.sessions import servers_on, url_for
 from tests.harness.stopped import wait_until_stopped
 
+COMMAND: Final = (str(Path(sysconfig.get_path("scripts")) / "blockyard"),)
+"""What a user types: for the tests of the command itself."""
 BOUND_S: Final = 60.0
 """No start and no stop takes longer than this."""
 POLL_S: Final = 0.01
@@ -55,14 +59,14 @@ class ServerProcess:
         self.data: Path = settings.get("data", folder / "blockyard.db")
         self.port = free_port() if port is None else port
         self.address = f"127.0.0.1:{self.port}"
-        self.program = [str(Path(sysconfig.get_path("scripts")) / "blockyard")]
-        """What the next launch runs; a test may put another program around it."""
+        self.program = [sys.executable, "-m", "blockyard"]
+        """What the next launch runs; a test may put another program around it. A bare `python -m` is forked."""
         place = {} if "database" in settings else {"data": self.data}
         self._settings = {"listen": self.address, **place, "log_level": "WARNING", **settings}
         folder.mkdir(parents=True, exist_ok=True)
         self._stdout = folder / "stdout.txt"
         self._stderr = folder / "stderr.txt"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | ForkedProcess | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -87,6 +91,11 @@ class ServerProcess:
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in self._settings.items()]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("BLOCKYARD_")}
         environment["PYTHONUNBUFFERED"] = "1"
+        if command[:2] == [sys.executable, "-m"]:
+            self._process = ForkedProcess(
+                command[2], [*command[3:], *flags], stdout=self._stdout, stderr=self._stderr, environment=environment
+            )
+            return
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
             self._process = subprocess.Popen([*command, *flags], stdout=stdout, stderr=stderr, env=environment)
 

@@ -72,7 +72,7 @@ def test_each_lie_put_into_a_real_history_is_caught_by_both(history: History) ->
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("database", "servers"), [("sqlite", 1), ("postgres", 3)])
+@pytest.mark.parametrize(("database", "servers"), [("sqlite", 1), pytest.param("postgres", 3, marks=pytest.mark.slow)])
 def test_a_server_whose_descriptions_are_a_little_old_is_caught_by_both(
     tmp_path: Path, database: str, servers: int
 ) -> None:
@@ -87,6 +87,7 @@ def test_a_server_whose_descriptions_are_a_little_old_is_caught_by_both(
     assert not check_black_box(history).linearizable
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_what_clients_saw_of_three_servers_on_one_database_is_linearizable(tmp_path: Path) -> None:
     recorded = recorded_in(tmp_path, operations=1000, servers=3, database="postgres", database_calm_s=(0.1, 0.5))

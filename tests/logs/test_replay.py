@@ -60,13 +60,17 @@ RUNS: Final = (
 )
 
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+@pytest.mark.parametrize(
+    "run",
+    [pytest.param(run, marks=() if run is RUNS[0] else pytest.mark.slow, id=run.name) for run in RUNS],
+)
 def test_a_real_log_gets_exactly_the_instances_that_are_known_and_verify_is_clean(run: Run, tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         server.start()
         replay_exactly(run, server.address)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("servers", [1, 3], ids=["one server", "three servers"])
 @pytest.mark.parametrize(
     "run",

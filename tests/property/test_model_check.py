@@ -51,13 +51,14 @@ def shared_template(tmp_path: Path, postgres: Postgres, request: pytest.FixtureR
 
 
 @pytest.mark.timeout(900)  # far more than it needs: a failure is made small before it is shown
-@pytest.mark.parametrize("shard", range(SHARDS))
+@pytest.mark.parametrize("shard", [0, *(pytest.param(shard, marks=pytest.mark.slow) for shard in range(1, SHARDS))])
 def test_the_service_answers_every_request_as_the_model_does(shard: int, template: Template) -> None:
     wanted = STEPS_IN_CI // SHARDS
     steps = explore(template, seed=shard, steps=wanted)
     assert steps >= wanted, "fewer steps were executed than planned"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_service_on_postgres_answers_every_request_as_the_model_does(shared_template: Template) -> None:
     steps = explore(shared_template, seed=shared_template.servers, steps=STEPS_ON_POSTGRES)
@@ -122,6 +123,7 @@ def test_a_planted_fault_is_found(fault: str, template: Template, monkeypatch: p
 _PLANTED_ON_POSTGRES: Final = "a longer lease is granted than the fleet allows"
 
 
+@pytest.mark.slow
 def test_a_planted_fault_is_found_on_postgres(shared_template: Template, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(*_FAULTS[_PLANTED_ON_POSTGRES])
     with pytest.raises(AssertionError, match="The model says"):

@@ -7,7 +7,7 @@ import pytest
 from blockyard_server.app import StartRefused, running_server
 from tests.harness.in_process import client_of, serving, settings_for
 from tests.harness.journal import check_fleet
-from tests.harness.process import ServerProcess, StartFailed
+from tests.harness.process import COMMAND, ServerProcess, StartFailed
 
 
 async def test_a_second_server_on_the_same_file_refuses_to_start(tmp_path: Path) -> None:
@@ -40,6 +40,7 @@ def test_the_real_command_says_in_a_sentence_why_it_does_not_start(tmp_path: Pat
     with ServerProcess(tmp_path) as first:
         first.start()
         second = ServerProcess(other, port=first.port) if same == "port" else ServerProcess(other, data=first.data)
+        second.program = [*COMMAND]
         with second, pytest.raises(StartFailed) as failure:
             second.start()
         assert failure.value.code == 1

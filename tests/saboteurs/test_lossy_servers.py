@@ -56,7 +56,7 @@ async def test_the_crashes_see_it(crash_run: CrashRun) -> None:
     await expect_red(crash_run.round)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 async def point_run(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[PointRun]:
     url = None
     if request.param == "postgres":
@@ -74,6 +74,7 @@ async def test_the_named_points_see_it(point_run: PointRun) -> None:
     await expect_red(lambda: point_run.die_at("after commit"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_the_fail_overs_see_it(tmp_path: Path) -> None:
     with Cluster() as cluster:

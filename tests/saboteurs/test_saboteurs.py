@@ -31,6 +31,7 @@ def test_each_proof_has_a_saboteur_on_each_deployment_that_it_claims() -> None:
     assert {(saboteur.proof, saboteur.deployment) for saboteur in SABOTEURS} == claimed()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("saboteur", EDITED, ids=lambda saboteur: f"{saboteur.proof}, {saboteur.deployment}")
 def test_a_proof_whose_subject_is_wrong_is_red(saboteur: Saboteur, tmp_path: Path) -> None:
@@ -45,7 +46,20 @@ def test_the_others_are_tests_of_the_suite() -> None:
     wanted = [saboteur.test for saboteur in SABOTEURS if not saboteur.edits]
     files = sorted({test.partition("::")[0] for test in wanted})
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *files],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "--collect-only",
+            "-q",
+            "-m",
+            "not soak",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:xdist",
+            *files,
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

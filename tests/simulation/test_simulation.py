@@ -17,14 +17,14 @@ from tests.simulation.world import FAULT, simulate
 SEEDS: Final = 3000
 """`make simulate` has a hundred thousand."""
 SLICES: Final = 6
-"""So that all test processes share the work."""
+"""So that all test processes share the work. `make test` has the first one."""
 MOST_SEEDS: Final = 3000
 """So many seeds are enough to see each injected fault; nearly all need a hundred."""
 BOUND_S: Final = 60
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("part", range(SLICES))
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, SLICES))])
 def test_nothing_is_broken_in_three_thousand_worlds(part: int) -> None:
     tally: Counter[str] = Counter()
     for seed in range(part, SEEDS, SLICES):

@@ -133,6 +133,7 @@ def counted(settings: dict[str, Any]) -> dict[str, int]:
         return dict(pg.execute(COUNTED.encode()).fetchall())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_large_database_of_that_release_is_upgraded_with_all_that_is_in_it(
     filled: dict[str, Any], tmp_path: Path

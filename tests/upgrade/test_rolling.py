@@ -137,6 +137,7 @@ def old_servers(tmp_path: Path, database: str, packages: Path) -> Iterator[list[
             server.remove()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_no_call_fails_while_servers_are_upgraded_one_by_one_and_back(
     old_servers: list[ServerProcess], database: str, packages: Path
@@ -169,6 +170,7 @@ async def test_no_call_fails_while_servers_are_upgraded_one_by_one_and_back(
         await check(old_servers, work)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_what_clients_saw_meanwhile_is_linearizable(tmp_path: Path, packages: Path) -> None:
     told: list[int] = []
