@@ -31,7 +31,7 @@ def test_a_hook_runs_a_program_of_the_environment_as_make_does(name: str) -> Non
     [("x" * 72, True), ("x" * 73, False), ("short\n\n" + "a body with a line that is long " * 4, True)],
     ids=["as long as it may be", "too long", "a long line of the body"],
 )
-def test_a_subject_has_at_most_72_characters(subject: str, taken: bool, tmp_path: Path) -> None:  # noqa: FBT001
+def test_a_subject_has_at_most_72_characters(subject: str, tmp_path: Path, *, taken: bool) -> None:
     """In a repository of its own, because pre-commit puts aside what is not staged."""
     repository, message = tmp_path / "repository", tmp_path / "message"
     message.write_text(subject + "\n")
