@@ -18,7 +18,11 @@ SERVICES = {
     for module in (allocator_pb2, fleet_admin_pb2, ledger_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
 }
-STANDARD = {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+STANDARD = {
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+}
 
 
 @pytest.fixture
