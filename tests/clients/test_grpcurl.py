@@ -1,5 +1,6 @@
 """The real grpcurl goes through the whole API with nothing but the server's address."""
 
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.clients.grpcurl import GRPCURL, Grpcurl
 from tests.clients.real_client import Json
 from tests.clients.stage import Stage
 from tests.harness.process import ServerProcess
+from tests.protos.annotations import behaviors
 
 PROTOS = Path(__file__).parents[2] / "protos"
 SERVICES = {
@@ -65,7 +67,11 @@ def test_describe_shows_every_message_that_a_service_speaks_of(grpcurl: Grpcurl,
     for name, message in types.items():
         described = grpcurl.run("describe", name).stdout
         assert f"{name} is a message:" in described
-        assert all(f" {field.name} = {field.number};" in described for field in message.fields)
+        for field in message.fields:
+            shown = re.search(rf" {field.name} = {field.number}( \[.*\])?;$", described, flags=re.MULTILINE)
+            assert shown, (name, field.name)
+            said = re.findall(r"field_behavior\) = (\w+)", shown[1] or "")
+            assert set(said) == behaviors(field), (name, field.name)
 
 
 def test_describe_knows_the_error_reasons_and_the_details_of_errors(grpcurl: Grpcurl) -> None:
