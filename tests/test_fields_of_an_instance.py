@@ -1,12 +1,10 @@
 """A field of an instance is in every place that it needs, or a test here names the place (docs/add-a-field.md).
 
-The list of the fields is that of the protos; what is only in answers says so in its comment.
+The list of the fields is that of the protos; what is only in answers is OUTPUT_ONLY there.
 """
 
 import dataclasses
 import inspect
-import re
-from pathlib import Path
 from typing import Any, Final, get_type_hints
 
 import click
@@ -25,10 +23,10 @@ from blockyard_server.engine.store_protocol import Store
 from blockyard_server.rpc.decode_fleet_admin import decode_create_instance, decode_update_instance
 from blockyard_server.rpc.encode_fleet_admin import encode_instance
 from blockyard_server.rpc.instance_fields import PATHS
+from tests.protos.annotations import behaviors
 from tests.store.conftest import *  # noqa: F403 - the fixture `store`: every store keeps every field
 from tests.store.story import Story
 
-PROTO: Final = (Path(__file__).parents[1] / "protos/blockyard/v1/resources.proto").read_text(encoding="utf-8")
 IDENTITY: Final = {"name", "etag"}
 """What says which instance is meant, and in which version."""
 OPTION_OF: Final = {"total_blocks": "blocks", "labels": "label", "resources": "resource"}
@@ -36,13 +34,9 @@ OPTION_OF: Final = {"total_blocks": "blocks", "labels": "label", "resources": "r
 
 
 def own_fields() -> list[str]:
-    """The fields of the message that operators set, by the comments of the protos."""
-    message = re.search(r"message Instance \{(.*?)\n\}", PROTO, flags=re.DOTALL)
-    assert message is not None
-    fields = re.sub(r"  enum \w+ \{.*?\n  \}\n", "", message[1], flags=re.DOTALL)
-    found = re.findall(r"((?:  //[^\n]*\n)+)  [\w.<>, ]+ (\w+) = \d+;", fields)
-    assert {name for _, name in found} == set(resources_pb2.Instance.DESCRIPTOR.fields_by_name)
-    return [name for comment, name in found if "Output only" not in comment and name not in IDENTITY]
+    """The fields of the message that operators set, by the annotations of the protos (tests/protos: each has one)."""
+    fields: list[Any] = list(resources_pb2.Instance.DESCRIPTOR.fields)
+    return [field.name for field in fields if field.name not in IDENTITY and "OUTPUT_ONLY" not in behaviors(field)]
 
 
 OWN: Final = own_fields()

@@ -1,5 +1,7 @@
 """The real grpcurl goes through the whole API with nothing but the server's address."""
 
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,17 +10,23 @@ import pytest
 from blockyard.reasons import REASONS, Reason
 from blockyard.v1 import allocator_pb2, fleet_admin_pb2, ledger_pb2
 from tests.clients.every_error import SHOWN, check_error
-from tests.clients.grpcurl import Grpcurl
+from tests.clients.grpcurl import GRPCURL, Grpcurl
 from tests.clients.real_client import Json
 from tests.clients.stage import Stage
 from tests.harness.process import ServerProcess
+from tests.protos.annotations import behaviors
 
+PROTOS = Path(__file__).parents[2] / "protos"
 SERVICES = {
     service.full_name: service
     for module in (allocator_pb2, fleet_admin_pb2, ledger_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
 }
-STANDARD = {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+STANDARD = {
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+}
 
 
 @pytest.fixture
@@ -59,7 +67,11 @@ def test_describe_shows_every_message_that_a_service_speaks_of(grpcurl: Grpcurl,
     for name, message in types.items():
         described = grpcurl.run("describe", name).stdout
         assert f"{name} is a message:" in described
-        assert all(f" {field.name} = {field.number};" in described for field in message.fields)
+        for field in message.fields:
+            shown = re.search(rf" {field.name} = {field.number}( \[.*\])?;$", described, flags=re.MULTILINE)
+            assert shown, (name, field.name)
+            said = re.findall(r"field_behavior\) = (\w+)", shown[1] or "")
+            assert set(said) == behaviors(field), (name, field.name)
 
 
 def test_describe_knows_the_error_reasons_and_the_details_of_errors(grpcurl: Grpcurl) -> None:
@@ -67,6 +79,20 @@ def test_describe_knows_the_error_reasons_and_the_details_of_errors(grpcurl: Grp
 
     assert all(f"  {reason.value} = " in reasons for reason in REASONS)
     assert "string reason = 1;" in grpcurl.run("describe", "google.rpc.ErrorInfo").stdout
+
+
+@pytest.mark.parametrize("file", ["allocator", "fleet_admin", "ledger"])
+def test_the_protos_of_the_repository_are_enough_without_reflection(grpcurl: Grpcurl, file: str) -> None:
+    options = ("-import-path", str(PROTOS), "-proto", f"blockyard/v1/{file}.proto")
+    name = "blockyard.v1." + "".join(word.title() for word in file.split("_"))
+    listed = subprocess.run([GRPCURL, *options, "list", name], capture_output=True, text=True, check=True).stdout
+    refused = grpcurl.run("grpc.health.v1.Health/Check", options=options)
+
+    assert listed.split() == sorted(method.full_name for method in SERVICES[name].methods)
+    assert "Error invoking method" in refused.stderr  # it is in none of the files: nothing else is asked
+    if file == "fleet_admin":
+        called = grpcurl.run(f"{name}/ListFleets", options=options)
+        assert (called.returncode, called.stderr) == (0, "")
 
 
 def test_health_says_serving_for_the_server_and_for_every_service(grpcurl: Grpcurl) -> None:

@@ -1,12 +1,14 @@
 """A real gRPC server over the fake service, and a client of it."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc.aio
 import pytest
 
 from blockyard_server.rpc.server import Edge, EdgeSettings, build_server
 from tests.rpc.fake_service import FakeService
+from tests.rpc.servers import fake_server, real_server
 from tests.rpc.wire import Blockyard
 
 
@@ -37,4 +39,16 @@ async def address(edge: Edge) -> str:
 @pytest.fixture
 async def blockyard(address: str) -> AsyncIterator[Blockyard]:
     async with grpc.aio.insecure_channel(address) as channel:
+        yield Blockyard(channel)
+
+
+@pytest.fixture(params=[fake_server, real_server], ids=["fake", "real"])
+async def server_address(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    async with request.param(tmp_path) as address:
+        yield address
+
+
+@pytest.fixture
+async def any_blockyard(server_address: str) -> AsyncIterator[Blockyard]:
+    async with grpc.aio.insecure_channel(server_address) as channel:
         yield Blockyard(channel)

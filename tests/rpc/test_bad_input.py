@@ -5,28 +5,22 @@ Against the fake service and against the real server on SQLite.
 
 import itertools
 import random
-import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 from google.protobuf.message import Message
-from grpc_status import rpc_status
 
 from blockyard.v1 import allocator_pb2 as pb
 from blockyard.v1 import fleet_admin_pb2, ledger_pb2, resources_pb2
-from blockyard_server.app import running_server
-from blockyard_server.rpc.server import MAX_REQUEST_BYTES, build_server
-from blockyard_server.settings import Settings
+from blockyard_server.rpc.server import MAX_REQUEST_BYTES
+from tests.rpc.answers import Given, answer, call_of, concerns, refused
 from tests.rpc.bad_values import Case, cases_of
-from tests.rpc.fake_service import FakeService
 from tests.rpc.legal_input import BLAMED_INSTEAD, IGNORED, LEGAL, OK, answer_to
+from tests.rpc.servers import fake_server
 from tests.rpc.well_formed import REQUESTS, World, make_world
-from tests.rpc.wire import Blockyard, Refusal, acquire_request, first_of, refusal_of, unpacked
+from tests.rpc.wire import Blockyard, acquire_request, first_of, refusal_of
 
 SERVICES = [module.DESCRIPTOR.services_by_name for module in (pb, fleet_admin_pb2, ledger_pb2)]
 METHODS = {method.name: method for services in SERVICES for service in services.values() for method in service.methods}
@@ -34,36 +28,8 @@ SAMPLES = 60
 INVALID = "INVALID_REQUEST"
 
 
-@asynccontextmanager
-async def fake_server(_folder: Path) -> AsyncIterator[str]:
-    edge = build_server(FakeService())
-    port = edge.bind("127.0.0.1:0")
-    await edge.start()
-    yield f"127.0.0.1:{port}"
-    await edge.stop(grace_s=0)
-
-
-@asynccontextmanager
-async def real_server(folder: Path) -> AsyncIterator[str]:
-    settings = Settings(listen="127.0.0.1:0", data=folder / "blockyard.db", drain_grace_s=0)
-    async with running_server(settings) as server:
-        yield server.address
-
-
 on_the_fake = pytest.mark.parametrize("server_address", [fake_server], ids=["fake"], indirect=True)
 every_request = pytest.mark.parametrize("request_", REQUESTS)
-
-
-@pytest.fixture(params=[fake_server, real_server], ids=["fake", "real"])
-async def server_address(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
-    async with request.param(tmp_path) as address:
-        yield address
-
-
-@pytest.fixture
-async def any_blockyard(server_address: str) -> AsyncIterator[Blockyard]:
-    async with grpc.aio.insecure_channel(server_address) as channel:
-        yield Blockyard(channel)
 
 
 def test_every_rpc_has_a_well_formed_request() -> None:
@@ -233,45 +199,6 @@ def expected(request_: str, case: Case) -> str:
     return answer_to(request_, case.path, case.field, case.kind)
 
 
-def concerns(violation: str, path: str) -> bool:
-    """Whether a violation is of the field: of itself, of what it is in, or of what is in it."""
-    violation = re.sub(r"\[[^]]*\]", "", violation)
-    return f"{violation}.".startswith(f"{path}.") or f"{path}.".startswith(f"{violation}.")
-
-
-def call_of(blockyard: Blockyard, request_: str) -> Any:
-    rpc = request_.split(maxsplit=1)[0]
-    return next(
-        getattr(stub, rpc) for stub in (blockyard.allocator, blockyard.admin, blockyard.ledger) if hasattr(stub, rpc)
-    )
-
-
-class Given:
-    """What came back: OK or an error, of the call or of a batch's one operation."""
-
-    def __init__(self, refusal: Refusal | None, prefix: str = "") -> None:
-        self.code = grpc.StatusCode.OK if refusal is None else refusal.code
-        self.reason = OK if refusal is None else refusal.reason
-        self.fields = [prefix + f for f in refusal.fields] if refusal and "BadRequest" in refusal.details else []
-        self.message = "" if refusal is None else refusal.message
-
-    def __repr__(self) -> str:
-        return f"{self.code.name} {self.reason} {self.fields} {self.message}"
-
-
-async def answer(blockyard: Blockyard, request_: str, request: Message) -> Given:
-    try:
-        given = await first_of(call_of(blockyard, request_)(request))
-    except grpc.aio.AioRpcError as error:
-        return refused(error)
-    if isinstance(request, pb.BatchRequest) and given.results[0].HasField("error"):
-        status = given.results[0].error
-        codes = {code.value[0]: code for code in grpc.StatusCode}
-        kind = request.operations[0].WhichOneof("operation")
-        return Given(unpacked(codes[status.code], status.message, status), f"operations.{kind}.")
-    return Given(None)
-
-
 async def raw_answer(blockyard: Blockyard, request_: str, data: bytes) -> Given:
     method = METHODS[request_.split(maxsplit=1)[0]]
     path = f"/{method.containing_service.full_name}/{method.name}"
@@ -282,11 +209,6 @@ async def raw_answer(blockyard: Blockyard, request_: str, data: bytes) -> Given:
     except grpc.aio.AioRpcError as error:
         return refused(error)
     return Given(None)
-
-
-def refused(error: grpc.aio.AioRpcError) -> Given:
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # typed for the blocking call, serves both
-    return Given(unpacked(error.code(), error.details() or "", status))
 
 
 async def everything(blockyard: Blockyard, world: World) -> list[Message]:

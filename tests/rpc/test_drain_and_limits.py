@@ -2,19 +2,19 @@
 
 import asyncio
 import logging
-import random
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from blockyard_server.domain.requests import Request
 from blockyard_server.engine.failures import Overloaded, StoreUnavailable
 from blockyard_server.rpc.server import Edge, EdgeSettings, build_server
 from tests.rpc.fake_service import FakeService
+from tests.rpc.reflection import VERSIONS, reflection_stream
 from tests.rpc.wire import Blockyard, acquire_request, refusal_of
 
 
@@ -197,58 +197,25 @@ async def test_a_draining_server_refuses_new_calls_politely_until_none_comes_and
         await stopping
 
 
-def reflection_stream(blockyard: Blockyard) -> Any:
-    channel: Any = blockyard.channel  # the stub's types know the blocking channel only
-    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
-    return stub.ServerReflectionInfo()
-
-
 @pytest.mark.timeout(30)  # far less than the grace, which an open stream would make the server wait out
 async def test_a_stream_that_stays_open_does_not_hold_the_server_up(edge: Edge, blockyard: Blockyard) -> None:
-    stream = reflection_stream(blockyard)
-    await stream.write(reflection_pb2.ServerReflectionRequest(list_services="*"))
-    listed = await stream.read()
+    streams = [reflection_stream(blockyard, version) for version in VERSIONS]
+    for stream in streams:
+        await stream.write(reflection_pb2.ServerReflectionRequest(list_services="*"))
+    listed = [await stream.read() for stream in streams]
 
     await edge.stop(grace_s=600)
 
-    assert {service.name for service in listed.list_services_response.service} == {
-        "blockyard.v1.Allocator",
-        "blockyard.v1.FleetAdmin",
-        "blockyard.v1.Ledger",
-        "grpc.health.v1.Health",
-        "grpc.reflection.v1alpha.ServerReflection",
-    }
-    assert await stream.code() is grpc.StatusCode.UNAVAILABLE
-
-
-async def test_reflection_describes_services_methods_messages_and_fields(blockyard: Blockyard) -> None:
-    stream = reflection_stream(blockyard)
-
-    for symbol in (
-        "blockyard.v1.Allocator",
-        "blockyard.v1.Allocator.Acquire",
-        "blockyard.v1.Instance",
-        "blockyard.v1.Instance.State",
-        "blockyard.v1.Instance.total_blocks",
-        "google.rpc.Status",
-    ):
-        await stream.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol))
-        assert (await stream.read()).file_descriptor_response.file_descriptor_proto, symbol
-    for symbol in ("", "Nope", "blockyard.v1.Nope.Nope", "a.b.c.d"):
-        await stream.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol))
-        assert (await stream.read()).error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0], symbol
-
-    await stream.done_writing()
-
-
-async def test_random_bytes_on_a_stream_are_a_malformed_request(blockyard: Blockyard) -> None:
-    call: Any = blockyard.channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")()
-    await call.write(b"\xff" + random.Random(7).randbytes(40))
-
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call.read()
-
-    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    for each in listed:
+        assert {service.name for service in each.list_services_response.service} == {
+            "blockyard.v1.Allocator",
+            "blockyard.v1.FleetAdmin",
+            "blockyard.v1.Ledger",
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
+            "grpc.reflection.v1alpha.ServerReflection",
+        }
+    assert [await stream.code() for stream in streams] == [grpc.StatusCode.UNAVAILABLE] * len(VERSIONS)
 
 
 async def test_a_second_server_cannot_take_the_same_port(edge: Edge, address: str) -> None:

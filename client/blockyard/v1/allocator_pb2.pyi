@@ -50,8 +50,8 @@ Global___DescribeView: _TypeAlias = DescribeView  # noqa: Y015
 
 @_typing.final
 class Demand(_message.Message):
-    """One requested shape: `blocks` on each of `instances` distinct instances. At most one of `blocks` and
-    `requirements`; `exclusive` alone or with `blocks`.
+    """One requested shape: `blocks` on each of `instances` distinct instances. At most one of `blocks`
+    and `requirements`; `exclusive` alone or with `blocks`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -83,27 +83,34 @@ class Demand(_message.Message):
     SELECTOR_FIELD_NUMBER: _builtins.int
     INSTANCE_NAMES_FIELD_NUMBER: _builtins.int
     instances: _builtins.int
-    """How many distinct instances, 1..1000. 0 stands for 1."""
+    """How many distinct instances, at most 1000. 0 stands for 1."""
     blocks: _builtins.int
-    """How many blocks on each instance, 1..4096. With `exclusive`: how many it must have at least."""
+    """How many blocks on each instance, at most 4096. With `exclusive`: how many blocks the instance
+    must have at least. 0: `requirements` or `exclusive` says what is needed. One of the three is
+    required.
+    """
     exclusive: _builtins.bool
-    """A wholly idle instance, all of it. As long as the allocation has any block of it, nobody else gets one there, not
-    even blocks that are added later.
+    """Asks for wholly idle instances, and grants all of their blocks. As long as the allocation has
+    any block of such an instance, nobody else gets one there, not even blocks that are added
+    later.
     """
     @_builtins.property
     def requirements(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """What is needed on each instance, such as `{"gpu": 2, "memory_mib": 65536}`: on each candidate the smallest number
-        of blocks n whose share `n / total_blocks` of the instance's `resources` covers every entry. An instance that lacks a
-        resource does not fit. Up to 32 entries; keys as in `Instance.resources`; values 1..2^62.
+        """What is needed on each instance, such as `{"gpu": 2, "memory_mib": 65536}`: on each candidate
+        the smallest number of blocks n whose share `n / total_blocks` of the instance's `resources`
+        covers every entry. An instance that lacks a resource does not fit. Up to 32 entries; keys as
+        in `Instance.resources`; values 1..2^62.
         """
 
     @_builtins.property
     def selector(self) -> Global___LabelSelector:
-        """Only instances whose labels match. Absent or empty: any."""
+        """Only instances whose labels match. Absent, or without terms: any."""
 
     @_builtins.property
     def instance_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only these instances, as full names, at most 1000. Empty: any. A name that the fleet does not have fits nothing."""
+        """Only these instances, as full names, at most 1000, all of the request's fleet. Empty: any. A
+        name that the fleet does not have fits nothing.
+        """
 
     def __init__(
         self,
@@ -153,7 +160,7 @@ class LabelSelector(_message.Message):
     MATCH_EXPRESSIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def match_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Each key must be there with this value. Up to 64."""
+        """Each key must be there with this value. Up to 64. Keys and values as in `Fleet.labels`."""
 
     @_builtins.property
     def match_expressions(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelExpression]:
@@ -214,12 +221,14 @@ class LabelExpression(_message.Message):
     OPERATOR_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """The label's key."""
+    """Required. The label's key, as in `Fleet.labels`."""
     operator: Global___LabelExpression.Operator.ValueType
-    """How its value is compared."""
+    """Required. How its value is compared."""
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """1..256 values for IN and NOT_IN."""
+        """1..256 values for IN and NOT_IN, each as in `Fleet.labels`. Empty for EXISTS and
+        DOES_NOT_EXIST.
+        """
 
     def __init__(
         self,
@@ -271,33 +280,40 @@ class AcquireRequest(_message.Message):
     ANNOTATIONS_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     fleet: _builtins.str
-    """Required. `fleets/{fleet}`."""
+    """Required. The fleet that the blocks are taken of: `fleets/{fleet}`."""
     idempotency_token: _builtins.str
-    """Required. The client's name for this one intent, 1..64 printable ASCII characters; a random UUID serves.
-    Remembered as long as the allocation lives and the server's retention beyond (7 days by default).
+    """Required. The client's name for this one intent, 1..64 printable ASCII characters; a random
+    UUID serves. Remembered as long as the allocation lives and the server's retention beyond (7
+    days by default).
     """
     holder: _builtins.str
-    """Required. Who will have it, in the scheduler's own words: 1..256 characters without control characters, invisible
-    characters (such as U+200B), and those that change the direction of text (such as U+202E).
+    """Required. Who will have it, in the scheduler's own words: 1..256 characters without control
+    characters, invisible characters (such as U+200B), and those that change the direction of text
+    (such as U+202E).
     """
     placement_strategy: _resources_pb2.PlacementStrategy.ValueType
-    """UNSPECIFIED: the fleet's default."""
+    """How instances are chosen. UNSPECIFIED: the fleet's default."""
     validate_only: _builtins.bool
-    """Decides, and says what would be granted or why not, but changes nothing and leaves the token unused."""
+    """Decides, and says what would be granted or why not, but changes nothing and leaves the token
+    unused.
+    """
     @_builtins.property
     def demands(self) -> _containers.RepeatedCompositeFieldContainer[Global___Demand]:
-        """Required, 1..64. Granted together or not at all; at most 16,384 blocks on 1000 instances in all. Their selectors
-        and `instance_names` have at most 8192 label values and names in all, else LIMIT_EXCEEDED.
+        """Required, 1..64. Granted together or not at all; at most 16,384 blocks on 1000 instances in
+        all. Their selectors and `instance_names` have at most 8192 label values and names in all, else
+        LIMIT_EXCEEDED.
         """
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """The lease, 100 ms to 366 days; at most the fleet's `max_ttl` is granted. Absent: the fleet's `default_ttl`."""
+        """How long the lease is, 100 ms to 366 days. At most the fleet's `max_ttl` is granted. Parts of a
+        microsecond are cut off. Absent: the fleet's `default_ttl`.
+        """
 
     @_builtins.property
     def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Kept with the allocation, for people and tools. Up to 32 entries; keys as label keys; values up to 1024 characters
-        without control characters other than tab and newline; 8 KiB in all.
+        """Kept with the allocation, for people and tools. Up to 32 entries; keys as label keys; values up
+        to 1024 characters without control characters other than tab and newline; 8 KiB in all.
         """
 
     def __init__(
@@ -331,8 +347,8 @@ class AcquireResponse(_message.Message):
     SERVER_TIME_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """The revision of the allocation's last change: it is held at this revision. For `validate_only`, the revision of the fleet that
-    the decision was made on.
+    """The revision of the allocation's last change: it is held at this revision. For `validate_only`,
+    the revision of the fleet that the decision was made on.
     """
     replayed: _builtins.bool
     """The grant was recorded by an earlier request with this token; this one changed nothing."""
@@ -373,21 +389,25 @@ class ReleaseRequest(_message.Message):
     HOLDER_FIELD_NUMBER: _builtins.int
     FENCING_TOKEN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`fleets/{fleet}/allocations/{allocation}`."""
+    """The allocation: `fleets/{fleet}/allocations/{allocation}`."""
     idempotency_token: _builtins.str
     """The token of the Acquire, known to the server or not. `fleet` says which fleet."""
     fleet: _builtins.str
-    """`fleets/{fleet}`. Required with `idempotency_token`; with `name`, empty or the same fleet."""
+    """The fleet of the token: `fleets/{fleet}`. Required with `idempotency_token`; with `name`, empty
+    or the fleet of the allocation.
+    """
     holder: _builtins.str
-    """A guard: refused with NOT_HOLDER unless this is the holder. Absent: no guard. Set, but empty: INVALID_REQUEST."""
-    fencing_token: _builtins.int
-    """A guard: refused with STALE_FENCING_TOKEN unless this is the allocation's fencing token. Absent: no guard. Set, but 0:
+    """A guard: refused with NOT_HOLDER unless this is the holder. Absent: no guard. Set, but empty:
     INVALID_REQUEST.
+    """
+    fencing_token: _builtins.int
+    """A guard: refused with STALE_FENCING_TOKEN unless this is the allocation's fencing token.
+    Absent: no guard. Set, but 0: INVALID_REQUEST.
     """
     @_builtins.property
     def placements(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.Placement]:
-        """Only these blocks; what is left stays held. Empty: all. At most 1000 instances, each named once. Not possible with
-        `idempotency_token`.
+        """Only these blocks; what is left stays held. Empty: all blocks. At most 1000 instances, each
+        named once. Not possible with `idempotency_token`.
         """
 
     def __init__(
@@ -440,7 +460,9 @@ class ReleaseResponse(_message.Message):
         ALREADY_EXPIRED: ReleaseResponse._Outcome.ValueType  # 3
         """The lease had run out before, and the blocks are free."""
         CANCELLED_BEFORE_GRANT: ReleaseResponse._Outcome.ValueType  # 4
-        """The token was not known: it is cancelled now (or was before), and a late Acquire with it is refused."""
+        """The token was not known: it is cancelled now (or was before), and a late Acquire with it is
+        refused.
+        """
 
     class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
         """The cases that repetition tells apart. Each of them is a success."""
@@ -454,7 +476,9 @@ class ReleaseResponse(_message.Message):
     ALREADY_EXPIRED: ReleaseResponse.Outcome.ValueType  # 3
     """The lease had run out before, and the blocks are free."""
     CANCELLED_BEFORE_GRANT: ReleaseResponse.Outcome.ValueType  # 4
-    """The token was not known: it is cancelled now (or was before), and a late Acquire with it is refused."""
+    """The token was not known: it is cancelled now (or was before), and a late Acquire with it is
+    refused.
+    """
 
     OUTCOME_FIELD_NUMBER: _builtins.int
     ALLOCATION_FIELD_NUMBER: _builtins.int
@@ -499,16 +523,20 @@ class RenewRequest(_message.Message):
     HOLDER_FIELD_NUMBER: _builtins.int
     FENCING_TOKEN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `fleets/{fleet}/allocations/{allocation}`."""
+    """Required. The allocation whose lease is extended: `fleets/{fleet}/allocations/{allocation}`."""
     holder: _builtins.str
-    """A guard: refused with NOT_HOLDER unless this is the holder. Absent: no guard. Set, but empty: INVALID_REQUEST."""
-    fencing_token: _builtins.int
-    """A guard: refused with STALE_FENCING_TOKEN unless this is the allocation's fencing token. Absent: no guard. Set, but 0:
+    """A guard: refused with NOT_HOLDER unless this is the holder. Absent: no guard. Set, but empty:
     INVALID_REQUEST.
+    """
+    fencing_token: _builtins.int
+    """A guard: refused with STALE_FENCING_TOKEN unless this is the allocation's fencing token.
+    Absent: no guard. Set, but 0: INVALID_REQUEST.
     """
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """From now on, 100 ms to 366 days; at most the fleet's `max_ttl` is granted. Absent: the allocation's own `ttl`."""
+        """How long the lease is from now on, 100 ms to 366 days. At most the fleet's `max_ttl` is
+        granted. Absent: the allocation's own `ttl`.
+        """
 
     def __init__(
         self,
@@ -578,16 +606,19 @@ class DescribeRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     fleet: _builtins.str
-    """Required. `fleets/{fleet}`."""
+    """Required. The fleet to describe: `fleets/{fleet}`."""
     view: Global___DescribeView.ValueType
-    """How much to say of each instance."""
+    """How much to say of each instance. UNSPECIFIED: BASIC."""
     page_size: _builtins.int
-    """How many instances at most, 0..; 0 stands for 100, more than 1000 for 1000. A page may have fewer, so that
-    an answer keeps to the 4 MiB that gRPC clients accept: only an empty `next_page_token` ends the list. One instance is
-    never divided: with FULL, thousands of holders on it, each with a name of hundreds of bytes, can be more than that.
+    """How many instances at most. 0 stands for 100, more than 1000 for 1000. Negative:
+    INVALID_REQUEST. A page may have fewer, so that an answer keeps to the 4 MiB that gRPC clients
+    accept: only an empty `next_page_token` ends the list. One instance is never divided: with
+    FULL, thousands of holders on it, each with a name of hundreds of bytes, can be more than that.
     """
     page_token: _builtins.str
-    """The `next_page_token` of the page before, for the same fleet and view."""
+    """The `next_page_token` of the page before, for the same fleet and view. Empty: the first page. A
+    token of another list: INVALID_REQUEST.
+    """
     def __init__(
         self,
         *,
@@ -614,9 +645,9 @@ class Hold(_message.Message):
     HOLDER_FIELD_NUMBER: _builtins.int
     BLOCKS_FIELD_NUMBER: _builtins.int
     allocation: _builtins.str
-    """`fleets/{fleet}/allocations/{allocation}`."""
+    """The allocation that has the blocks: `fleets/{fleet}/allocations/{allocation}`."""
     holder: _builtins.str
-    """Who has it."""
+    """The allocation's holder."""
     @_builtins.property
     def blocks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Block numbers in ascending order."""
@@ -649,18 +680,20 @@ class InstanceBlocks(_message.Message):
     IDLE_BLOCKS_FIELD_NUMBER: _builtins.int
     HOLDS_FIELD_NUMBER: _builtins.int
     instance: _builtins.str
-    """`fleets/{fleet}/instances/{instance}`."""
+    """The instance: `fleets/{fleet}/instances/{instance}`."""
     state: _resources_pb2.Instance.State.ValueType
     """Whether it takes new grants."""
     total_blocks: _builtins.int
-    """All its blocks."""
+    """How many blocks the instance has."""
     busy_blocks: _builtins.int
-    """Those that are held."""
+    """How many of them are held."""
     idle_blocks: _builtins.int
-    """Those that are not held. `busy_blocks + idle_blocks = total_blocks`."""
+    """How many of them are not held. `busy_blocks + idle_blocks = total_blocks`."""
     @_builtins.property
     def holds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hold]:
-        """With FULL: who has which blocks, in ascending order of the allocation. The blocks that no hold names are idle."""
+        """With FULL: who has which blocks, in ascending order of the allocation. The blocks that no hold
+        names are idle.
+        """
 
     def __init__(
         self,
@@ -693,11 +726,11 @@ class DescribeResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     SERVER_TIME_FIELD_NUMBER: _builtins.int
     fleet: _builtins.str
-    """`fleets/{fleet}`."""
+    """The fleet: `fleets/{fleet}`."""
     revision: _builtins.int
     """The revision at which all of this answer is true."""
     next_page_token: _builtins.str
-    """For the next page. Empty: this was the last."""
+    """What to send as `page_token` for the next page. Empty: this was the last."""
     @_builtins.property
     def totals(self) -> _resources_pb2.BlockCounts:
         """The sums over the whole fleet (not the page) at `revision`."""
@@ -736,7 +769,7 @@ class GetAllocationRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `fleets/{fleet}/allocations/{allocation}`."""
+    """Required. The allocation: `fleets/{fleet}/allocations/{allocation}`."""
     def __init__(
         self,
         *,
@@ -763,18 +796,22 @@ class ListAllocationsRequest(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     INSTANCE_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `fleets/{fleet}`."""
+    """Required. The fleet whose allocations are listed: `fleets/{fleet}`."""
     page_size: _builtins.int
-    """How many at most, 0..; 0 stands for 100, more than 1000 for 1000. A page may have fewer."""
+    """How many allocations at most. 0 stands for 100, more than 1000 for 1000. Negative:
+    INVALID_REQUEST. A page may have fewer: only an empty `next_page_token` ends the list.
+    """
     page_token: _builtins.str
-    """The `next_page_token` of the page before, with the same filters."""
+    """The `next_page_token` of the page before, for the same fleet and filters. Empty: the first
+    page. A token of another list: INVALID_REQUEST.
+    """
     holder: _builtins.str
-    """Only this holder's. Absent: any. Set, but empty: INVALID_REQUEST."""
+    """Only this holder's allocations. Absent: any. Set, but empty: INVALID_REQUEST."""
     state: _resources_pb2.Allocation.State.ValueType
-    """Only those in this state. Absent: any. Set, but UNSPECIFIED: INVALID_REQUEST."""
+    """Only allocations in this state. Absent: any. Set, but UNSPECIFIED: INVALID_REQUEST."""
     instance: _builtins.str
-    """Only those that have, or at their end had, blocks on this instance: `fleets/{fleet}/instances/{instance}`. Absent: any.
-    Set, but empty: INVALID_REQUEST.
+    """Only allocations that have, or at their end had, blocks on this instance:
+    `fleets/{fleet}/instances/{instance}`. Absent: any. Set, but empty: INVALID_REQUEST.
     """
     def __init__(
         self,
@@ -815,12 +852,12 @@ class ListAllocationsResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """For the next page. Empty: this was the last."""
+    """What to send as `page_token` for the next page. Empty: this was the last."""
     revision: _builtins.int
     """The revision at which all of this answer is true."""
     @_builtins.property
     def allocations(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.Allocation]:
-        """In the order in which they were granted."""
+        """The allocations, in the order in which they were granted."""
 
     def __init__(
         self,
@@ -846,8 +883,9 @@ class BatchRequest(_message.Message):
     OPERATIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def operations(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchOperation]:
-        """1..1000, and at most 16,384 blocks asked for in all. The acquires' selectors and `instance_names` have at most 8192
-        label values and names in all, else LIMIT_EXCEEDED.
+        """Required. What to do: 1..1000 operations, with at most 16,384 blocks asked for in all. The
+        selectors and `instance_names` of all acquires have at most 8192 label values and names in all,
+        else LIMIT_EXCEEDED.
         """
 
     def __init__(
@@ -874,7 +912,7 @@ class BatchOperation(_message.Message):
     RENEW_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def acquire(self) -> Global___AcquireRequest:
-        """As the RPC Acquire; `validate_only` is not possible here."""
+        """As the RPC Acquire. `validate_only` is not possible here."""
 
     @_builtins.property
     def release(self) -> Global___ReleaseRequest:
@@ -903,8 +941,9 @@ Global___BatchOperation: _TypeAlias = BatchOperation  # noqa: Y015
 
 @_typing.final
 class BatchResponse(_message.Message):
-    """The outcomes of a batch. With hundreds of grants on many instances, or with long annotations, it can be larger than the 4 MiB
-    that gRPC clients accept by default: raise that limit, or ask for less at a time. (The Python SDK accepts 64 MiB.)
+    """The outcomes of a batch. With hundreds of grants on many instances, or with long annotations, it
+    can be larger than the 4 MiB that gRPC clients accept by default: raise that limit, or ask for
+    less at a time. (The Python SDK accepts 64 MiB.)
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -984,14 +1023,16 @@ class WatchRequest(_message.Message):
     INSTANCE_FIELD_NUMBER: _builtins.int
     PROGRESS_INTERVAL_FIELD_NUMBER: _builtins.int
     fleet: _builtins.str
-    """Required. `fleets/{fleet}`."""
+    """Required. The fleet whose events are sent: `fleets/{fleet}`."""
     from_revision: _builtins.int
-    """The first revision of interest, 0..; it may be one that is not reached yet. 0: the one after the fleet's present one."""
+    """The first revision of interest; it may be one that is not reached yet. 0: the one after the
+    fleet's present one. Negative: INVALID_REQUEST.
+    """
     holder: _builtins.str
     """Only events of this holder's allocations. Absent: any. Set, but empty: INVALID_REQUEST."""
     instance: _builtins.str
-    """Only events that have this instance in `instance` or `placements`: `fleets/{fleet}/instances/{instance}`. Absent: any.
-    Set, but empty: INVALID_REQUEST.
+    """Only events that have this instance in `instance` or `placements`:
+    `fleets/{fleet}/instances/{instance}`. Absent: any. Set, but empty: INVALID_REQUEST.
     """
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[_ledger_pb2.Event.Kind.ValueType]:
@@ -999,7 +1040,9 @@ class WatchRequest(_message.Message):
 
     @_builtins.property
     def progress_interval(self) -> _duration_pb2.Duration:
-        """After so long without an event an answer without events tells the revision, 100 ms to 1 hour. Absent: 10 s."""
+        """How long the stream may be silent, 100 ms to 1 hour: after so long without an event, an answer
+        without events tells the revision. Absent: 10 s.
+        """
 
     def __init__(
         self,
@@ -1036,10 +1079,12 @@ class WatchResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     SERVER_TIME_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """All matching events up to this revision have been sent. To go on later, ask from the revision after it."""
+    """All matching events up to this revision have been sent. To go on later, ask from the revision
+    after it.
+    """
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_ledger_pb2.Event]:
-        """In ascending order of the revision, each sent once."""
+        """The events in ascending order of the revision, each sent once."""
 
     @_builtins.property
     def server_time(self) -> _timestamp_pb2.Timestamp:

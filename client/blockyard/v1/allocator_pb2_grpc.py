@@ -30,15 +30,15 @@ class AllocatorStub:
     """For schedulers: reserve blocks, give them back, see who has what.
 
     Every error carries one google.rpc.ErrorInfo with domain `blockyard.dev` and a reason out of
-    `ErrorReason`. A DEADLINE_EXCEEDED, CANCELLED or UNAVAILABLE answer to a change means *unknown*: ask again with the
-    same idempotency token.
+    `ErrorReason`. A DEADLINE_EXCEEDED, CANCELLED or UNAVAILABLE answer to a change means *unknown*:
+    ask again with the same idempotency token.
 
-    Tokens are scoped to (caller, fleet). The caller is the request's `blockyard-caller` metadata (the same
-    form as an id), or `default` without it: schedulers that share a fleet choose different callers, and never
-    meet each other's tokens. It is a namespace, not a proof of identity.
+    Tokens are scoped to (caller, fleet). The caller is the request's `blockyard-caller` metadata
+    (the same form as an id), or `default` without it: schedulers that share a fleet choose different
+    callers, and never meet each other's tokens. It is a namespace, not a proof of identity.
 
-    Any RPC may also answer INVALID_REQUEST (a field is malformed; `BadRequest.field_violations` names it), and
-    UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or STORE_UNAVAILABLE and a RetryInfo.
+    Any RPC may also answer INVALID_REQUEST (a field is malformed; `BadRequest.field_violations`
+    names it), and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or STORE_UNAVAILABLE and a RetryInfo.
     """
 
     def __init__(self, channel):
@@ -93,42 +93,44 @@ class AllocatorServicer:
     """For schedulers: reserve blocks, give them back, see who has what.
 
     Every error carries one google.rpc.ErrorInfo with domain `blockyard.dev` and a reason out of
-    `ErrorReason`. A DEADLINE_EXCEEDED, CANCELLED or UNAVAILABLE answer to a change means *unknown*: ask again with the
-    same idempotency token.
+    `ErrorReason`. A DEADLINE_EXCEEDED, CANCELLED or UNAVAILABLE answer to a change means *unknown*:
+    ask again with the same idempotency token.
 
-    Tokens are scoped to (caller, fleet). The caller is the request's `blockyard-caller` metadata (the same
-    form as an id), or `default` without it: schedulers that share a fleet choose different callers, and never
-    meet each other's tokens. It is a namespace, not a proof of identity.
+    Tokens are scoped to (caller, fleet). The caller is the request's `blockyard-caller` metadata
+    (the same form as an id), or `default` without it: schedulers that share a fleet choose different
+    callers, and never meet each other's tokens. It is a namespace, not a proof of identity.
 
-    Any RPC may also answer INVALID_REQUEST (a field is malformed; `BadRequest.field_violations` names it), and
-    UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or STORE_UNAVAILABLE and a RetryInfo.
+    Any RPC may also answer INVALID_REQUEST (a field is malformed; `BadRequest.field_violations`
+    names it), and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or STORE_UNAVAILABLE and a RetryInfo.
     """
 
     def Acquire(self, request, context):
         """Grants every demand of the request, or none.
 
-        The answer OK means: held, durably, at `revision`. The same token with the same request gives the same
-        answer again (`replayed`), however often and however concurrently it is sent.
+        The answer OK means: held, durably, at `revision`. The same token with the same request gives
+        the same answer again (`replayed`), however often and however concurrently it is sent.
 
-        Errors: FLEET_NOT_FOUND; UNSATISFIABLE (a demand would not fit the fleet even if all of it were idle);
-        NO_CAPACITY (it fits, but not now; the token stays unused); TOKEN_MISMATCH (the token was used for another
-        request); TOKEN_CANCELLED (a Release by this token came first); ALLOCATION_ENDED (it was granted, and has ended since,
-        by a release or by its lease); LIMIT_EXCEEDED; INVARIANT_VIOLATED.
+        Errors: FLEET_NOT_FOUND; UNSATISFIABLE (a demand would not fit the fleet even if all of it were
+        idle); NO_CAPACITY (it fits, but not now; the token stays unused); TOKEN_MISMATCH (the token
+        was used for another request); TOKEN_CANCELLED (a Release by this token came first);
+        ALLOCATION_ENDED (it was granted, and has ended since, by a release or by its lease);
+        LIMIT_EXCEEDED; INVARIANT_VIOLATED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Release(self, request, context):
-        """Ends an allocation, wholly or for some blocks. Idempotent: repeating it is OK and changes nothing, and
-        the outcome tells the cases apart. It frees exactly what was granted, whatever the caller believes,
-        and works on cordoned and offline instances.
+        """Ends an allocation, wholly or for some blocks. Idempotent: repeating it is OK and changes
+        nothing, and the outcome tells the cases apart. It frees exactly what was granted, whatever the
+        caller believes, and works on cordoned and offline instances.
 
-        By token, it also cancels an Acquire whose answer never came: if the token is not known yet, a late
-        Acquire with it is refused with TOKEN_CANCELLED.
+        By token, it also cancels an Acquire whose answer never came: if the token is not known yet, a
+        late Acquire with it is refused with TOKEN_CANCELLED.
 
-        Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_HOLDER; STALE_FENCING_TOKEN; BLOCK_NOT_GRANTED (a partial release
-        names a block that this allocation never had); INVARIANT_VIOLATED.
+        Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_HOLDER; STALE_FENCING_TOKEN;
+        BLOCK_NOT_GRANTED (a partial release names a block that this allocation never had);
+        INVARIANT_VIOLATED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,16 +140,17 @@ class AllocatorServicer:
         """Extends a lease: `expire_time = max(expire_time, now + ttl)`. Never shortens, never revives. An
         allocation without a lease stays as it is, and the answer is OK.
 
-        Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_HOLDER; STALE_FENCING_TOKEN; LEASE_EXPIRED; ALLOCATION_ENDED;
-        INVARIANT_VIOLATED.
+        Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_HOLDER; STALE_FENCING_TOKEN; LEASE_EXPIRED;
+        ALLOCATION_ENDED; INVARIANT_VIOLATED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Describe(self, request, context):
-        """One page of a fleet's instances and the fleet's totals, out of one consistent snapshot. All that one
-        answer says is true at its `revision`. A later page is read at a later revision if the fleet has changed since.
+        """One page of a fleet's instances and the fleet's totals, out of one consistent snapshot. All
+        that one answer says is true at its `revision`. A later page is read at a later revision if the
+        fleet has changed since.
 
         Errors: FLEET_NOT_FOUND.
         """
@@ -156,7 +159,8 @@ class AllocatorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetAllocation(self, request, context):
-        """One allocation, held or ended (ended ones are kept for the server's retention, 7 days by default).
+        """One allocation, held or ended (ended ones are kept for the server's retention, 7 days by
+        default).
 
         Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND.
         """
@@ -174,8 +178,9 @@ class AllocatorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Batch(self, request, context):
-        """Many acquires, releases and renewals in one call. Each is carried out by itself, in order within its
-        fleet, and has its own outcome: one that is refused does not stop the others. Not a transaction.
+        """Many acquires, releases and renewals in one call. Each is carried out by itself, in order
+        within its fleet, and has its own outcome: one that is refused does not stop the others. Not a
+        transaction.
 
         Errors: only of the batch as a whole, such as INVALID_REQUEST for too many operations.
         """
@@ -184,14 +189,15 @@ class AllocatorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """A fleet's journal as it grows, from a revision on or from now on. Every answer says up to which `revision` all
-        matching events have been sent: a client that asks again, of any server, from the revision after it sees neither a
-        gap nor a repetition. The first answer comes at once and says where the stream begins. The stream has no end of
-        its own: it also goes on after the fleet was deleted, and with the fleet that is created again under its name.
+        """A fleet's journal as it grows, from a revision on or from now on. Every answer says up to which
+        `revision` all matching events have been sent: a client that asks again, of any server, from
+        the revision after it sees neither a gap nor a repetition. The first answer comes at once and
+        says where the stream begins. The stream has no end of its own: it also goes on after the fleet
+        was deleted, and with the fleet that is created again under its name.
 
-        Errors: FLEET_NOT_FOUND (never existed); COMPACTED (events from that revision on are no longer kept); WATCHER_TOO_SLOW
-        (the client did not read for 10 seconds; ask again from the revision after the last answer's);
-        SHUTTING_DOWN (ask again, at another server).
+        Errors: FLEET_NOT_FOUND (never existed); COMPACTED (events from that revision on are no longer
+        kept); WATCHER_TOO_SLOW (the client did not read for 10 seconds; ask again from the revision
+        after the last answer's); SHUTTING_DOWN (ask again, at another server).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -252,15 +258,15 @@ class Allocator:
     """For schedulers: reserve blocks, give them back, see who has what.
 
     Every error carries one google.rpc.ErrorInfo with domain `blockyard.dev` and a reason out of
-    `ErrorReason`. A DEADLINE_EXCEEDED, CANCELLED or UNAVAILABLE answer to a change means *unknown*: ask again with the
-    same idempotency token.
+    `ErrorReason`. A DEADLINE_EXCEEDED, CANCELLED or UNAVAILABLE answer to a change means *unknown*:
+    ask again with the same idempotency token.
 
-    Tokens are scoped to (caller, fleet). The caller is the request's `blockyard-caller` metadata (the same
-    form as an id), or `default` without it: schedulers that share a fleet choose different callers, and never
-    meet each other's tokens. It is a namespace, not a proof of identity.
+    Tokens are scoped to (caller, fleet). The caller is the request's `blockyard-caller` metadata
+    (the same form as an id), or `default` without it: schedulers that share a fleet choose different
+    callers, and never meet each other's tokens. It is a namespace, not a proof of identity.
 
-    Any RPC may also answer INVALID_REQUEST (a field is malformed; `BadRequest.field_violations` names it), and
-    UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or STORE_UNAVAILABLE and a RetryInfo.
+    Any RPC may also answer INVALID_REQUEST (a field is malformed; `BadRequest.field_violations`
+    names it), and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or STORE_UNAVAILABLE and a RetryInfo.
     """
 
     @staticmethod

@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62lockyard/v1/errors.proto\x12\x0c\x62lockyard.v1*\x84\x05\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x13\n\x0fINVALID_REQUEST\x10\x01\x12\x11\n\rUNSATISFIABLE\x10\x02\x12\x0f\n\x0bNO_CAPACITY\x10\x03\x12\x12\n\x0eTOKEN_MISMATCH\x10\x04\x12\x13\n\x0fTOKEN_CANCELLED\x10\x05\x12\x14\n\x10\x41LLOCATION_ENDED\x10\x06\x12\x11\n\rLEASE_EXPIRED\x10\x07\x12\x17\n\x13STALE_FENCING_TOKEN\x10\x08\x12\x13\n\x0f\x46LEET_NOT_FOUND\x10\t\x12\x16\n\x12INSTANCE_NOT_FOUND\x10\n\x12\x18\n\x14\x41LLOCATION_NOT_FOUND\x10\x0b\x12\x10\n\x0c\x46LEET_EXISTS\x10\x0c\x12\x13\n\x0fINSTANCE_EXISTS\x10\r\x12\x13\n\x0fINSTANCE_IN_USE\x10\x0e\x12\x10\n\x0c\x46LEET_IN_USE\x10\x0f\x12\x11\n\rETAG_MISMATCH\x10\x10\x12\x0e\n\nNOT_HOLDER\x10\x11\x12\x15\n\x11\x42LOCK_NOT_GRANTED\x10\x12\x12\x12\n\x0eLIMIT_EXCEEDED\x10\x13\x12\x0e\n\nOVERLOADED\x10\x14\x12\x11\n\rSHUTTING_DOWN\x10\x15\x12\x15\n\x11STORE_UNAVAILABLE\x10\x16\x12\x16\n\x12INVARIANT_VIOLATED\x10\x17\x12\x12\n\x0eINTERNAL_ERROR\x10\x18\x12\r\n\tCOMPACTED\x10\x19\x12\x14\n\x10WATCHER_TOO_SLOW\x10\x1a\x12\x11\n\rSTORE_DAMAGED\x10\x1b\x12\x18\n\x14\x46LEET_FORMAT_TOO_NEW\x10\x1c\x12\x18\n\x14\x46LEET_FORMAT_TOO_OLD\x10\x1d\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62lockyard/v1/errors.proto\x12\x0c\x62lockyard.v1*\x84\x05\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x13\n\x0fINVALID_REQUEST\x10\x01\x12\x11\n\rUNSATISFIABLE\x10\x02\x12\x0f\n\x0bNO_CAPACITY\x10\x03\x12\x12\n\x0eTOKEN_MISMATCH\x10\x04\x12\x13\n\x0fTOKEN_CANCELLED\x10\x05\x12\x14\n\x10\x41LLOCATION_ENDED\x10\x06\x12\x11\n\rLEASE_EXPIRED\x10\x07\x12\x17\n\x13STALE_FENCING_TOKEN\x10\x08\x12\x13\n\x0f\x46LEET_NOT_FOUND\x10\t\x12\x16\n\x12INSTANCE_NOT_FOUND\x10\n\x12\x18\n\x14\x41LLOCATION_NOT_FOUND\x10\x0b\x12\x10\n\x0c\x46LEET_EXISTS\x10\x0c\x12\x13\n\x0fINSTANCE_EXISTS\x10\r\x12\x13\n\x0fINSTANCE_IN_USE\x10\x0e\x12\x10\n\x0c\x46LEET_IN_USE\x10\x0f\x12\x11\n\rETAG_MISMATCH\x10\x10\x12\x0e\n\nNOT_HOLDER\x10\x11\x12\x15\n\x11\x42LOCK_NOT_GRANTED\x10\x12\x12\x12\n\x0eLIMIT_EXCEEDED\x10\x13\x12\x0e\n\nOVERLOADED\x10\x14\x12\x11\n\rSHUTTING_DOWN\x10\x15\x12\x15\n\x11STORE_UNAVAILABLE\x10\x16\x12\x16\n\x12INVARIANT_VIOLATED\x10\x17\x12\x12\n\x0eINTERNAL_ERROR\x10\x18\x12\r\n\tCOMPACTED\x10\x19\x12\x14\n\x10WATCHER_TOO_SLOW\x10\x1a\x12\x11\n\rSTORE_DAMAGED\x10\x1b\x12\x18\n\x14\x46LEET_FORMAT_TOO_NEW\x10\x1c\x12\x18\n\x14\x46LEET_FORMAT_TOO_OLD\x10\x1d\x42p\n\x10\x64\x65v.blockyard.v1B\x0b\x45rrorsProtoP\x01Z>github.com/blockyard/blockyard/gen/go/blockyard/v1;blockyardv1\xaa\x02\x0c\x42lockyard.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'blockyard.v1.errors_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\020dev.blockyard.v1B\013ErrorsProtoP\001Z>github.com/blockyard/blockyard/gen/go/blockyard/v1;blockyardv1\252\002\014Blockyard.V1'
   _globals['_ERRORREASON']._serialized_start=44
   _globals['_ERRORREASON']._serialized_end=688
 # @@protoc_insertion_point(module_scope)

@@ -25,40 +25,45 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Never in an answer."""
     INVALID_REQUEST: _ErrorReason.ValueType  # 1
-    """INVALID_ARGUMENT. A field is missing or malformed, or a guard or a filter is set, but empty; a BadRequest detail names
-    each one.
+    """INVALID_ARGUMENT. A field is missing or malformed, or a guard or a filter is set, but empty; a
+    BadRequest detail names each one.
     """
     UNSATISFIABLE: _ErrorReason.ValueType  # 2
-    """FAILED_PRECONDITION. A demand fits no instances of this fleet, even if all of it were idle. Metadata: `demand`
-    (index), `instances_needed`, `instances_fitting`.
+    """FAILED_PRECONDITION. A demand fits no instances of this fleet, even if all of it were idle.
+    Metadata: `demand` (index), `instances_needed`, `instances_fitting`.
     """
     NO_CAPACITY: _ErrorReason.ValueType  # 3
-    """RESOURCE_EXHAUSTED. It fits, but not now. Try again later, with the same token if you like. Metadata: `demand`
-    (index), `instances_needed`, `instances_found`, `idle_blocks` (of the fleet's ACTIVE
-    instances, less what the request's earlier demands would have taken).
+    """RESOURCE_EXHAUSTED. It fits, but not now. Try again later, with the same token if you like.
+    Metadata: `demand` (index), `instances_needed`, `instances_found`, `idle_blocks` (of the
+    fleet's ACTIVE instances, less what the request's earlier demands would have taken).
     """
     TOKEN_MISMATCH: _ErrorReason.ValueType  # 4
-    """ALREADY_EXISTS. The token was used for a request with other fields. Metadata: `idempotency_token`, `fields`
-    (comma-separated), `allocation`.
+    """ALREADY_EXISTS. The token was used for a request with other fields. Metadata:
+    `idempotency_token`, `fields` (comma-separated), `allocation`.
     """
     TOKEN_CANCELLED: _ErrorReason.ValueType  # 5
-    """FAILED_PRECONDITION. A Release by this token came before the Acquire. Use a new token for a new intent.
-    Metadata: `idempotency_token`.
+    """FAILED_PRECONDITION. A Release by this token came before the Acquire. Use a new token for a new
+    intent. Metadata: `idempotency_token`.
     """
     ALLOCATION_ENDED: _ErrorReason.ValueType  # 6
-    """FAILED_PRECONDITION. The allocation has ended: to Renew, it was released; to an Acquire with its token, it was released
-    or its lease ran out. Metadata: `allocation`; to an Acquire also `idempotency_token`.
+    """FAILED_PRECONDITION. The allocation has ended: to Renew, it was released; to an Acquire with
+    its token, it was released or its lease ran out. Metadata: `allocation`; to an Acquire also
+    `idempotency_token`.
     """
     LEASE_EXPIRED: _ErrorReason.ValueType  # 7
     """FAILED_PRECONDITION. The allocation's lease has run out. Metadata: `allocation`, `expire_time`."""
     STALE_FENCING_TOKEN: _ErrorReason.ValueType  # 8
-    """FAILED_PRECONDITION. The guard's fencing token is not the allocation's. Metadata: `allocation`, `fencing_token`."""
+    """FAILED_PRECONDITION. The guard's fencing token is not the allocation's. Metadata: `allocation`,
+    `fencing_token`.
+    """
     FLEET_NOT_FOUND: _ErrorReason.ValueType  # 9
     """NOT_FOUND. Metadata: `fleet`."""
     INSTANCE_NOT_FOUND: _ErrorReason.ValueType  # 10
     """NOT_FOUND. Metadata: `instance`."""
     ALLOCATION_NOT_FOUND: _ErrorReason.ValueType  # 11
-    """NOT_FOUND. There is no such allocation, or it ended longer ago than the server's retention. Metadata: `allocation`."""
+    """NOT_FOUND. There is no such allocation, or it ended longer ago than the server's retention.
+    Metadata: `allocation`.
+    """
     FLEET_EXISTS: _ErrorReason.ValueType  # 12
     """ALREADY_EXISTS. The fleet is there with other fields. Metadata: `fleet`, `fields`."""
     INSTANCE_EXISTS: _ErrorReason.ValueType  # 13
@@ -66,96 +71,108 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     INSTANCE_IN_USE: _ErrorReason.ValueType  # 14
     """FAILED_PRECONDITION. Blocks of the instance are held. Metadata: `instance`, `held_blocks`."""
     FLEET_IN_USE: _ErrorReason.ValueType  # 15
-    """FAILED_PRECONDITION. Blocks of the fleet are held, or it has instances. Metadata: `fleet`, `held_blocks`, `instances`."""
+    """FAILED_PRECONDITION. Blocks of the fleet are held, or it has instances. Metadata: `fleet`,
+    `held_blocks`, `instances`.
+    """
     ETAG_MISMATCH: _ErrorReason.ValueType  # 16
-    """ABORTED. Somebody changed the resource first: read it again. Metadata: `resource`, `etag` (the current one)."""
+    """ABORTED. Somebody changed the resource first: read it again. Metadata: `resource`, `etag` (the
+    current one).
+    """
     NOT_HOLDER: _ErrorReason.ValueType  # 17
     """PERMISSION_DENIED. The guard's holder is not the allocation's. Metadata: `allocation`."""
     BLOCK_NOT_GRANTED: _ErrorReason.ValueType  # 18
-    """FAILED_PRECONDITION. A partial release names a block that the allocation never had. Metadata: `allocation`,
-    `instance`, `block`.
+    """FAILED_PRECONDITION. A partial release names a block that the allocation never had. Metadata:
+    `allocation`, `instance`, `block`.
     """
     LIMIT_EXCEEDED: _ErrorReason.ValueType  # 19
-    """RESOURCE_EXHAUSTED. A limit of the service. Metadata: `limit` (its name), `maximum`; also a QuotaFailure detail."""
+    """RESOURCE_EXHAUSTED. A limit of the service. Metadata: `limit` (its name), `maximum`; also a
+    QuotaFailure detail.
+    """
     OVERLOADED: _ErrorReason.ValueType  # 20
-    """UNAVAILABLE. More work is waiting than the server accepts. Nothing was done; try again after RetryInfo. Metadata:
-    `maximum` (how much may wait).
+    """UNAVAILABLE. More work is waiting than the server accepts. Nothing was done; try again after
+    RetryInfo. Metadata: `maximum` (how much may wait).
     """
     SHUTTING_DOWN: _ErrorReason.ValueType  # 21
     """UNAVAILABLE. The server is stopping. Try again after RetryInfo."""
     STORE_UNAVAILABLE: _ErrorReason.ValueType  # 22
     """UNAVAILABLE. The database cannot be reached or written. Try again after RetryInfo."""
     INVARIANT_VIOLATED: _ErrorReason.ValueType  # 23
-    """DATA_LOSS. An invariant does not hold; the fleet's writes are stopped, and the evidence is left as it is. Run Verify,
-    then Repair.
-    Metadata: `fleet`.
+    """DATA_LOSS. An invariant does not hold; the fleet's writes are stopped, and the evidence is left
+    as it is. Run Verify, then Repair. Metadata: `fleet`.
     """
     INTERNAL_ERROR: _ErrorReason.ValueType  # 24
     """INTERNAL. A fault of the server, recorded in its log under `incident`. Metadata: `incident`."""
     COMPACTED: _ErrorReason.ValueType  # 25
-    """OUT_OF_RANGE. The journal is no longer kept from the revision that was asked for. Describe the fleet, and watch on from the
-    revision after the answer's. Metadata: `fleet`, `from_revision`, `oldest_revision` (the first that is kept).
+    """OUT_OF_RANGE. The journal is no longer kept from the revision that was asked for. Describe the
+    fleet, and watch on from the revision after the answer's. Metadata: `fleet`, `from_revision`,
+    `oldest_revision` (the first that is kept).
     """
     WATCHER_TOO_SLOW: _ErrorReason.ValueType  # 26
-    """ABORTED. The client of a Watch does not read what it is sent. Watch again from the revision after the last answer's.
-    Metadata: `fleet`, `revision` (up to which events were sent).
+    """ABORTED. The client of a Watch does not read what it is sent. Watch again from the revision
+    after the last answer's. Metadata: `fleet`, `revision` (up to which events were sent).
     """
     STORE_DAMAGED: _ErrorReason.ValueType  # 27
-    """DATA_LOSS. The database is damaged: nothing is read or written until the operator restores it from a backup. Asking
-    again does not help.
+    """DATA_LOSS. The database is damaged: nothing is read or written until the operator restores it
+    from a backup. Asking again does not help.
     """
     FLEET_FORMAT_TOO_NEW: _ErrorReason.ValueType  # 28
-    """UNAVAILABLE. The fleet's records are of a format that this server does not know: a server of a newer release has raised
-    it. Nothing was done; ask another server, or upgrade this one. Metadata: `fleet`, `format` (the fleet's), `newest` (that
-    this server knows).
+    """UNAVAILABLE. The fleet's records are of a format that this server does not know: a server of a
+    newer release has raised it. Nothing was done; ask another server, or upgrade this one.
+    Metadata: `fleet`, `format` (the fleet's), `newest` (that this server knows).
     """
     FLEET_FORMAT_TOO_OLD: _ErrorReason.ValueType  # 29
-    """FAILED_PRECONDITION. What was asked for needs a newer format of the fleet's records. The format rises by itself once all
-    servers have been upgraded. Metadata: `fleet`, `format` (the fleet's), `needed`.
+    """FAILED_PRECONDITION. What was asked for needs a newer format of the fleet's records. The format
+    rises by itself once all servers have been upgraded. Metadata: `fleet`, `format` (the fleet's),
+    `needed`.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """The `reason` of the google.rpc.ErrorInfo (domain `blockyard.dev`) that every error carries, by value name. Its
-    `metadata` holds every part of the message that varies.
+    """The `reason` of the google.rpc.ErrorInfo (domain `blockyard.dev`) that every error carries, by
+    value name. Its `metadata` holds every part of the message that varies.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never in an answer."""
 INVALID_REQUEST: ErrorReason.ValueType  # 1
-"""INVALID_ARGUMENT. A field is missing or malformed, or a guard or a filter is set, but empty; a BadRequest detail names
-each one.
+"""INVALID_ARGUMENT. A field is missing or malformed, or a guard or a filter is set, but empty; a
+BadRequest detail names each one.
 """
 UNSATISFIABLE: ErrorReason.ValueType  # 2
-"""FAILED_PRECONDITION. A demand fits no instances of this fleet, even if all of it were idle. Metadata: `demand`
-(index), `instances_needed`, `instances_fitting`.
+"""FAILED_PRECONDITION. A demand fits no instances of this fleet, even if all of it were idle.
+Metadata: `demand` (index), `instances_needed`, `instances_fitting`.
 """
 NO_CAPACITY: ErrorReason.ValueType  # 3
-"""RESOURCE_EXHAUSTED. It fits, but not now. Try again later, with the same token if you like. Metadata: `demand`
-(index), `instances_needed`, `instances_found`, `idle_blocks` (of the fleet's ACTIVE
-instances, less what the request's earlier demands would have taken).
+"""RESOURCE_EXHAUSTED. It fits, but not now. Try again later, with the same token if you like.
+Metadata: `demand` (index), `instances_needed`, `instances_found`, `idle_blocks` (of the
+fleet's ACTIVE instances, less what the request's earlier demands would have taken).
 """
 TOKEN_MISMATCH: ErrorReason.ValueType  # 4
-"""ALREADY_EXISTS. The token was used for a request with other fields. Metadata: `idempotency_token`, `fields`
-(comma-separated), `allocation`.
+"""ALREADY_EXISTS. The token was used for a request with other fields. Metadata:
+`idempotency_token`, `fields` (comma-separated), `allocation`.
 """
 TOKEN_CANCELLED: ErrorReason.ValueType  # 5
-"""FAILED_PRECONDITION. A Release by this token came before the Acquire. Use a new token for a new intent.
-Metadata: `idempotency_token`.
+"""FAILED_PRECONDITION. A Release by this token came before the Acquire. Use a new token for a new
+intent. Metadata: `idempotency_token`.
 """
 ALLOCATION_ENDED: ErrorReason.ValueType  # 6
-"""FAILED_PRECONDITION. The allocation has ended: to Renew, it was released; to an Acquire with its token, it was released
-or its lease ran out. Metadata: `allocation`; to an Acquire also `idempotency_token`.
+"""FAILED_PRECONDITION. The allocation has ended: to Renew, it was released; to an Acquire with
+its token, it was released or its lease ran out. Metadata: `allocation`; to an Acquire also
+`idempotency_token`.
 """
 LEASE_EXPIRED: ErrorReason.ValueType  # 7
 """FAILED_PRECONDITION. The allocation's lease has run out. Metadata: `allocation`, `expire_time`."""
 STALE_FENCING_TOKEN: ErrorReason.ValueType  # 8
-"""FAILED_PRECONDITION. The guard's fencing token is not the allocation's. Metadata: `allocation`, `fencing_token`."""
+"""FAILED_PRECONDITION. The guard's fencing token is not the allocation's. Metadata: `allocation`,
+`fencing_token`.
+"""
 FLEET_NOT_FOUND: ErrorReason.ValueType  # 9
 """NOT_FOUND. Metadata: `fleet`."""
 INSTANCE_NOT_FOUND: ErrorReason.ValueType  # 10
 """NOT_FOUND. Metadata: `instance`."""
 ALLOCATION_NOT_FOUND: ErrorReason.ValueType  # 11
-"""NOT_FOUND. There is no such allocation, or it ended longer ago than the server's retention. Metadata: `allocation`."""
+"""NOT_FOUND. There is no such allocation, or it ended longer ago than the server's retention.
+Metadata: `allocation`.
+"""
 FLEET_EXISTS: ErrorReason.ValueType  # 12
 """ALREADY_EXISTS. The fleet is there with other fields. Metadata: `fleet`, `fields`."""
 INSTANCE_EXISTS: ErrorReason.ValueType  # 13
@@ -163,51 +180,58 @@ INSTANCE_EXISTS: ErrorReason.ValueType  # 13
 INSTANCE_IN_USE: ErrorReason.ValueType  # 14
 """FAILED_PRECONDITION. Blocks of the instance are held. Metadata: `instance`, `held_blocks`."""
 FLEET_IN_USE: ErrorReason.ValueType  # 15
-"""FAILED_PRECONDITION. Blocks of the fleet are held, or it has instances. Metadata: `fleet`, `held_blocks`, `instances`."""
+"""FAILED_PRECONDITION. Blocks of the fleet are held, or it has instances. Metadata: `fleet`,
+`held_blocks`, `instances`.
+"""
 ETAG_MISMATCH: ErrorReason.ValueType  # 16
-"""ABORTED. Somebody changed the resource first: read it again. Metadata: `resource`, `etag` (the current one)."""
+"""ABORTED. Somebody changed the resource first: read it again. Metadata: `resource`, `etag` (the
+current one).
+"""
 NOT_HOLDER: ErrorReason.ValueType  # 17
 """PERMISSION_DENIED. The guard's holder is not the allocation's. Metadata: `allocation`."""
 BLOCK_NOT_GRANTED: ErrorReason.ValueType  # 18
-"""FAILED_PRECONDITION. A partial release names a block that the allocation never had. Metadata: `allocation`,
-`instance`, `block`.
+"""FAILED_PRECONDITION. A partial release names a block that the allocation never had. Metadata:
+`allocation`, `instance`, `block`.
 """
 LIMIT_EXCEEDED: ErrorReason.ValueType  # 19
-"""RESOURCE_EXHAUSTED. A limit of the service. Metadata: `limit` (its name), `maximum`; also a QuotaFailure detail."""
+"""RESOURCE_EXHAUSTED. A limit of the service. Metadata: `limit` (its name), `maximum`; also a
+QuotaFailure detail.
+"""
 OVERLOADED: ErrorReason.ValueType  # 20
-"""UNAVAILABLE. More work is waiting than the server accepts. Nothing was done; try again after RetryInfo. Metadata:
-`maximum` (how much may wait).
+"""UNAVAILABLE. More work is waiting than the server accepts. Nothing was done; try again after
+RetryInfo. Metadata: `maximum` (how much may wait).
 """
 SHUTTING_DOWN: ErrorReason.ValueType  # 21
 """UNAVAILABLE. The server is stopping. Try again after RetryInfo."""
 STORE_UNAVAILABLE: ErrorReason.ValueType  # 22
 """UNAVAILABLE. The database cannot be reached or written. Try again after RetryInfo."""
 INVARIANT_VIOLATED: ErrorReason.ValueType  # 23
-"""DATA_LOSS. An invariant does not hold; the fleet's writes are stopped, and the evidence is left as it is. Run Verify,
-then Repair.
-Metadata: `fleet`.
+"""DATA_LOSS. An invariant does not hold; the fleet's writes are stopped, and the evidence is left
+as it is. Run Verify, then Repair. Metadata: `fleet`.
 """
 INTERNAL_ERROR: ErrorReason.ValueType  # 24
 """INTERNAL. A fault of the server, recorded in its log under `incident`. Metadata: `incident`."""
 COMPACTED: ErrorReason.ValueType  # 25
-"""OUT_OF_RANGE. The journal is no longer kept from the revision that was asked for. Describe the fleet, and watch on from the
-revision after the answer's. Metadata: `fleet`, `from_revision`, `oldest_revision` (the first that is kept).
+"""OUT_OF_RANGE. The journal is no longer kept from the revision that was asked for. Describe the
+fleet, and watch on from the revision after the answer's. Metadata: `fleet`, `from_revision`,
+`oldest_revision` (the first that is kept).
 """
 WATCHER_TOO_SLOW: ErrorReason.ValueType  # 26
-"""ABORTED. The client of a Watch does not read what it is sent. Watch again from the revision after the last answer's.
-Metadata: `fleet`, `revision` (up to which events were sent).
+"""ABORTED. The client of a Watch does not read what it is sent. Watch again from the revision
+after the last answer's. Metadata: `fleet`, `revision` (up to which events were sent).
 """
 STORE_DAMAGED: ErrorReason.ValueType  # 27
-"""DATA_LOSS. The database is damaged: nothing is read or written until the operator restores it from a backup. Asking
-again does not help.
+"""DATA_LOSS. The database is damaged: nothing is read or written until the operator restores it
+from a backup. Asking again does not help.
 """
 FLEET_FORMAT_TOO_NEW: ErrorReason.ValueType  # 28
-"""UNAVAILABLE. The fleet's records are of a format that this server does not know: a server of a newer release has raised
-it. Nothing was done; ask another server, or upgrade this one. Metadata: `fleet`, `format` (the fleet's), `newest` (that
-this server knows).
+"""UNAVAILABLE. The fleet's records are of a format that this server does not know: a server of a
+newer release has raised it. Nothing was done; ask another server, or upgrade this one.
+Metadata: `fleet`, `format` (the fleet's), `newest` (that this server knows).
 """
 FLEET_FORMAT_TOO_OLD: ErrorReason.ValueType  # 29
-"""FAILED_PRECONDITION. What was asked for needs a newer format of the fleet's records. The format rises by itself once all
-servers have been upgraded. Metadata: `fleet`, `format` (the fleet's), `needed`.
+"""FAILED_PRECONDITION. What was asked for needs a newer format of the fleet's records. The format
+rises by itself once all servers have been upgraded. Metadata: `fleet`, `format` (the fleet's),
+`needed`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -23,45 +23,98 @@ _sym_db = _symbol_database.Default()
 
 
 from blockyard.v1 import resources_pb2 as blockyard_dot_v1_dot_resources__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x62lockyard/v1/fleet_admin.proto\x12\x0c\x62lockyard.v1\x1a\x1c\x62lockyard/v1/resources.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\"J\n\x12\x43reateFleetRequest\x12\x10\n\x08\x66leet_id\x18\x01 \x01(\t\x12\"\n\x05\x66leet\x18\x02 \x01(\x0b\x32\x13.blockyard.v1.Fleet\"\x1f\n\x0fGetFleetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x11ListFleetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x12ListFleetsResponse\x12#\n\x06\x66leets\x18\x01 \x03(\x0b\x32\x13.blockyard.v1.Fleet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"i\n\x12UpdateFleetRequest\x12\"\n\x05\x66leet\x18\x01 \x01(\x0b\x32\x13.blockyard.v1.Fleet\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"M\n\x12\x44\x65leteFleetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\x04\x65tag\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\x42\x07\n\x05_etag\"f\n\x15\x43reateInstanceRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12(\n\x08instance\x18\x03 \x01(\x0b\x32\x16.blockyard.v1.Instance\"\"\n\x12GetInstanceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"M\n\x14ListInstancesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"[\n\x15ListInstancesResponse\x12)\n\tinstances\x18\x01 \x03(\x0b\x32\x16.blockyard.v1.Instance\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"r\n\x15UpdateInstanceRequest\x12(\n\x08instance\x18\x01 \x01(\x0b\x32\x16.blockyard.v1.Instance\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"A\n\x15\x44\x65leteInstanceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\x04\x65tag\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_etag\"A\n\x15\x43ordonInstanceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\x04\x65tag\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_etag\"C\n\x17UncordonInstanceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\x04\x65tag\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_etag2\xa4\x07\n\nFleetAdmin\x12\x44\n\x0b\x43reateFleet\x12 .blockyard.v1.CreateFleetRequest\x1a\x13.blockyard.v1.Fleet\x12>\n\x08GetFleet\x12\x1d.blockyard.v1.GetFleetRequest\x1a\x13.blockyard.v1.Fleet\x12O\n\nListFleets\x12\x1f.blockyard.v1.ListFleetsRequest\x1a .blockyard.v1.ListFleetsResponse\x12\x44\n\x0bUpdateFleet\x12 .blockyard.v1.UpdateFleetRequest\x1a\x13.blockyard.v1.Fleet\x12G\n\x0b\x44\x65leteFleet\x12 .blockyard.v1.DeleteFleetRequest\x1a\x16.google.protobuf.Empty\x12M\n\x0e\x43reateInstance\x12#.blockyard.v1.CreateInstanceRequest\x1a\x16.blockyard.v1.Instance\x12G\n\x0bGetInstance\x12 .blockyard.v1.GetInstanceRequest\x1a\x16.blockyard.v1.Instance\x12X\n\rListInstances\x12\".blockyard.v1.ListInstancesRequest\x1a#.blockyard.v1.ListInstancesResponse\x12M\n\x0eUpdateInstance\x12#.blockyard.v1.UpdateInstanceRequest\x1a\x16.blockyard.v1.Instance\x12M\n\x0e\x44\x65leteInstance\x12#.blockyard.v1.DeleteInstanceRequest\x1a\x16.google.protobuf.Empty\x12M\n\x0e\x43ordonInstance\x12#.blockyard.v1.CordonInstanceRequest\x1a\x16.blockyard.v1.Instance\x12Q\n\x10UncordonInstance\x12%.blockyard.v1.UncordonInstanceRequest\x1a\x16.blockyard.v1.Instanceb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x62lockyard/v1/fleet_admin.proto\x12\x0c\x62lockyard.v1\x1a\x1c\x62lockyard/v1/resources.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\"V\n\x12\x43reateFleetRequest\x12\x16\n\x08\x66leet_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12(\n\x05\x66leet\x18\x02 \x01(\x0b\x32\x13.blockyard.v1.FleetB\x04\xe2\x41\x01\x01\"=\n\x0fGetFleetRequest\x12*\n\x04name\x18\x01 \x01(\tB\x1c\xe2\x41\x01\x02\xfa\x41\x15\n\x13\x62lockyard.dev/Fleet\"F\n\x11ListFleetsRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"R\n\x12ListFleetsResponse\x12#\n\x06\x66leets\x18\x01 \x03(\x0b\x32\x13.blockyard.v1.Fleet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"u\n\x12UpdateFleetRequest\x12(\n\x05\x66leet\x18\x01 \x01(\x0b\x32\x13.blockyard.v1.FleetB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\"w\n\x12\x44\x65leteFleetRequest\x12*\n\x04name\x18\x01 \x01(\tB\x1c\xe2\x41\x01\x02\xfa\x41\x15\n\x13\x62lockyard.dev/Fleet\x12\x17\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x13\n\x05\x66orce\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\x42\x07\n\x05_etag\"\x93\x01\n\x15\x43reateInstanceRequest\x12/\n\x06parent\x18\x01 \x01(\tB\x1f\xe2\x41\x01\x02\xfa\x41\x18\x12\x16\x62lockyard.dev/Instance\x12\x19\n\x0binstance_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12.\n\x08instance\x18\x03 \x01(\x0b\x32\x16.blockyard.v1.InstanceB\x04\xe2\x41\x01\x02\"C\n\x12GetInstanceRequest\x12-\n\x04name\x18\x01 \x01(\tB\x1f\xe2\x41\x01\x02\xfa\x41\x18\n\x16\x62lockyard.dev/Instance\"z\n\x14ListInstancesRequest\x12/\n\x06parent\x18\x01 \x01(\tB\x1f\xe2\x41\x01\x02\xfa\x41\x18\x12\x16\x62lockyard.dev/Instance\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"[\n\x15ListInstancesResponse\x12)\n\tinstances\x18\x01 \x03(\x0b\x32\x16.blockyard.v1.Instance\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"~\n\x15UpdateInstanceRequest\x12.\n\x08instance\x18\x01 \x01(\x0b\x32\x16.blockyard.v1.InstanceB\x04\xe2\x41\x01\x02\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\"h\n\x15\x44\x65leteInstanceRequest\x12-\n\x04name\x18\x01 \x01(\tB\x1f\xe2\x41\x01\x02\xfa\x41\x18\n\x16\x62lockyard.dev/Instance\x12\x17\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x42\x07\n\x05_etag\"h\n\x15\x43ordonInstanceRequest\x12-\n\x04name\x18\x01 \x01(\tB\x1f\xe2\x41\x01\x02\xfa\x41\x18\n\x16\x62lockyard.dev/Instance\x12\x17\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x42\x07\n\x05_etag\"j\n\x17UncordonInstanceRequest\x12-\n\x04name\x18\x01 \x01(\tB\x1f\xe2\x41\x01\x02\xfa\x41\x18\n\x16\x62lockyard.dev/Instance\x12\x17\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x42\x07\n\x05_etag2\xa4\x07\n\nFleetAdmin\x12\x44\n\x0b\x43reateFleet\x12 .blockyard.v1.CreateFleetRequest\x1a\x13.blockyard.v1.Fleet\x12>\n\x08GetFleet\x12\x1d.blockyard.v1.GetFleetRequest\x1a\x13.blockyard.v1.Fleet\x12O\n\nListFleets\x12\x1f.blockyard.v1.ListFleetsRequest\x1a .blockyard.v1.ListFleetsResponse\x12\x44\n\x0bUpdateFleet\x12 .blockyard.v1.UpdateFleetRequest\x1a\x13.blockyard.v1.Fleet\x12G\n\x0b\x44\x65leteFleet\x12 .blockyard.v1.DeleteFleetRequest\x1a\x16.google.protobuf.Empty\x12M\n\x0e\x43reateInstance\x12#.blockyard.v1.CreateInstanceRequest\x1a\x16.blockyard.v1.Instance\x12G\n\x0bGetInstance\x12 .blockyard.v1.GetInstanceRequest\x1a\x16.blockyard.v1.Instance\x12X\n\rListInstances\x12\".blockyard.v1.ListInstancesRequest\x1a#.blockyard.v1.ListInstancesResponse\x12M\n\x0eUpdateInstance\x12#.blockyard.v1.UpdateInstanceRequest\x1a\x16.blockyard.v1.Instance\x12M\n\x0e\x44\x65leteInstance\x12#.blockyard.v1.DeleteInstanceRequest\x1a\x16.google.protobuf.Empty\x12M\n\x0e\x43ordonInstance\x12#.blockyard.v1.CordonInstanceRequest\x1a\x16.blockyard.v1.Instance\x12Q\n\x10UncordonInstance\x12%.blockyard.v1.UncordonInstanceRequest\x1a\x16.blockyard.v1.InstanceBt\n\x10\x64\x65v.blockyard.v1B\x0f\x46leetAdminProtoP\x01Z>github.com/blockyard/blockyard/gen/go/blockyard/v1;blockyardv1\xaa\x02\x0c\x42lockyard.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'blockyard.v1.fleet_admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_CREATEFLEETREQUEST']._serialized_start=141
-  _globals['_CREATEFLEETREQUEST']._serialized_end=215
-  _globals['_GETFLEETREQUEST']._serialized_start=217
-  _globals['_GETFLEETREQUEST']._serialized_end=248
-  _globals['_LISTFLEETSREQUEST']._serialized_start=250
-  _globals['_LISTFLEETSREQUEST']._serialized_end=308
-  _globals['_LISTFLEETSRESPONSE']._serialized_start=310
-  _globals['_LISTFLEETSRESPONSE']._serialized_end=392
-  _globals['_UPDATEFLEETREQUEST']._serialized_start=394
-  _globals['_UPDATEFLEETREQUEST']._serialized_end=499
-  _globals['_DELETEFLEETREQUEST']._serialized_start=501
-  _globals['_DELETEFLEETREQUEST']._serialized_end=578
-  _globals['_CREATEINSTANCEREQUEST']._serialized_start=580
-  _globals['_CREATEINSTANCEREQUEST']._serialized_end=682
-  _globals['_GETINSTANCEREQUEST']._serialized_start=684
-  _globals['_GETINSTANCEREQUEST']._serialized_end=718
-  _globals['_LISTINSTANCESREQUEST']._serialized_start=720
-  _globals['_LISTINSTANCESREQUEST']._serialized_end=797
-  _globals['_LISTINSTANCESRESPONSE']._serialized_start=799
-  _globals['_LISTINSTANCESRESPONSE']._serialized_end=890
-  _globals['_UPDATEINSTANCEREQUEST']._serialized_start=892
-  _globals['_UPDATEINSTANCEREQUEST']._serialized_end=1006
-  _globals['_DELETEINSTANCEREQUEST']._serialized_start=1008
-  _globals['_DELETEINSTANCEREQUEST']._serialized_end=1073
-  _globals['_CORDONINSTANCEREQUEST']._serialized_start=1075
-  _globals['_CORDONINSTANCEREQUEST']._serialized_end=1140
-  _globals['_UNCORDONINSTANCEREQUEST']._serialized_start=1142
-  _globals['_UNCORDONINSTANCEREQUEST']._serialized_end=1209
-  _globals['_FLEETADMIN']._serialized_start=1212
-  _globals['_FLEETADMIN']._serialized_end=2144
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\020dev.blockyard.v1B\017FleetAdminProtoP\001Z>github.com/blockyard/blockyard/gen/go/blockyard/v1;blockyardv1\252\002\014Blockyard.V1'
+  _globals['_CREATEFLEETREQUEST'].fields_by_name['fleet_id']._loaded_options = None
+  _globals['_CREATEFLEETREQUEST'].fields_by_name['fleet_id']._serialized_options = b'\342A\001\002'
+  _globals['_CREATEFLEETREQUEST'].fields_by_name['fleet']._loaded_options = None
+  _globals['_CREATEFLEETREQUEST'].fields_by_name['fleet']._serialized_options = b'\342A\001\001'
+  _globals['_GETFLEETREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETFLEETREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\025\n\023blockyard.dev/Fleet'
+  _globals['_LISTFLEETSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTFLEETSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
+  _globals['_LISTFLEETSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTFLEETSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
+  _globals['_UPDATEFLEETREQUEST'].fields_by_name['fleet']._loaded_options = None
+  _globals['_UPDATEFLEETREQUEST'].fields_by_name['fleet']._serialized_options = b'\342A\001\002'
+  _globals['_UPDATEFLEETREQUEST'].fields_by_name['update_mask']._loaded_options = None
+  _globals['_UPDATEFLEETREQUEST'].fields_by_name['update_mask']._serialized_options = b'\342A\001\001'
+  _globals['_DELETEFLEETREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETEFLEETREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\025\n\023blockyard.dev/Fleet'
+  _globals['_DELETEFLEETREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_DELETEFLEETREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001'
+  _globals['_DELETEFLEETREQUEST'].fields_by_name['force']._loaded_options = None
+  _globals['_DELETEFLEETREQUEST'].fields_by_name['force']._serialized_options = b'\342A\001\001'
+  _globals['_CREATEINSTANCEREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_CREATEINSTANCEREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\030\022\026blockyard.dev/Instance'
+  _globals['_CREATEINSTANCEREQUEST'].fields_by_name['instance_id']._loaded_options = None
+  _globals['_CREATEINSTANCEREQUEST'].fields_by_name['instance_id']._serialized_options = b'\342A\001\002'
+  _globals['_CREATEINSTANCEREQUEST'].fields_by_name['instance']._loaded_options = None
+  _globals['_CREATEINSTANCEREQUEST'].fields_by_name['instance']._serialized_options = b'\342A\001\002'
+  _globals['_GETINSTANCEREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETINSTANCEREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\030\n\026blockyard.dev/Instance'
+  _globals['_LISTINSTANCESREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTINSTANCESREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\030\022\026blockyard.dev/Instance'
+  _globals['_LISTINSTANCESREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTINSTANCESREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
+  _globals['_LISTINSTANCESREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTINSTANCESREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
+  _globals['_UPDATEINSTANCEREQUEST'].fields_by_name['instance']._loaded_options = None
+  _globals['_UPDATEINSTANCEREQUEST'].fields_by_name['instance']._serialized_options = b'\342A\001\002'
+  _globals['_UPDATEINSTANCEREQUEST'].fields_by_name['update_mask']._loaded_options = None
+  _globals['_UPDATEINSTANCEREQUEST'].fields_by_name['update_mask']._serialized_options = b'\342A\001\001'
+  _globals['_DELETEINSTANCEREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETEINSTANCEREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\030\n\026blockyard.dev/Instance'
+  _globals['_DELETEINSTANCEREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_DELETEINSTANCEREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001'
+  _globals['_CORDONINSTANCEREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_CORDONINSTANCEREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\030\n\026blockyard.dev/Instance'
+  _globals['_CORDONINSTANCEREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_CORDONINSTANCEREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001'
+  _globals['_UNCORDONINSTANCEREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_UNCORDONINSTANCEREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\030\n\026blockyard.dev/Instance'
+  _globals['_UNCORDONINSTANCEREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_UNCORDONINSTANCEREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001'
+  _globals['_CREATEFLEETREQUEST']._serialized_start=201
+  _globals['_CREATEFLEETREQUEST']._serialized_end=287
+  _globals['_GETFLEETREQUEST']._serialized_start=289
+  _globals['_GETFLEETREQUEST']._serialized_end=350
+  _globals['_LISTFLEETSREQUEST']._serialized_start=352
+  _globals['_LISTFLEETSREQUEST']._serialized_end=422
+  _globals['_LISTFLEETSRESPONSE']._serialized_start=424
+  _globals['_LISTFLEETSRESPONSE']._serialized_end=506
+  _globals['_UPDATEFLEETREQUEST']._serialized_start=508
+  _globals['_UPDATEFLEETREQUEST']._serialized_end=625
+  _globals['_DELETEFLEETREQUEST']._serialized_start=627
+  _globals['_DELETEFLEETREQUEST']._serialized_end=746
+  _globals['_CREATEINSTANCEREQUEST']._serialized_start=749
+  _globals['_CREATEINSTANCEREQUEST']._serialized_end=896
+  _globals['_GETINSTANCEREQUEST']._serialized_start=898
+  _globals['_GETINSTANCEREQUEST']._serialized_end=965
+  _globals['_LISTINSTANCESREQUEST']._serialized_start=967
+  _globals['_LISTINSTANCESREQUEST']._serialized_end=1089
+  _globals['_LISTINSTANCESRESPONSE']._serialized_start=1091
+  _globals['_LISTINSTANCESRESPONSE']._serialized_end=1182
+  _globals['_UPDATEINSTANCEREQUEST']._serialized_start=1184
+  _globals['_UPDATEINSTANCEREQUEST']._serialized_end=1310
+  _globals['_DELETEINSTANCEREQUEST']._serialized_start=1312
+  _globals['_DELETEINSTANCEREQUEST']._serialized_end=1416
+  _globals['_CORDONINSTANCEREQUEST']._serialized_start=1418
+  _globals['_CORDONINSTANCEREQUEST']._serialized_end=1522
+  _globals['_UNCORDONINSTANCEREQUEST']._serialized_start=1524
+  _globals['_UNCORDONINSTANCEREQUEST']._serialized_end=1630
+  _globals['_FLEETADMIN']._serialized_start=1633
+  _globals['_FLEETADMIN']._serialized_end=2565
 # @@protoc_insertion_point(module_scope)

@@ -29,10 +29,12 @@ class CreateFleetRequest(_message.Message):
     FLEET_ID_FIELD_NUMBER: _builtins.int
     FLEET_FIELD_NUMBER: _builtins.int
     fleet_id: _builtins.str
-    """Required. The id in `fleets/{fleet}`."""
+    """Required. The id in `fleets/{fleet}`: 1..63 characters, see the top of `resources.proto`."""
     @_builtins.property
     def fleet(self) -> _resources_pb2.Fleet:
-        """The fields to set. `name` must be empty or agree with `fleet_id`; output-only fields are ignored."""
+        """The fields to set. Absent: a fleet with the defaults. `name` must be empty or agree with
+        `fleet_id`. Output-only fields and `etag` are ignored.
+        """
 
     def __init__(
         self,
@@ -56,7 +58,7 @@ class GetFleetRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `fleets/{fleet}`."""
+    """Required. The fleet: `fleets/{fleet}`."""
     def __init__(
         self,
         *,
@@ -79,9 +81,13 @@ class ListFleetsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most, 0..; 0 stands for 100, more than 1000 for 1000. A page may have fewer."""
+    """How many fleets at most. 0 stands for 100, more than 1000 for 1000. Negative: INVALID_REQUEST.
+    A page may have fewer: only an empty `next_page_token` ends the list.
+    """
     page_token: _builtins.str
-    """The `next_page_token` of the page before."""
+    """The `next_page_token` of the page before. Empty: the first page. A token of another list:
+    INVALID_REQUEST.
+    """
     def __init__(
         self,
         *,
@@ -105,10 +111,10 @@ class ListFleetsResponse(_message.Message):
     FLEETS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """For the next page. Empty: this was the last."""
+    """What to send as `page_token` for the next page. Empty: this was the last."""
     @_builtins.property
     def fleets(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.Fleet]:
-        """By name."""
+        """The fleets, in the order of their names."""
 
     def __init__(
         self,
@@ -134,12 +140,15 @@ class UpdateFleetRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fleet(self) -> _resources_pb2.Fleet:
-        """Required. `name` says which; `etag`, if set, must be the current one; set, but empty: INVALID_REQUEST."""
+        """Required. Its `name` says which fleet is changed, the other fields what they become. `etag`:
+        see `Fleet.etag`. Output-only fields are ignored.
+        """
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """What to change: `labels`, `default_placement_strategy`, `default_ttl`, `max_ttl`, or `*` for all of them. Absent: those
-        that are set in `fleet`. Set, but without paths: INVALID_REQUEST.
+        """What to change: `labels`, `default_placement_strategy`, `default_ttl`, `max_ttl`, or `*` for
+        all of them; any other path is INVALID_REQUEST. A field that is named, but not set, becomes its
+        default. Absent: the fields that are set in `fleet`. Set, but without paths: INVALID_REQUEST.
         """
 
     def __init__(
@@ -166,12 +175,14 @@ class DeleteFleetRequest(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `fleets/{fleet}`."""
+    """Required. The fleet: `fleets/{fleet}`."""
     etag: _builtins.str
-    """If set, must be the current one. Set, but empty: INVALID_REQUEST."""
+    """The current etag, as an answer gave it, 1..64 printable ASCII characters. If it is another one,
+    the request is refused with ETAG_MISMATCH. Absent: no guard. Set, but empty: INVALID_REQUEST.
+    """
     force: _builtins.bool
-    """Also delete its instances, 4096 at most, else LIMIT_EXCEEDED: delete instances by DeleteInstance first. Never deletes
-    a fleet with held blocks.
+    """Deletes its instances, too, 4096 at most, else LIMIT_EXCEEDED: delete instances by
+    DeleteInstance first. Never deletes a fleet with held blocks.
     """
     def __init__(
         self,
@@ -200,12 +211,16 @@ class CreateInstanceRequest(_message.Message):
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     INSTANCE_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `fleets/{fleet}`."""
+    """Required. The fleet that the instance is registered in: `fleets/{fleet}`."""
     instance_id: _builtins.str
-    """Required. The id in `fleets/{fleet}/instances/{instance}`."""
+    """Required. The id in `fleets/{fleet}/instances/{instance}`: 1..63 characters, see the top of
+    `resources.proto`.
+    """
     @_builtins.property
     def instance(self) -> _resources_pb2.Instance:
-        """Required: its `total_blocks`. `name` must be empty or agree; output-only fields are ignored."""
+        """Required: its `total_blocks`. `name` must be empty or agree with `parent` and `instance_id`.
+        Output-only fields and `etag` are ignored.
+        """
 
     def __init__(
         self,
@@ -230,7 +245,7 @@ class GetInstanceRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `fleets/{fleet}/instances/{instance}`."""
+    """Required. The instance: `fleets/{fleet}/instances/{instance}`."""
     def __init__(
         self,
         *,
@@ -254,11 +269,15 @@ class ListInstancesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `fleets/{fleet}`."""
+    """Required. The fleet whose instances are listed: `fleets/{fleet}`."""
     page_size: _builtins.int
-    """How many at most, 0..; 0 stands for 100, more than 1000 for 1000. A page may have fewer."""
+    """How many instances at most. 0 stands for 100, more than 1000 for 1000. Negative:
+    INVALID_REQUEST. A page may have fewer: only an empty `next_page_token` ends the list.
+    """
     page_token: _builtins.str
-    """The `next_page_token` of the page before."""
+    """The `next_page_token` of the page before, for the same fleet. Empty: the first page. A token of
+    another list: INVALID_REQUEST.
+    """
     def __init__(
         self,
         *,
@@ -283,10 +302,10 @@ class ListInstancesResponse(_message.Message):
     INSTANCES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """For the next page. Empty: this was the last."""
+    """What to send as `page_token` for the next page. Empty: this was the last."""
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.Instance]:
-        """In the order of registration."""
+        """The instances, in the order of registration."""
 
     def __init__(
         self,
@@ -312,12 +331,16 @@ class UpdateInstanceRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def instance(self) -> _resources_pb2.Instance:
-        """Required. `name` says which; `etag`, if set, must be the current one; set, but empty: INVALID_REQUEST."""
+        """Required. Its `name` says which instance is changed, the other fields what they become. `etag`:
+        see `Fleet.etag`. Output-only fields are ignored.
+        """
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """What to change: `total_blocks`, `labels`, `resources`, `state`, or `*` for all of them. Absent: those that are set
-        in `instance`. Set, but without paths: INVALID_REQUEST.
+        """What to change: `total_blocks`, `labels`, `resources`, `state`, or `*` for all of them; any
+        other path is INVALID_REQUEST. A field that is named must be valid: labels and resources may be
+        empty, `total_blocks` and `state` must be set. Absent: the fields that are set in `instance`.
+        Set, but without paths: INVALID_REQUEST.
         """
 
     def __init__(
@@ -343,9 +366,11 @@ class DeleteInstanceRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `fleets/{fleet}/instances/{instance}`."""
+    """Required. The instance: `fleets/{fleet}/instances/{instance}`."""
     etag: _builtins.str
-    """If set, must be the current one. Set, but empty: INVALID_REQUEST."""
+    """The current etag, as an answer gave it, 1..64 printable ASCII characters. If it is another one,
+    the request is refused with ETAG_MISMATCH. Absent: no guard. Set, but empty: INVALID_REQUEST.
+    """
     def __init__(
         self,
         *,
@@ -371,9 +396,11 @@ class CordonInstanceRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `fleets/{fleet}/instances/{instance}`."""
+    """Required. The instance: `fleets/{fleet}/instances/{instance}`."""
     etag: _builtins.str
-    """If set, must be the current one. Set, but empty: INVALID_REQUEST."""
+    """The current etag, as an answer gave it, 1..64 printable ASCII characters. If it is another one,
+    the request is refused with ETAG_MISMATCH. Absent: no guard. Set, but empty: INVALID_REQUEST.
+    """
     def __init__(
         self,
         *,
@@ -399,9 +426,11 @@ class UncordonInstanceRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Required. `fleets/{fleet}/instances/{instance}`."""
+    """Required. The instance: `fleets/{fleet}/instances/{instance}`."""
     etag: _builtins.str
-    """If set, must be the current one. Set, but empty: INVALID_REQUEST."""
+    """The current etag, as an answer gave it, 1..64 printable ASCII characters. If it is another one,
+    the request is refused with ETAG_MISMATCH. Absent: no guard. Set, but empty: INVALID_REQUEST.
+    """
     def __init__(
         self,
         *,

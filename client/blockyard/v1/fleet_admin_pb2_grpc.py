@@ -30,8 +30,8 @@ if _version_not_supported:
 class FleetAdminStub:
     """For operators: fleets and their instances (AIP-131 to AIP-135).
 
-    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or STORE_UNAVAILABLE; any
-    change also INVARIANT_VIOLATED.
+    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
+    STORE_UNAVAILABLE; any change also INVARIANT_VIOLATED.
     """
 
     def __init__(self, channel):
@@ -105,8 +105,8 @@ class FleetAdminStub:
 class FleetAdminServicer:
     """For operators: fleets and their instances (AIP-131 to AIP-135).
 
-    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or STORE_UNAVAILABLE; any
-    change also INVARIANT_VIOLATED.
+    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
+    STORE_UNAVAILABLE; any change also INVARIANT_VIOLATED.
     """
 
     def CreateFleet(self, request, context):
@@ -126,7 +126,7 @@ class FleetAdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListFleets(self, request, context):
-        """All fleets by name.
+        """All fleets by name. No errors of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,16 +144,16 @@ class FleetAdminServicer:
     def DeleteFleet(self, request, context):
         """Deletes a fleet. Its journal stays, and a fleet of the same name goes on from its revision.
 
-        Errors: FLEET_NOT_FOUND; FLEET_IN_USE (blocks are held, or it has instances and `force` is not set); ETAG_MISMATCH;
-        LIMIT_EXCEEDED (more instances than are deleted at once).
+        Errors: FLEET_NOT_FOUND; FLEET_IN_USE (blocks are held, or it has instances and `force` is not
+        set); ETAG_MISMATCH; LIMIT_EXCEEDED (more instances than are deleted at once).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateInstance(self, request, context):
-        """Registers an instance. Registering it again with the same shape (blocks, labels, resources) is a no-op that answers
-        the instance as it is, in whatever state it is.
+        """Registers an instance. Registering it again with the same shape (blocks, labels, resources) is
+        a no-op that answers the instance as it is, in whatever state it is.
 
         Errors: FLEET_NOT_FOUND; INSTANCE_EXISTS (with another shape); LIMIT_EXCEEDED.
         """
@@ -178,7 +178,8 @@ class FleetAdminServicer:
     def UpdateInstance(self, request, context):
         """Changes an instance's blocks, labels, resources or state. What is held stays held.
 
-        Errors: FLEET_NOT_FOUND; INSTANCE_NOT_FOUND; INSTANCE_IN_USE (a block that would go is held); ETAG_MISMATCH.
+        Errors: FLEET_NOT_FOUND; INSTANCE_NOT_FOUND; INSTANCE_IN_USE (a block that would go is held);
+        ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -194,8 +195,8 @@ class FleetAdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CordonInstance(self, request, context):
-        """Stops new grants on an instance: state CORDONED. What is held stays held. A no-op if it is CORDONED; an OFFLINE
-        instance becomes CORDONED.
+        """Stops new grants on an instance: state CORDONED. What is held stays held. A no-op if it is
+        CORDONED; an OFFLINE instance becomes CORDONED.
 
         Errors: FLEET_NOT_FOUND; INSTANCE_NOT_FOUND; ETAG_MISMATCH.
         """
@@ -204,7 +205,8 @@ class FleetAdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UncordonInstance(self, request, context):
-        """Allows new grants on an instance again: state ACTIVE, from CORDONED or OFFLINE. A no-op if it is ACTIVE.
+        """Allows new grants on an instance again: state ACTIVE, from CORDONED or OFFLINE. A no-op if it
+        is ACTIVE.
 
         Errors: FLEET_NOT_FOUND; INSTANCE_NOT_FOUND; ETAG_MISMATCH.
         """
@@ -286,8 +288,8 @@ def add_FleetAdminServicer_to_server(servicer, server):
 class FleetAdmin:
     """For operators: fleets and their instances (AIP-131 to AIP-135).
 
-    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or STORE_UNAVAILABLE; any
-    change also INVARIANT_VIOLATED.
+    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
+    STORE_UNAVAILABLE; any change also INVARIANT_VIOLATED.
     """
 
     @staticmethod

@@ -31,8 +31,8 @@ GRPC_VERSION: str
 class FleetAdminStub:
     """For operators: fleets and their instances (AIP-131 to AIP-135).
 
-    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or STORE_UNAVAILABLE; any
-    change also INVARIANT_VIOLATED.
+    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
+    STORE_UNAVAILABLE; any change also INVARIANT_VIOLATED.
     """
 
     @_typing.overload
@@ -47,7 +47,7 @@ class FleetAdminStub:
     GetFleet: _grpc.UnaryUnaryMultiCallable[_fleet_admin_pb2.GetFleetRequest, _resources_pb2.Fleet]
     """One fleet. Errors: FLEET_NOT_FOUND."""
     ListFleets: _grpc.UnaryUnaryMultiCallable[_fleet_admin_pb2.ListFleetsRequest, _fleet_admin_pb2.ListFleetsResponse]
-    """All fleets by name."""
+    """All fleets by name. No errors of its own."""
     UpdateFleet: _grpc.UnaryUnaryMultiCallable[_fleet_admin_pb2.UpdateFleetRequest, _resources_pb2.Fleet]
     """Changes a fleet's own fields. Leases that were granted before keep their time.
 
@@ -56,12 +56,12 @@ class FleetAdminStub:
     DeleteFleet: _grpc.UnaryUnaryMultiCallable[_fleet_admin_pb2.DeleteFleetRequest, _empty_pb2.Empty]
     """Deletes a fleet. Its journal stays, and a fleet of the same name goes on from its revision.
 
-    Errors: FLEET_NOT_FOUND; FLEET_IN_USE (blocks are held, or it has instances and `force` is not set); ETAG_MISMATCH;
-    LIMIT_EXCEEDED (more instances than are deleted at once).
+    Errors: FLEET_NOT_FOUND; FLEET_IN_USE (blocks are held, or it has instances and `force` is not
+    set); ETAG_MISMATCH; LIMIT_EXCEEDED (more instances than are deleted at once).
     """
     CreateInstance: _grpc.UnaryUnaryMultiCallable[_fleet_admin_pb2.CreateInstanceRequest, _resources_pb2.Instance]
-    """Registers an instance. Registering it again with the same shape (blocks, labels, resources) is a no-op that answers
-    the instance as it is, in whatever state it is.
+    """Registers an instance. Registering it again with the same shape (blocks, labels, resources) is
+    a no-op that answers the instance as it is, in whatever state it is.
 
     Errors: FLEET_NOT_FOUND; INSTANCE_EXISTS (with another shape); LIMIT_EXCEEDED.
     """
@@ -72,7 +72,8 @@ class FleetAdminStub:
     UpdateInstance: _grpc.UnaryUnaryMultiCallable[_fleet_admin_pb2.UpdateInstanceRequest, _resources_pb2.Instance]
     """Changes an instance's blocks, labels, resources or state. What is held stays held.
 
-    Errors: FLEET_NOT_FOUND; INSTANCE_NOT_FOUND; INSTANCE_IN_USE (a block that would go is held); ETAG_MISMATCH.
+    Errors: FLEET_NOT_FOUND; INSTANCE_NOT_FOUND; INSTANCE_IN_USE (a block that would go is held);
+    ETAG_MISMATCH.
     """
     DeleteInstance: _grpc.UnaryUnaryMultiCallable[_fleet_admin_pb2.DeleteInstanceRequest, _empty_pb2.Empty]
     """Removes an instance.
@@ -80,13 +81,14 @@ class FleetAdminStub:
     Errors: FLEET_NOT_FOUND; INSTANCE_NOT_FOUND; INSTANCE_IN_USE (blocks are held); ETAG_MISMATCH.
     """
     CordonInstance: _grpc.UnaryUnaryMultiCallable[_fleet_admin_pb2.CordonInstanceRequest, _resources_pb2.Instance]
-    """Stops new grants on an instance: state CORDONED. What is held stays held. A no-op if it is CORDONED; an OFFLINE
-    instance becomes CORDONED.
+    """Stops new grants on an instance: state CORDONED. What is held stays held. A no-op if it is
+    CORDONED; an OFFLINE instance becomes CORDONED.
 
     Errors: FLEET_NOT_FOUND; INSTANCE_NOT_FOUND; ETAG_MISMATCH.
     """
     UncordonInstance: _grpc.UnaryUnaryMultiCallable[_fleet_admin_pb2.UncordonInstanceRequest, _resources_pb2.Instance]
-    """Allows new grants on an instance again: state ACTIVE, from CORDONED or OFFLINE. A no-op if it is ACTIVE.
+    """Allows new grants on an instance again: state ACTIVE, from CORDONED or OFFLINE. A no-op if it
+    is ACTIVE.
 
     Errors: FLEET_NOT_FOUND; INSTANCE_NOT_FOUND; ETAG_MISMATCH.
     """
@@ -95,8 +97,8 @@ class FleetAdminStub:
 class FleetAdminAsyncStub(FleetAdminStub):
     """For operators: fleets and their instances (AIP-131 to AIP-135).
 
-    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or STORE_UNAVAILABLE; any
-    change also INVARIANT_VIOLATED.
+    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
+    STORE_UNAVAILABLE; any change also INVARIANT_VIOLATED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -108,7 +110,7 @@ class FleetAdminAsyncStub(FleetAdminStub):
     GetFleet: _aio.UnaryUnaryMultiCallable[_fleet_admin_pb2.GetFleetRequest, _resources_pb2.Fleet]  # type: ignore[assignment]
     """One fleet. Errors: FLEET_NOT_FOUND."""
     ListFleets: _aio.UnaryUnaryMultiCallable[_fleet_admin_pb2.ListFleetsRequest, _fleet_admin_pb2.ListFleetsResponse]  # type: ignore[assignment]
-    """All fleets by name."""
+    """All fleets by name. No errors of its own."""
     UpdateFleet: _aio.UnaryUnaryMultiCallable[_fleet_admin_pb2.UpdateFleetRequest, _resources_pb2.Fleet]  # type: ignore[assignment]
     """Changes a fleet's own fields. Leases that were granted before keep their time.
 
@@ -117,12 +119,12 @@ class FleetAdminAsyncStub(FleetAdminStub):
     DeleteFleet: _aio.UnaryUnaryMultiCallable[_fleet_admin_pb2.DeleteFleetRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Deletes a fleet. Its journal stays, and a fleet of the same name goes on from its revision.
 
-    Errors: FLEET_NOT_FOUND; FLEET_IN_USE (blocks are held, or it has instances and `force` is not set); ETAG_MISMATCH;
-    LIMIT_EXCEEDED (more instances than are deleted at once).
+    Errors: FLEET_NOT_FOUND; FLEET_IN_USE (blocks are held, or it has instances and `force` is not
+    set); ETAG_MISMATCH; LIMIT_EXCEEDED (more instances than are deleted at once).
     """
     CreateInstance: _aio.UnaryUnaryMultiCallable[_fleet_admin_pb2.CreateInstanceRequest, _resources_pb2.Instance]  # type: ignore[assignment]
-    """Registers an instance. Registering it again with the same shape (blocks, labels, resources) is a no-op that answers
-    the instance as it is, in whatever state it is.
+    """Registers an instance. Registering it again with the same shape (blocks, labels, resources) is
+    a no-op that answers the instance as it is, in whatever state it is.
 
     Errors: FLEET_NOT_FOUND; INSTANCE_EXISTS (with another shape); LIMIT_EXCEEDED.
     """
@@ -133,7 +135,8 @@ class FleetAdminAsyncStub(FleetAdminStub):
     UpdateInstance: _aio.UnaryUnaryMultiCallable[_fleet_admin_pb2.UpdateInstanceRequest, _resources_pb2.Instance]  # type: ignore[assignment]
     """Changes an instance's blocks, labels, resources or state. What is held stays held.
 
-    Errors: FLEET_NOT_FOUND; INSTANCE_NOT_FOUND; INSTANCE_IN_USE (a block that would go is held); ETAG_MISMATCH.
+    Errors: FLEET_NOT_FOUND; INSTANCE_NOT_FOUND; INSTANCE_IN_USE (a block that would go is held);
+    ETAG_MISMATCH.
     """
     DeleteInstance: _aio.UnaryUnaryMultiCallable[_fleet_admin_pb2.DeleteInstanceRequest, _empty_pb2.Empty]  # type: ignore[assignment]
     """Removes an instance.
@@ -141,13 +144,14 @@ class FleetAdminAsyncStub(FleetAdminStub):
     Errors: FLEET_NOT_FOUND; INSTANCE_NOT_FOUND; INSTANCE_IN_USE (blocks are held); ETAG_MISMATCH.
     """
     CordonInstance: _aio.UnaryUnaryMultiCallable[_fleet_admin_pb2.CordonInstanceRequest, _resources_pb2.Instance]  # type: ignore[assignment]
-    """Stops new grants on an instance: state CORDONED. What is held stays held. A no-op if it is CORDONED; an OFFLINE
-    instance becomes CORDONED.
+    """Stops new grants on an instance: state CORDONED. What is held stays held. A no-op if it is
+    CORDONED; an OFFLINE instance becomes CORDONED.
 
     Errors: FLEET_NOT_FOUND; INSTANCE_NOT_FOUND; ETAG_MISMATCH.
     """
     UncordonInstance: _aio.UnaryUnaryMultiCallable[_fleet_admin_pb2.UncordonInstanceRequest, _resources_pb2.Instance]  # type: ignore[assignment]
-    """Allows new grants on an instance again: state ACTIVE, from CORDONED or OFFLINE. A no-op if it is ACTIVE.
+    """Allows new grants on an instance again: state ACTIVE, from CORDONED or OFFLINE. A no-op if it
+    is ACTIVE.
 
     Errors: FLEET_NOT_FOUND; INSTANCE_NOT_FOUND; ETAG_MISMATCH.
     """
@@ -155,8 +159,8 @@ class FleetAdminAsyncStub(FleetAdminStub):
 class FleetAdminServicer(metaclass=_abc_1.ABCMeta):
     """For operators: fleets and their instances (AIP-131 to AIP-135).
 
-    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or STORE_UNAVAILABLE; any
-    change also INVARIANT_VIOLATED.
+    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
+    STORE_UNAVAILABLE; any change also INVARIANT_VIOLATED.
     """
 
     @_abc_1.abstractmethod
@@ -184,7 +188,7 @@ class FleetAdminServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_admin_pb2.ListFleetsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_admin_pb2.ListFleetsResponse, _abc.Awaitable[_fleet_admin_pb2.ListFleetsResponse]]:
-        """All fleets by name."""
+        """All fleets by name. No errors of its own."""
 
     @_abc_1.abstractmethod
     def UpdateFleet(
@@ -205,8 +209,8 @@ class FleetAdminServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
         """Deletes a fleet. Its journal stays, and a fleet of the same name goes on from its revision.
 
-        Errors: FLEET_NOT_FOUND; FLEET_IN_USE (blocks are held, or it has instances and `force` is not set); ETAG_MISMATCH;
-        LIMIT_EXCEEDED (more instances than are deleted at once).
+        Errors: FLEET_NOT_FOUND; FLEET_IN_USE (blocks are held, or it has instances and `force` is not
+        set); ETAG_MISMATCH; LIMIT_EXCEEDED (more instances than are deleted at once).
         """
 
     @_abc_1.abstractmethod
@@ -215,8 +219,8 @@ class FleetAdminServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_admin_pb2.CreateInstanceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_resources_pb2.Instance, _abc.Awaitable[_resources_pb2.Instance]]:
-        """Registers an instance. Registering it again with the same shape (blocks, labels, resources) is a no-op that answers
-        the instance as it is, in whatever state it is.
+        """Registers an instance. Registering it again with the same shape (blocks, labels, resources) is
+        a no-op that answers the instance as it is, in whatever state it is.
 
         Errors: FLEET_NOT_FOUND; INSTANCE_EXISTS (with another shape); LIMIT_EXCEEDED.
         """
@@ -245,7 +249,8 @@ class FleetAdminServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_resources_pb2.Instance, _abc.Awaitable[_resources_pb2.Instance]]:
         """Changes an instance's blocks, labels, resources or state. What is held stays held.
 
-        Errors: FLEET_NOT_FOUND; INSTANCE_NOT_FOUND; INSTANCE_IN_USE (a block that would go is held); ETAG_MISMATCH.
+        Errors: FLEET_NOT_FOUND; INSTANCE_NOT_FOUND; INSTANCE_IN_USE (a block that would go is held);
+        ETAG_MISMATCH.
         """
 
     @_abc_1.abstractmethod
@@ -265,8 +270,8 @@ class FleetAdminServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_admin_pb2.CordonInstanceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_resources_pb2.Instance, _abc.Awaitable[_resources_pb2.Instance]]:
-        """Stops new grants on an instance: state CORDONED. What is held stays held. A no-op if it is CORDONED; an OFFLINE
-        instance becomes CORDONED.
+        """Stops new grants on an instance: state CORDONED. What is held stays held. A no-op if it is
+        CORDONED; an OFFLINE instance becomes CORDONED.
 
         Errors: FLEET_NOT_FOUND; INSTANCE_NOT_FOUND; ETAG_MISMATCH.
         """
@@ -277,7 +282,8 @@ class FleetAdminServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_admin_pb2.UncordonInstanceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_resources_pb2.Instance, _abc.Awaitable[_resources_pb2.Instance]]:
-        """Allows new grants on an instance again: state ACTIVE, from CORDONED or OFFLINE. A no-op if it is ACTIVE.
+        """Allows new grants on an instance again: state ACTIVE, from CORDONED or OFFLINE. A no-op if it
+        is ACTIVE.
 
         Errors: FLEET_NOT_FOUND; INSTANCE_NOT_FOUND; ETAG_MISMATCH.
         """

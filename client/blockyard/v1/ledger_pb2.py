@@ -23,40 +23,75 @@ _sym_db = _symbol_database.Default()
 
 
 from blockyard.v1 import resources_pb2 as blockyard_dot_v1_dot_resources__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62lockyard/v1/ledger.proto\x12\x0c\x62lockyard.v1\x1a\x1c\x62lockyard/v1/resources.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb3\x05\n\x05\x45vent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x04kind\x18\x03 \x01(\x0e\x32\x18.blockyard.v1.Event.Kind\x12\x12\n\nallocation\x18\x04 \x01(\t\x12\x10\n\x08instance\x18\x05 \x01(\t\x12\x0e\n\x06holder\x18\x06 \x01(\t\x12+\n\nplacements\x18\x07 \x03(\x0b\x32\x17.blockyard.v1.Placement\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11idempotency_token\x18\t \x01(\t\x12\r\n\x05\x65nded\x18\n \x01(\x08\x12\"\n\x05\x66leet\x18\x0b \x01(\x0b\x32\x13.blockyard.v1.Fleet\x12.\n\x0einstance_after\x18\x0c \x01(\x0b\x32\x16.blockyard.v1.Instance\x12-\n\x0b\x63orrections\x18\r \x03(\x0b\x32\x18.blockyard.v1.Correction\"\x84\x02\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n\rFLEET_CREATED\x10\x01\x12\x11\n\rFLEET_UPDATED\x10\x02\x12\x11\n\rFLEET_DELETED\x10\x03\x12\x14\n\x10INSTANCE_CREATED\x10\x04\x12\x14\n\x10INSTANCE_UPDATED\x10\x05\x12\x14\n\x10INSTANCE_DELETED\x10\x06\x12\x0b\n\x07GRANTED\x10\x07\x12\x0c\n\x08RELEASED\x10\x08\x12\x0b\n\x07RENEWED\x10\t\x12\x0b\n\x07\x45XPIRED\x10\n\x12\x13\n\x0fTOKEN_CANCELLED\x10\x0b\x12\x13\n\x0fLEASES_EXTENDED\x10\x0c\x12\x0c\n\x08REPAIRED\x10\r\"\xce\x01\n\x11ListEventsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x15\n\rfrom_revision\x18\x04 \x01(\x03\x12\'\n\x05kinds\x18\x05 \x03(\x0e\x32\x18.blockyard.v1.Event.Kind\x12\x13\n\x06holder\x18\x06 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08instance\x18\x07 \x01(\tH\x01\x88\x01\x01\x42\t\n\x07_holderB\x0b\n\t_instance\"d\n\x12ListEventsResponse\x12#\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x13.blockyard.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\x1e\n\rVerifyRequest\x12\r\n\x05\x66leet\x18\x01 \x01(\t\"\xe7\x01\n\x0b\x44iscrepancy\x12.\n\x05\x63heck\x18\x01 \x01(\x0e\x32\x1f.blockyard.v1.Discrepancy.Check\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x12\n\nallocation\x18\x03 \x01(\t\x12\x10\n\x08\x65xpected\x18\x04 \x01(\t\x12\x0e\n\x06\x61\x63tual\x18\x05 \x01(\t\"`\n\x05\x43heck\x12\x15\n\x11\x43HECK_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x43OUNTER\x10\x01\x12\x0f\n\x0bHELD_BLOCKS\x10\x02\x12\x0b\n\x07JOURNAL\x10\x03\x12\n\n\x06MEMORY\x10\x04\x12\t\n\x05TOKEN\x10\x05\"\xe4\x01\n\x0eVerifyResponse\x12\r\n\x05\x63lean\x18\x01 \x01(\x08\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x30\n\rdiscrepancies\x18\x03 \x03(\x0b\x32\x19.blockyard.v1.Discrepancy\x12\x11\n\ttruncated\x18\x04 \x01(\x08\x12\x19\n\x11instances_checked\x18\x05 \x01(\x03\x12\x1b\n\x13held_blocks_checked\x18\x06 \x01(\x03\x12\x1b\n\x13\x61llocations_checked\x18\x07 \x01(\x03\x12\x17\n\x0f\x65vents_replayed\x18\x08 \x01(\x03\"-\n\rRepairRequest\x12\r\n\x05\x66leet\x18\x01 \x01(\t\x12\r\n\x05\x61pply\x18\x02 \x01(\x08\"\xca\x02\n\nCorrection\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.blockyard.v1.Correction.Kind\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x12\n\nallocation\x18\x03 \x01(\t\x12\r\n\x05\x62lock\x18\x04 \x01(\x05\x12\x0e\n\x06\x62\x65\x66ore\x18\x05 \x01(\x03\x12\r\n\x05\x61\x66ter\x18\x06 \x01(\x03\"\xba\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x43OUNTER_SET\x10\x01\x12\x0f\n\x0b\x42LOCK_FREED\x10\x02\x12\x0e\n\nBLOCK_HELD\x10\x03\x12\x12\n\x0eTOKEN_RECORDED\x10\x04\x12\x16\n\x12JOURNAL_RECONCILED\x10\x05\x12\x14\n\x10SHAPE_RECONCILED\x10\x06\x12\x13\n\x0fMEMORY_RELOADED\x10\x07\x12\x13\n\x0fJOURNAL_SETTLED\x10\x08\"\xb4\x01\n\x0eRepairResponse\x12\x0f\n\x07\x61pplied\x18\x01 \x01(\x08\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12-\n\x0b\x63orrections\x18\x03 \x03(\x0b\x32\x18.blockyard.v1.Correction\x12-\n\nunrepaired\x18\x04 \x03(\x0b\x32\x19.blockyard.v1.Discrepancy\x12\x11\n\ttruncated\x18\x05 \x01(\x08\x12\x0e\n\x06halted\x18\x06 \x01(\x08\x32\xe3\x01\n\x06Ledger\x12O\n\nListEvents\x12\x1f.blockyard.v1.ListEventsRequest\x1a .blockyard.v1.ListEventsResponse\x12\x43\n\x06Verify\x12\x1b.blockyard.v1.VerifyRequest\x1a\x1c.blockyard.v1.VerifyResponse\x12\x43\n\x06Repair\x12\x1b.blockyard.v1.RepairRequest\x1a\x1c.blockyard.v1.RepairResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62lockyard/v1/ledger.proto\x12\x0c\x62lockyard.v1\x1a\x1c\x62lockyard/v1/resources.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xef\x05\n\x05\x45vent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x04kind\x18\x03 \x01(\x0e\x32\x18.blockyard.v1.Event.Kind\x12\x31\n\nallocation\x18\x04 \x01(\tB\x1d\xfa\x41\x1a\n\x18\x62lockyard.dev/Allocation\x12-\n\x08instance\x18\x05 \x01(\tB\x1b\xfa\x41\x18\n\x16\x62lockyard.dev/Instance\x12\x0e\n\x06holder\x18\x06 \x01(\t\x12+\n\nplacements\x18\x07 \x03(\x0b\x32\x17.blockyard.v1.Placement\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11idempotency_token\x18\t \x01(\t\x12\r\n\x05\x65nded\x18\n \x01(\x08\x12\"\n\x05\x66leet\x18\x0b \x01(\x0b\x32\x13.blockyard.v1.Fleet\x12.\n\x0einstance_after\x18\x0c \x01(\x0b\x32\x16.blockyard.v1.Instance\x12-\n\x0b\x63orrections\x18\r \x03(\x0b\x32\x18.blockyard.v1.Correction\"\x84\x02\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n\rFLEET_CREATED\x10\x01\x12\x11\n\rFLEET_UPDATED\x10\x02\x12\x11\n\rFLEET_DELETED\x10\x03\x12\x14\n\x10INSTANCE_CREATED\x10\x04\x12\x14\n\x10INSTANCE_UPDATED\x10\x05\x12\x14\n\x10INSTANCE_DELETED\x10\x06\x12\x0b\n\x07GRANTED\x10\x07\x12\x0c\n\x08RELEASED\x10\x08\x12\x0b\n\x07RENEWED\x10\t\x12\x0b\n\x07\x45XPIRED\x10\n\x12\x13\n\x0fTOKEN_CANCELLED\x10\x0b\x12\x13\n\x0fLEASES_EXTENDED\x10\x0c\x12\x0c\n\x08REPAIRED\x10\r\"\xab\x02\n\x11ListEventsRequest\x12,\n\x06parent\x18\x01 \x01(\tB\x1c\xe2\x41\x01\x02\xfa\x41\x15\n\x13\x62lockyard.dev/Fleet\x12\x17\n\tpage_size\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1b\n\rfrom_revision\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x01\x12-\n\x05kinds\x18\x05 \x03(\x0e\x32\x18.blockyard.v1.Event.KindB\x04\xe2\x41\x01\x01\x12\x19\n\x06holder\x18\x06 \x01(\tB\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12\x36\n\x08instance\x18\x07 \x01(\tB\x1f\xe2\x41\x01\x01\xfa\x41\x18\n\x16\x62lockyard.dev/InstanceH\x01\x88\x01\x01\x42\t\n\x07_holderB\x0b\n\t_instance\"d\n\x12ListEventsResponse\x12#\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x13.blockyard.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\"<\n\rVerifyRequest\x12+\n\x05\x66leet\x18\x01 \x01(\tB\x1c\xe2\x41\x01\x02\xfa\x41\x15\n\x13\x62lockyard.dev/Fleet\"\xa3\x02\n\x0b\x44iscrepancy\x12.\n\x05\x63heck\x18\x01 \x01(\x0e\x32\x1f.blockyard.v1.Discrepancy.Check\x12-\n\x08instance\x18\x02 \x01(\tB\x1b\xfa\x41\x18\n\x16\x62lockyard.dev/Instance\x12\x31\n\nallocation\x18\x03 \x01(\tB\x1d\xfa\x41\x1a\n\x18\x62lockyard.dev/Allocation\x12\x10\n\x08\x65xpected\x18\x04 \x01(\t\x12\x0e\n\x06\x61\x63tual\x18\x05 \x01(\t\"`\n\x05\x43heck\x12\x15\n\x11\x43HECK_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x43OUNTER\x10\x01\x12\x0f\n\x0bHELD_BLOCKS\x10\x02\x12\x0b\n\x07JOURNAL\x10\x03\x12\n\n\x06MEMORY\x10\x04\x12\t\n\x05TOKEN\x10\x05\"\xe4\x01\n\x0eVerifyResponse\x12\r\n\x05\x63lean\x18\x01 \x01(\x08\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x30\n\rdiscrepancies\x18\x03 \x03(\x0b\x32\x19.blockyard.v1.Discrepancy\x12\x11\n\ttruncated\x18\x04 \x01(\x08\x12\x19\n\x11instances_checked\x18\x05 \x01(\x03\x12\x1b\n\x13held_blocks_checked\x18\x06 \x01(\x03\x12\x1b\n\x13\x61llocations_checked\x18\x07 \x01(\x03\x12\x17\n\x0f\x65vents_replayed\x18\x08 \x01(\x03\"Q\n\rRepairRequest\x12+\n\x05\x66leet\x18\x01 \x01(\tB\x1c\xe2\x41\x01\x02\xfa\x41\x15\n\x13\x62lockyard.dev/Fleet\x12\x13\n\x05\x61pply\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"\x86\x03\n\nCorrection\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.blockyard.v1.Correction.Kind\x12-\n\x08instance\x18\x02 \x01(\tB\x1b\xfa\x41\x18\n\x16\x62lockyard.dev/Instance\x12\x31\n\nallocation\x18\x03 \x01(\tB\x1d\xfa\x41\x1a\n\x18\x62lockyard.dev/Allocation\x12\r\n\x05\x62lock\x18\x04 \x01(\x05\x12\x0e\n\x06\x62\x65\x66ore\x18\x05 \x01(\x03\x12\r\n\x05\x61\x66ter\x18\x06 \x01(\x03\"\xba\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x43OUNTER_SET\x10\x01\x12\x0f\n\x0b\x42LOCK_FREED\x10\x02\x12\x0e\n\nBLOCK_HELD\x10\x03\x12\x12\n\x0eTOKEN_RECORDED\x10\x04\x12\x16\n\x12JOURNAL_RECONCILED\x10\x05\x12\x14\n\x10SHAPE_RECONCILED\x10\x06\x12\x13\n\x0fMEMORY_RELOADED\x10\x07\x12\x13\n\x0fJOURNAL_SETTLED\x10\x08\"\xb4\x01\n\x0eRepairResponse\x12\x0f\n\x07\x61pplied\x18\x01 \x01(\x08\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12-\n\x0b\x63orrections\x18\x03 \x03(\x0b\x32\x18.blockyard.v1.Correction\x12-\n\nunrepaired\x18\x04 \x03(\x0b\x32\x19.blockyard.v1.Discrepancy\x12\x11\n\ttruncated\x18\x05 \x01(\x08\x12\x0e\n\x06halted\x18\x06 \x01(\x08\x32\xe3\x01\n\x06Ledger\x12O\n\nListEvents\x12\x1f.blockyard.v1.ListEventsRequest\x1a .blockyard.v1.ListEventsResponse\x12\x43\n\x06Verify\x12\x1b.blockyard.v1.VerifyRequest\x1a\x1c.blockyard.v1.VerifyResponse\x12\x43\n\x06Repair\x12\x1b.blockyard.v1.RepairRequest\x1a\x1c.blockyard.v1.RepairResponseBp\n\x10\x64\x65v.blockyard.v1B\x0bLedgerProtoP\x01Z>github.com/blockyard/blockyard/gen/go/blockyard/v1;blockyardv1\xaa\x02\x0c\x42lockyard.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'blockyard.v1.ledger_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_EVENT']._serialized_start=107
-  _globals['_EVENT']._serialized_end=798
-  _globals['_EVENT_KIND']._serialized_start=538
-  _globals['_EVENT_KIND']._serialized_end=798
-  _globals['_LISTEVENTSREQUEST']._serialized_start=801
-  _globals['_LISTEVENTSREQUEST']._serialized_end=1007
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=1009
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=1109
-  _globals['_VERIFYREQUEST']._serialized_start=1111
-  _globals['_VERIFYREQUEST']._serialized_end=1141
-  _globals['_DISCREPANCY']._serialized_start=1144
-  _globals['_DISCREPANCY']._serialized_end=1375
-  _globals['_DISCREPANCY_CHECK']._serialized_start=1279
-  _globals['_DISCREPANCY_CHECK']._serialized_end=1375
-  _globals['_VERIFYRESPONSE']._serialized_start=1378
-  _globals['_VERIFYRESPONSE']._serialized_end=1606
-  _globals['_REPAIRREQUEST']._serialized_start=1608
-  _globals['_REPAIRREQUEST']._serialized_end=1653
-  _globals['_CORRECTION']._serialized_start=1656
-  _globals['_CORRECTION']._serialized_end=1986
-  _globals['_CORRECTION_KIND']._serialized_start=1800
-  _globals['_CORRECTION_KIND']._serialized_end=1986
-  _globals['_REPAIRRESPONSE']._serialized_start=1989
-  _globals['_REPAIRRESPONSE']._serialized_end=2169
-  _globals['_LEDGER']._serialized_start=2172
-  _globals['_LEDGER']._serialized_end=2399
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\020dev.blockyard.v1B\013LedgerProtoP\001Z>github.com/blockyard/blockyard/gen/go/blockyard/v1;blockyardv1\252\002\014Blockyard.V1'
+  _globals['_EVENT'].fields_by_name['allocation']._loaded_options = None
+  _globals['_EVENT'].fields_by_name['allocation']._serialized_options = b'\372A\032\n\030blockyard.dev/Allocation'
+  _globals['_EVENT'].fields_by_name['instance']._loaded_options = None
+  _globals['_EVENT'].fields_by_name['instance']._serialized_options = b'\372A\030\n\026blockyard.dev/Instance'
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\025\n\023blockyard.dev/Fleet'
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['from_revision']._loaded_options = None
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['from_revision']._serialized_options = b'\342A\001\001'
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['kinds']._loaded_options = None
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['kinds']._serialized_options = b'\342A\001\001'
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['holder']._loaded_options = None
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['holder']._serialized_options = b'\342A\001\001'
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['instance']._loaded_options = None
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['instance']._serialized_options = b'\342A\001\001\372A\030\n\026blockyard.dev/Instance'
+  _globals['_VERIFYREQUEST'].fields_by_name['fleet']._loaded_options = None
+  _globals['_VERIFYREQUEST'].fields_by_name['fleet']._serialized_options = b'\342A\001\002\372A\025\n\023blockyard.dev/Fleet'
+  _globals['_DISCREPANCY'].fields_by_name['instance']._loaded_options = None
+  _globals['_DISCREPANCY'].fields_by_name['instance']._serialized_options = b'\372A\030\n\026blockyard.dev/Instance'
+  _globals['_DISCREPANCY'].fields_by_name['allocation']._loaded_options = None
+  _globals['_DISCREPANCY'].fields_by_name['allocation']._serialized_options = b'\372A\032\n\030blockyard.dev/Allocation'
+  _globals['_REPAIRREQUEST'].fields_by_name['fleet']._loaded_options = None
+  _globals['_REPAIRREQUEST'].fields_by_name['fleet']._serialized_options = b'\342A\001\002\372A\025\n\023blockyard.dev/Fleet'
+  _globals['_REPAIRREQUEST'].fields_by_name['apply']._loaded_options = None
+  _globals['_REPAIRREQUEST'].fields_by_name['apply']._serialized_options = b'\342A\001\001'
+  _globals['_CORRECTION'].fields_by_name['instance']._loaded_options = None
+  _globals['_CORRECTION'].fields_by_name['instance']._serialized_options = b'\372A\030\n\026blockyard.dev/Instance'
+  _globals['_CORRECTION'].fields_by_name['allocation']._loaded_options = None
+  _globals['_CORRECTION'].fields_by_name['allocation']._serialized_options = b'\372A\032\n\030blockyard.dev/Allocation'
+  _globals['_EVENT']._serialized_start=167
+  _globals['_EVENT']._serialized_end=918
+  _globals['_EVENT_KIND']._serialized_start=658
+  _globals['_EVENT_KIND']._serialized_end=918
+  _globals['_LISTEVENTSREQUEST']._serialized_start=921
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1220
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=1222
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=1322
+  _globals['_VERIFYREQUEST']._serialized_start=1324
+  _globals['_VERIFYREQUEST']._serialized_end=1384
+  _globals['_DISCREPANCY']._serialized_start=1387
+  _globals['_DISCREPANCY']._serialized_end=1678
+  _globals['_DISCREPANCY_CHECK']._serialized_start=1582
+  _globals['_DISCREPANCY_CHECK']._serialized_end=1678
+  _globals['_VERIFYRESPONSE']._serialized_start=1681
+  _globals['_VERIFYRESPONSE']._serialized_end=1909
+  _globals['_REPAIRREQUEST']._serialized_start=1911
+  _globals['_REPAIRREQUEST']._serialized_end=1992
+  _globals['_CORRECTION']._serialized_start=1995
+  _globals['_CORRECTION']._serialized_end=2385
+  _globals['_CORRECTION_KIND']._serialized_start=2199
+  _globals['_CORRECTION_KIND']._serialized_end=2385
+  _globals['_REPAIRRESPONSE']._serialized_start=2388
+  _globals['_REPAIRRESPONSE']._serialized_end=2568
+  _globals['_LEDGER']._serialized_start=2571
+  _globals['_LEDGER']._serialized_end=2798
 # @@protoc_insertion_point(module_scope)

@@ -48,18 +48,23 @@ class Event(_message.Message):
         INSTANCE_DELETED: Event._Kind.ValueType  # 6
         """An instance was removed. Sets `instance`."""
         GRANTED: Event._Kind.ValueType  # 7
-        """Blocks were granted. Sets `allocation`, `holder`, `idempotency_token`, `placements`, `expire_time`."""
+        """Blocks were granted. Sets `allocation`, `holder`, `idempotency_token`, `placements`,
+        `expire_time`.
+        """
         RELEASED: Event._Kind.ValueType  # 8
         """Blocks were released: those in `placements`. Sets `allocation`, `holder`, `ended`."""
         RENEWED: Event._Kind.ValueType  # 9
         """A lease was extended. Sets `allocation`, `holder`, `expire_time`."""
         EXPIRED: Event._Kind.ValueType  # 10
-        """A lease ran out, and the blocks in `placements` are free. Sets `allocation`, `holder`, `ended`."""
+        """A lease ran out, and the blocks in `placements` are free. Sets `allocation`, `holder`,
+        `ended`.
+        """
         TOKEN_CANCELLED: Event._Kind.ValueType  # 11
         """A Release by token came before its Acquire. Sets `idempotency_token`."""
         LEASES_EXTENDED: Event._Kind.ValueType  # 12
-        """The server started and renewed all live leases, each by its own TTL, but none beyond `expire_time`: their holders
-        could not renew while no server ran, and the wall clock may have been set meanwhile.
+        """The server started and renewed all live leases, each by its own TTL, but none beyond
+        `expire_time`: their holders could not renew while no server ran, and the wall clock may have
+        been set meanwhile.
         """
         REPAIRED: Event._Kind.ValueType  # 13
         """A Repair changed records so that they agree. Sets `corrections`."""
@@ -82,18 +87,23 @@ class Event(_message.Message):
     INSTANCE_DELETED: Event.Kind.ValueType  # 6
     """An instance was removed. Sets `instance`."""
     GRANTED: Event.Kind.ValueType  # 7
-    """Blocks were granted. Sets `allocation`, `holder`, `idempotency_token`, `placements`, `expire_time`."""
+    """Blocks were granted. Sets `allocation`, `holder`, `idempotency_token`, `placements`,
+    `expire_time`.
+    """
     RELEASED: Event.Kind.ValueType  # 8
     """Blocks were released: those in `placements`. Sets `allocation`, `holder`, `ended`."""
     RENEWED: Event.Kind.ValueType  # 9
     """A lease was extended. Sets `allocation`, `holder`, `expire_time`."""
     EXPIRED: Event.Kind.ValueType  # 10
-    """A lease ran out, and the blocks in `placements` are free. Sets `allocation`, `holder`, `ended`."""
+    """A lease ran out, and the blocks in `placements` are free. Sets `allocation`, `holder`,
+    `ended`.
+    """
     TOKEN_CANCELLED: Event.Kind.ValueType  # 11
     """A Release by token came before its Acquire. Sets `idempotency_token`."""
     LEASES_EXTENDED: Event.Kind.ValueType  # 12
-    """The server started and renewed all live leases, each by its own TTL, but none beyond `expire_time`: their holders
-    could not renew while no server ran, and the wall clock may have been set meanwhile.
+    """The server started and renewed all live leases, each by its own TTL, but none beyond
+    `expire_time`: their holders could not renew while no server ran, and the wall clock may have
+    been set meanwhile.
     """
     REPAIRED: Event.Kind.ValueType  # 13
     """A Repair changed records so that they agree. Sets `corrections`."""
@@ -116,18 +126,20 @@ class Event(_message.Message):
     kind: Global___Event.Kind.ValueType
     """What changed."""
     allocation: _builtins.str
-    """`fleets/{fleet}/allocations/{allocation}`."""
+    """The allocation that was granted, released, renewed or has expired:
+    `fleets/{fleet}/allocations/{allocation}`.
+    """
     instance: _builtins.str
-    """`fleets/{fleet}/instances/{instance}`."""
+    """The instance that was registered, changed or removed: `fleets/{fleet}/instances/{instance}`."""
     holder: _builtins.str
     """The allocation's holder."""
     idempotency_token: _builtins.str
-    """Of the grant or the cancellation."""
+    """The token of the grant or the cancellation."""
     ended: _builtins.bool
     """The allocation has ended with this event; false for a partial release."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When, by the server's clock."""
+        """When it was made, by the server's clock."""
 
     @_builtins.property
     def placements(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.Placement]:
@@ -188,18 +200,22 @@ class ListEventsRequest(_message.Message):
     HOLDER_FIELD_NUMBER: _builtins.int
     INSTANCE_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
-    """Required. `fleets/{fleet}`."""
+    """Required. The fleet whose journal is listed: `fleets/{fleet}`."""
     page_size: _builtins.int
-    """How many at most, 0..; 0 stands for 100, more than 1000 for 1000. A page may have fewer."""
+    """How many events at most. 0 stands for 100, more than 1000 for 1000. Negative: INVALID_REQUEST.
+    A page may have fewer: only an empty `next_page_token` ends the list.
+    """
     page_token: _builtins.str
-    """The `next_page_token` of the page before, with the same filters."""
+    """The `next_page_token` of the page before, for the same fleet and filters. Empty: the first
+    page. A token of another list: INVALID_REQUEST.
+    """
     from_revision: _builtins.int
-    """From this revision on. 0: from the first that is kept."""
+    """The first revision of interest. 0: the first that is kept. Negative: INVALID_REQUEST."""
     holder: _builtins.str
     """Only events of this holder's allocations. Absent: any. Set, but empty: INVALID_REQUEST."""
     instance: _builtins.str
-    """Only events that have this instance in `instance` or `placements`: `fleets/{fleet}/instances/{instance}`. Absent: any.
-    Set, but empty: INVALID_REQUEST.
+    """Only events that have this instance in `instance` or `placements`:
+    `fleets/{fleet}/instances/{instance}`. Absent: any. Set, but empty: INVALID_REQUEST.
     """
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___Event.Kind.ValueType]:
@@ -241,12 +257,12 @@ class ListEventsResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """For the next page. Empty: this was the last."""
+    """What to send as `page_token` for the next page. Empty: this was the last."""
     revision: _builtins.int
     """The fleet's revision when this answer was made."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
-        """In ascending order of the revision."""
+        """The events, in ascending order of the revision."""
 
     def __init__(
         self,
@@ -271,7 +287,7 @@ class VerifyRequest(_message.Message):
 
     FLEET_FIELD_NUMBER: _builtins.int
     fleet: _builtins.str
-    """Required. `fleets/{fleet}`."""
+    """Required. The fleet to check: `fleets/{fleet}`."""
     def __init__(
         self,
         *,
@@ -334,9 +350,13 @@ class Discrepancy(_message.Message):
     check: Global___Discrepancy.Check.ValueType
     """Which comparison failed."""
     instance: _builtins.str
-    """`fleets/{fleet}/instances/{instance}`; empty if the difference is not of one instance."""
+    """The instance: `fleets/{fleet}/instances/{instance}`. Empty: the difference is not of one
+    instance.
+    """
     allocation: _builtins.str
-    """`fleets/{fleet}/allocations/{allocation}`; empty if the difference is not of one allocation."""
+    """The allocation: `fleets/{fleet}/allocations/{allocation}`. Empty: the difference is not of one
+    allocation.
+    """
     expected: _builtins.str
     """What the check expected, for people."""
     actual: _builtins.str
@@ -419,7 +439,7 @@ class RepairRequest(_message.Message):
     FLEET_FIELD_NUMBER: _builtins.int
     APPLY_FIELD_NUMBER: _builtins.int
     fleet: _builtins.str
-    """Required. `fleets/{fleet}`."""
+    """Required. The fleet to repair: `fleets/{fleet}`."""
     apply: _builtins.bool
     """False: only says what it would change. True: changes it."""
     def __init__(
@@ -451,30 +471,40 @@ class Correction(_message.Message):
         KIND_UNSPECIFIED: Correction._Kind.ValueType  # 0
         """Never in an answer."""
         COUNTER_SET: Correction._Kind.ValueType  # 1
-        """An instance's counter of busy blocks is set to the number of its held blocks, and its own record says again who
-        holds it exclusively, out of the allocations. Sets `instance`, `before`, `after`: equal if only the latter differed.
+        """An instance's counter of busy blocks is set to the number of its held blocks, and its own
+        record says again who holds it exclusively, out of the allocations. Sets `instance`,
+        `before`, `after`: equal if only the latter differed.
         """
         BLOCK_FREED: Correction._Kind.ValueType  # 2
-        """A held block that no live allocation has is freed. Sets `instance`, `block`, `allocation` (whose it was said to be)."""
+        """A held block that no live allocation has is freed. Sets `instance`, `block`, `allocation`
+        (whose it was said to be).
+        """
         BLOCK_HELD: Correction._Kind.ValueType  # 3
-        """A block that a live allocation has, and nobody else, is held for it again. Sets `instance`, `block`, `allocation`."""
+        """A block that a live allocation has, and nobody else, is held for it again. Sets `instance`,
+        `block`, `allocation`.
+        """
         TOKEN_RECORDED: Correction._Kind.ValueType  # 4
-        """A live allocation's idempotency token is recorded again, from the journal; if its grant is no longer kept there,
-        without the request: a replay is then refused with TOKEN_MISMATCH. Sets `allocation`.
+        """A live allocation's idempotency token is recorded again, from the journal; if its grant is no
+        longer kept there, without the request: a replay is then refused with TOKEN_MISMATCH. Sets
+        `allocation`.
         """
         JOURNAL_RECONCILED: Correction._Kind.ValueType  # 5
-        """The journal's replay gives a block to another than the records do: from this event on it gives it to `allocation`
-        (empty: to nobody). Sets `instance`, `block`. Nothing else is changed: the journal is never rewritten.
+        """The journal's replay gives a block to another than the records do: from this event on it
+        gives it to `allocation` (empty: to nobody). Sets `instance`, `block`. Nothing else is
+        changed: the journal is never rewritten.
         """
         SHAPE_RECONCILED: Correction._Kind.ValueType  # 6
-        """The journal's replay gives an instance another number of blocks than its record, or knows no such instance, or one
-        too many: from this event on it has `after` blocks (0: it is not there). Sets `instance`, `before`, `after`.
+        """The journal's replay gives an instance another number of blocks than its record, or knows no
+        such instance, or one too many: from this event on it has `after` blocks (0: it is not
+        there). Sets `instance`, `before`, `after`.
         """
         MEMORY_RELOADED: Correction._Kind.ValueType  # 7
-        """The server's memory of an instance is thrown away and read again. Sets `instance`. No record changes."""
+        """The server's memory of an instance is thrown away and read again. Sets `instance`. No record
+        changes.
+        """
         JOURNAL_SETTLED: Correction._Kind.ValueType  # 8
-        """Events are missing in the journal before this event, or contradict each other, at `before` places: from this event
-        on its replay counts as sound. Nothing else is changed.
+        """Events are missing in the journal before this event, or contradict each other, at `before`
+        places: from this event on its replay counts as sound. Nothing else is changed.
         """
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
@@ -483,30 +513,40 @@ class Correction(_message.Message):
     KIND_UNSPECIFIED: Correction.Kind.ValueType  # 0
     """Never in an answer."""
     COUNTER_SET: Correction.Kind.ValueType  # 1
-    """An instance's counter of busy blocks is set to the number of its held blocks, and its own record says again who
-    holds it exclusively, out of the allocations. Sets `instance`, `before`, `after`: equal if only the latter differed.
+    """An instance's counter of busy blocks is set to the number of its held blocks, and its own
+    record says again who holds it exclusively, out of the allocations. Sets `instance`,
+    `before`, `after`: equal if only the latter differed.
     """
     BLOCK_FREED: Correction.Kind.ValueType  # 2
-    """A held block that no live allocation has is freed. Sets `instance`, `block`, `allocation` (whose it was said to be)."""
+    """A held block that no live allocation has is freed. Sets `instance`, `block`, `allocation`
+    (whose it was said to be).
+    """
     BLOCK_HELD: Correction.Kind.ValueType  # 3
-    """A block that a live allocation has, and nobody else, is held for it again. Sets `instance`, `block`, `allocation`."""
+    """A block that a live allocation has, and nobody else, is held for it again. Sets `instance`,
+    `block`, `allocation`.
+    """
     TOKEN_RECORDED: Correction.Kind.ValueType  # 4
-    """A live allocation's idempotency token is recorded again, from the journal; if its grant is no longer kept there,
-    without the request: a replay is then refused with TOKEN_MISMATCH. Sets `allocation`.
+    """A live allocation's idempotency token is recorded again, from the journal; if its grant is no
+    longer kept there, without the request: a replay is then refused with TOKEN_MISMATCH. Sets
+    `allocation`.
     """
     JOURNAL_RECONCILED: Correction.Kind.ValueType  # 5
-    """The journal's replay gives a block to another than the records do: from this event on it gives it to `allocation`
-    (empty: to nobody). Sets `instance`, `block`. Nothing else is changed: the journal is never rewritten.
+    """The journal's replay gives a block to another than the records do: from this event on it
+    gives it to `allocation` (empty: to nobody). Sets `instance`, `block`. Nothing else is
+    changed: the journal is never rewritten.
     """
     SHAPE_RECONCILED: Correction.Kind.ValueType  # 6
-    """The journal's replay gives an instance another number of blocks than its record, or knows no such instance, or one
-    too many: from this event on it has `after` blocks (0: it is not there). Sets `instance`, `before`, `after`.
+    """The journal's replay gives an instance another number of blocks than its record, or knows no
+    such instance, or one too many: from this event on it has `after` blocks (0: it is not
+    there). Sets `instance`, `before`, `after`.
     """
     MEMORY_RELOADED: Correction.Kind.ValueType  # 7
-    """The server's memory of an instance is thrown away and read again. Sets `instance`. No record changes."""
+    """The server's memory of an instance is thrown away and read again. Sets `instance`. No record
+    changes.
+    """
     JOURNAL_SETTLED: Correction.Kind.ValueType  # 8
-    """Events are missing in the journal before this event, or contradict each other, at `before` places: from this event
-    on its replay counts as sound. Nothing else is changed.
+    """Events are missing in the journal before this event, or contradict each other, at `before`
+    places: from this event on its replay counts as sound. Nothing else is changed.
     """
 
     KIND_FIELD_NUMBER: _builtins.int
@@ -518,15 +558,15 @@ class Correction(_message.Message):
     kind: Global___Correction.Kind.ValueType
     """What is changed."""
     instance: _builtins.str
-    """`fleets/{fleet}/instances/{instance}`."""
+    """The instance: `fleets/{fleet}/instances/{instance}`. Set as `kind` says."""
     allocation: _builtins.str
-    """`fleets/{fleet}/allocations/{allocation}`."""
+    """The allocation: `fleets/{fleet}/allocations/{allocation}`. Set as `kind` says."""
     block: _builtins.int
-    """The block's number."""
+    """The block's number on the instance. Set as `kind` says."""
     before: _builtins.int
-    """The number before."""
+    """The number before the change. What it counts is said with `kind`."""
     after: _builtins.int
-    """The number after."""
+    """The number after the change. What it counts is said with `kind`."""
     def __init__(
         self,
         *,
@@ -558,7 +598,7 @@ class RepairResponse(_message.Message):
     TRUNCATED_FIELD_NUMBER: _builtins.int
     HALTED_FIELD_NUMBER: _builtins.int
     applied: _builtins.bool
-    """The changes were made; false for a request without `apply`, and if there was nothing to change."""
+    """The changes were made. False for a request without `apply`, and if there was nothing to change."""
     revision: _builtins.int
     """The revision at which the records were compared, or of the REPAIRED event."""
     truncated: _builtins.bool

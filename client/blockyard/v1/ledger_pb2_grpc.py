@@ -28,7 +28,8 @@ if _version_not_supported:
 class LedgerStub:
     """For who wants proof: the journal of every change, and a check that all records agree.
 
-    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or STORE_UNAVAILABLE.
+    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
+    STORE_UNAVAILABLE.
     """
 
     def __init__(self, channel):
@@ -57,22 +58,24 @@ class LedgerStub:
 class LedgerServicer:
     """For who wants proof: the journal of every change, and a check that all records agree.
 
-    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or STORE_UNAVAILABLE.
+    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
+    STORE_UNAVAILABLE.
     """
 
     def ListEvents(self, request, context):
-        """A fleet's journal in ascending order of the revision, one event for each. Errors: FLEET_NOT_FOUND (never existed;
-        the journal of a deleted fleet can be read); COMPACTED (`from_revision` is no longer kept).
+        """A fleet's journal in ascending order of the revision, one event for each. Errors:
+        FLEET_NOT_FOUND (never existed; the journal of a deleted fleet can be read); COMPACTED
+        (`from_revision` is no longer kept).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Verify(self, request, context):
-        """Compares, at one revision: the held blocks, the instances' counters, the live allocations, the owners of exclusive
-        instances, the journal's replay and the server's memory. Read-only: it reports each difference and changes none. Takes
-        time in proportion to the fleet and its journal. A difference stops the fleet's writes (`Fleet.halted`), on every
-        server.
+        """Compares, at one revision: the held blocks, the instances' counters, the live allocations, the
+        owners of exclusive instances, the journal's replay and the server's memory. Read-only: it
+        reports each difference and changes none. Takes time in proportion to the fleet and its
+        journal. A difference stops the fleet's writes (`Fleet.halted`), on every server.
 
         Errors: FLEET_NOT_FOUND.
         """
@@ -81,11 +84,13 @@ class LedgerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Repair(self, request, context):
-        """Says what would make a fleet's records agree again and, only if asked to, does it, in one transaction with a REPAIRED
-        event that lists every change. What clients were told is the truth: a live allocation keeps its blocks unless
-        another live one has the same block; such a conflict is for people, and is left as it is (`unrepaired`). If nothing
-        is left to repair, and Verify agrees, a fleet whose writes were stopped is served again. Takes time in proportion to the
-        fleet and its journal; with `apply` a fleet that needs a repair and keeps changing is stopped meanwhile.
+        """Says what would make a fleet's records agree again and, only if asked to, does it, in one
+        transaction with a REPAIRED event that lists every change. What clients were told is the truth:
+        a live allocation keeps its blocks unless another live one has the same block; such a conflict
+        is for people, and is left as it is (`unrepaired`). If nothing is left to repair, and Verify
+        agrees, a fleet whose writes were stopped is served again. Takes time in proportion to the
+        fleet and its journal; with `apply` a fleet that needs a repair and keeps changing is stopped
+        meanwhile.
 
         Errors: FLEET_NOT_FOUND; INVARIANT_VIOLATED (the database refuses the repair).
         """
@@ -122,7 +127,8 @@ def add_LedgerServicer_to_server(servicer, server):
 class Ledger:
     """For who wants proof: the journal of every change, and a check that all records agree.
 
-    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or STORE_UNAVAILABLE.
+    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
+    STORE_UNAVAILABLE.
     """
 
     @staticmethod

@@ -29,7 +29,8 @@ GRPC_VERSION: str
 class LedgerStub:
     """For who wants proof: the journal of every change, and a check that all records agree.
 
-    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or STORE_UNAVAILABLE.
+    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
+    STORE_UNAVAILABLE.
     """
 
     @_typing.overload
@@ -37,23 +38,26 @@ class LedgerStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LedgerAsyncStub: ...
     ListEvents: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListEventsRequest, _ledger_pb2.ListEventsResponse]
-    """A fleet's journal in ascending order of the revision, one event for each. Errors: FLEET_NOT_FOUND (never existed;
-    the journal of a deleted fleet can be read); COMPACTED (`from_revision` is no longer kept).
+    """A fleet's journal in ascending order of the revision, one event for each. Errors:
+    FLEET_NOT_FOUND (never existed; the journal of a deleted fleet can be read); COMPACTED
+    (`from_revision` is no longer kept).
     """
     Verify: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.VerifyRequest, _ledger_pb2.VerifyResponse]
-    """Compares, at one revision: the held blocks, the instances' counters, the live allocations, the owners of exclusive
-    instances, the journal's replay and the server's memory. Read-only: it reports each difference and changes none. Takes
-    time in proportion to the fleet and its journal. A difference stops the fleet's writes (`Fleet.halted`), on every
-    server.
+    """Compares, at one revision: the held blocks, the instances' counters, the live allocations, the
+    owners of exclusive instances, the journal's replay and the server's memory. Read-only: it
+    reports each difference and changes none. Takes time in proportion to the fleet and its
+    journal. A difference stops the fleet's writes (`Fleet.halted`), on every server.
 
     Errors: FLEET_NOT_FOUND.
     """
     Repair: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.RepairRequest, _ledger_pb2.RepairResponse]
-    """Says what would make a fleet's records agree again and, only if asked to, does it, in one transaction with a REPAIRED
-    event that lists every change. What clients were told is the truth: a live allocation keeps its blocks unless
-    another live one has the same block; such a conflict is for people, and is left as it is (`unrepaired`). If nothing
-    is left to repair, and Verify agrees, a fleet whose writes were stopped is served again. Takes time in proportion to the
-    fleet and its journal; with `apply` a fleet that needs a repair and keeps changing is stopped meanwhile.
+    """Says what would make a fleet's records agree again and, only if asked to, does it, in one
+    transaction with a REPAIRED event that lists every change. What clients were told is the truth:
+    a live allocation keeps its blocks unless another live one has the same block; such a conflict
+    is for people, and is left as it is (`unrepaired`). If nothing is left to repair, and Verify
+    agrees, a fleet whose writes were stopped is served again. Takes time in proportion to the
+    fleet and its journal; with `apply` a fleet that needs a repair and keeps changing is stopped
+    meanwhile.
 
     Errors: FLEET_NOT_FOUND; INVARIANT_VIOLATED (the database refuses the repair).
     """
@@ -62,28 +66,32 @@ class LedgerStub:
 class LedgerAsyncStub(LedgerStub):
     """For who wants proof: the journal of every change, and a check that all records agree.
 
-    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or STORE_UNAVAILABLE.
+    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
+    STORE_UNAVAILABLE.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListEvents: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListEventsRequest, _ledger_pb2.ListEventsResponse]  # type: ignore[assignment]
-    """A fleet's journal in ascending order of the revision, one event for each. Errors: FLEET_NOT_FOUND (never existed;
-    the journal of a deleted fleet can be read); COMPACTED (`from_revision` is no longer kept).
+    """A fleet's journal in ascending order of the revision, one event for each. Errors:
+    FLEET_NOT_FOUND (never existed; the journal of a deleted fleet can be read); COMPACTED
+    (`from_revision` is no longer kept).
     """
     Verify: _aio.UnaryUnaryMultiCallable[_ledger_pb2.VerifyRequest, _ledger_pb2.VerifyResponse]  # type: ignore[assignment]
-    """Compares, at one revision: the held blocks, the instances' counters, the live allocations, the owners of exclusive
-    instances, the journal's replay and the server's memory. Read-only: it reports each difference and changes none. Takes
-    time in proportion to the fleet and its journal. A difference stops the fleet's writes (`Fleet.halted`), on every
-    server.
+    """Compares, at one revision: the held blocks, the instances' counters, the live allocations, the
+    owners of exclusive instances, the journal's replay and the server's memory. Read-only: it
+    reports each difference and changes none. Takes time in proportion to the fleet and its
+    journal. A difference stops the fleet's writes (`Fleet.halted`), on every server.
 
     Errors: FLEET_NOT_FOUND.
     """
     Repair: _aio.UnaryUnaryMultiCallable[_ledger_pb2.RepairRequest, _ledger_pb2.RepairResponse]  # type: ignore[assignment]
-    """Says what would make a fleet's records agree again and, only if asked to, does it, in one transaction with a REPAIRED
-    event that lists every change. What clients were told is the truth: a live allocation keeps its blocks unless
-    another live one has the same block; such a conflict is for people, and is left as it is (`unrepaired`). If nothing
-    is left to repair, and Verify agrees, a fleet whose writes were stopped is served again. Takes time in proportion to the
-    fleet and its journal; with `apply` a fleet that needs a repair and keeps changing is stopped meanwhile.
+    """Says what would make a fleet's records agree again and, only if asked to, does it, in one
+    transaction with a REPAIRED event that lists every change. What clients were told is the truth:
+    a live allocation keeps its blocks unless another live one has the same block; such a conflict
+    is for people, and is left as it is (`unrepaired`). If nothing is left to repair, and Verify
+    agrees, a fleet whose writes were stopped is served again. Takes time in proportion to the
+    fleet and its journal; with `apply` a fleet that needs a repair and keeps changing is stopped
+    meanwhile.
 
     Errors: FLEET_NOT_FOUND; INVARIANT_VIOLATED (the database refuses the repair).
     """
@@ -91,7 +99,8 @@ class LedgerAsyncStub(LedgerStub):
 class LedgerServicer(metaclass=_abc_1.ABCMeta):
     """For who wants proof: the journal of every change, and a check that all records agree.
 
-    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or STORE_UNAVAILABLE.
+    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
+    STORE_UNAVAILABLE.
     """
 
     @_abc_1.abstractmethod
@@ -100,8 +109,9 @@ class LedgerServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ListEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ListEventsResponse, _abc.Awaitable[_ledger_pb2.ListEventsResponse]]:
-        """A fleet's journal in ascending order of the revision, one event for each. Errors: FLEET_NOT_FOUND (never existed;
-        the journal of a deleted fleet can be read); COMPACTED (`from_revision` is no longer kept).
+        """A fleet's journal in ascending order of the revision, one event for each. Errors:
+        FLEET_NOT_FOUND (never existed; the journal of a deleted fleet can be read); COMPACTED
+        (`from_revision` is no longer kept).
         """
 
     @_abc_1.abstractmethod
@@ -110,10 +120,10 @@ class LedgerServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.VerifyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.VerifyResponse, _abc.Awaitable[_ledger_pb2.VerifyResponse]]:
-        """Compares, at one revision: the held blocks, the instances' counters, the live allocations, the owners of exclusive
-        instances, the journal's replay and the server's memory. Read-only: it reports each difference and changes none. Takes
-        time in proportion to the fleet and its journal. A difference stops the fleet's writes (`Fleet.halted`), on every
-        server.
+        """Compares, at one revision: the held blocks, the instances' counters, the live allocations, the
+        owners of exclusive instances, the journal's replay and the server's memory. Read-only: it
+        reports each difference and changes none. Takes time in proportion to the fleet and its
+        journal. A difference stops the fleet's writes (`Fleet.halted`), on every server.
 
         Errors: FLEET_NOT_FOUND.
         """
@@ -124,11 +134,13 @@ class LedgerServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.RepairRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.RepairResponse, _abc.Awaitable[_ledger_pb2.RepairResponse]]:
-        """Says what would make a fleet's records agree again and, only if asked to, does it, in one transaction with a REPAIRED
-        event that lists every change. What clients were told is the truth: a live allocation keeps its blocks unless
-        another live one has the same block; such a conflict is for people, and is left as it is (`unrepaired`). If nothing
-        is left to repair, and Verify agrees, a fleet whose writes were stopped is served again. Takes time in proportion to the
-        fleet and its journal; with `apply` a fleet that needs a repair and keeps changing is stopped meanwhile.
+        """Says what would make a fleet's records agree again and, only if asked to, does it, in one
+        transaction with a REPAIRED event that lists every change. What clients were told is the truth:
+        a live allocation keeps its blocks unless another live one has the same block; such a conflict
+        is for people, and is left as it is (`unrepaired`). If nothing is left to repair, and Verify
+        agrees, a fleet whose writes were stopped is served again. Takes time in proportion to the
+        fleet and its journal; with `apply` a fleet that needs a repair and keeps changing is stopped
+        meanwhile.
 
         Errors: FLEET_NOT_FOUND; INVARIANT_VIOLATED (the database refuses the repair).
         """

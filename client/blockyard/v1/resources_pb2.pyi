@@ -4,8 +4,8 @@ isort:skip_file
 The resources that every Blockyard service speaks of: fleets, instances, allocations.
 
 Names follow AIP-122. Ids that people choose (fleet, instance) match
-`[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?`. A field that refers to a resource holds its full name, such
-as `fleets/gpu/instances/node-1`.
+`[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?`. A field that refers to a resource holds its full name,
+such as `fleets/gpu/instances/node-1`.
 """
 
 from collections import abc as _abc
@@ -42,10 +42,10 @@ class _PlacementStrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Pla
     """The most idle blocks, then the lowest order. Spreads the load."""
 
 class PlacementStrategy(_PlacementStrategy, metaclass=_PlacementStrategyEnumTypeWrapper):
-    """How an instance is chosen among those that fit a demand. Every strategy is exact to the tie; `order`
-    is the order of registration in the fleet. Inside an instance the rule is always the same: the
-    smallest run of neighbouring idle blocks that fits, lowest first; if no run fits, the lowest idle
-    numbers.
+    """How an instance is chosen among those that fit a demand. Every strategy is exact to the tie;
+    `order` is the order of registration in the fleet. Inside an instance the rule is always the
+    same: the smallest run of neighbouring idle blocks that fits, lowest first; if no run fits, the
+    lowest idle numbers.
     """
 
 PLACEMENT_STRATEGY_UNSPECIFIED: PlacementStrategy.ValueType  # 0
@@ -60,8 +60,8 @@ Global___PlacementStrategy: _TypeAlias = PlacementStrategy  # noqa: Y015
 
 @_typing.final
 class Fleet(_message.Message):
-    """A named pool of instances, and the unit of consistency: every change touches exactly one fleet and
-    raises its revision by one.
+    """A named pool of instances, and the unit of consistency: every change touches exactly one fleet
+    and raises its revision by one.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -97,24 +97,28 @@ class Fleet(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     HALTED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`fleets/{fleet}`. Chosen at creation, never changes."""
+    """The full name: `fleets/{fleet}`. Chosen at creation, never changes. Required in an update."""
     default_placement_strategy: Global___PlacementStrategy.ValueType
     """The strategy of an Acquire that names none. UNSPECIFIED is stored as BEST_FIT."""
     etag: _builtins.str
-    """Output only. Changes whenever the fleet's own fields change (never because of allocations). Send it
-    back in an update or a delete to make sure that nobody was faster; else ABORTED, ETAG_MISMATCH. In an update, absent: no
-    guard; set, but empty: INVALID_REQUEST.
+    """Says which version of the fleet's own fields this is. It changes whenever one of them does, and
+    never because of allocations. The server sets it, and ignores it in a create. Sent back in an
+    update or a delete, it makes sure that nobody was faster; else ABORTED, ETAG_MISMATCH. In an
+    update, absent: no guard; set, but empty: INVALID_REQUEST. At most 64 printable ASCII
+    characters.
     """
     revision: _builtins.int
     """Output only. The fleet's revision when this answer was made. Goes up by one with each committed
     change, and never down: a fleet that is deleted and created again goes on from where it was.
     """
     halted: _builtins.bool
-    """Output only. The fleet's writes are stopped, because an invariant was found not to hold; see Ledger.Repair."""
+    """Output only. The fleet's writes are stopped, because an invariant was found not to hold; see
+    Ledger.Repair.
+    """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Up to 64 labels. Keys: 1..128 characters of `[A-Za-z0-9._/-]`, beginning and ending with a letter or
-        digit. Values: 0..253 printable ASCII characters.
+        """Up to 64 labels. Keys: 1..128 characters of `[A-Za-z0-9._/-]`, beginning and ending with a
+        letter or digit. Values: 0..253 printable ASCII characters.
         """
 
     @_builtins.property
@@ -125,7 +129,9 @@ class Fleet(_message.Message):
 
     @_builtins.property
     def max_ttl(self) -> _duration_pb2.Duration:
-        """The longest lease that is granted, 100 ms to 366 days; a longer request is granted this much. Absent: 366 days."""
+        """The longest lease that is granted, 100 ms to 366 days; a longer request is granted this much.
+        Absent: 366 days.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -178,8 +184,8 @@ class Instance(_message.Message):
         CORDONED: Instance._State.ValueType  # 2
         """Takes no new grants; what is held stays held."""
         OFFLINE: Instance._State.ValueType  # 3
-        """Not reachable: takes no new grants, and its allocations are flagged (`Allocation.offline_instances`).
-        What is held stays held until it is released or expires.
+        """Not reachable: takes no new grants, and its allocations are flagged
+        (`Allocation.offline_instances`). What is held stays held until it is released or expires.
         """
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
@@ -192,8 +198,8 @@ class Instance(_message.Message):
     CORDONED: Instance.State.ValueType  # 2
     """Takes no new grants; what is held stays held."""
     OFFLINE: Instance.State.ValueType  # 3
-    """Not reachable: takes no new grants, and its allocations are flagged (`Allocation.offline_instances`).
-    What is held stays held until it is released or expires.
+    """Not reachable: takes no new grants, and its allocations are flagged
+    (`Allocation.offline_instances`). What is held stays held until it is released or expires.
     """
 
     @_typing.final
@@ -248,29 +254,35 @@ class Instance(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`fleets/{fleet}/instances/{instance}`. Chosen at creation, never changes."""
+    """The full name: `fleets/{fleet}/instances/{instance}`. Chosen at creation, never changes.
+    Required in an update.
+    """
     total_blocks: _builtins.int
-    """How many blocks the instance is divided into, 1..4096. Growing is always possible; shrinking is
-    refused (INSTANCE_IN_USE) while a block that would go is held.
+    """How many blocks the instance is divided into, 1..4096. Required in a create, and in an update
+    that names it. Growing is always possible; shrinking is refused (INSTANCE_IN_USE) while a block
+    that would go is held.
     """
     state: Global___Instance.State.ValueType
-    """Whether it takes new grants."""
+    """Whether it takes new grants. UNSPECIFIED: ACTIVE in a create; INVALID_REQUEST in an update
+    whose mask names it.
+    """
     etag: _builtins.str
-    """Output only. Changes whenever the instance's own fields change. See `Fleet.etag`."""
+    """Says which version of the instance's own fields this is. See `Fleet.etag`."""
     busy_blocks: _builtins.int
     """Output only. The blocks that are held now. `busy_blocks + idle_blocks = total_blocks`, always."""
     idle_blocks: _builtins.int
     """Output only. The blocks that are not held now, whatever the instance's state."""
     order: _builtins.int
-    """Output only. The place in the order of registration in the fleet; what placement breaks ties by."""
+    """Output only. The place in the order of registration in the fleet. Placement breaks ties by it."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Up to 64 labels, for selectors. The same limits as `Fleet.labels`."""
 
     @_builtins.property
     def resources(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """What the whole instance has, such as `{"gpu": 8, "memory_mib": 1048576}`, for demands with `requirements`.
-        Up to 32 entries. Keys: `[a-z][a-z0-9_]{0,62}`. Values: 0..2^62, in the unit that the key names.
+        """What the whole instance has, such as `{"gpu": 8, "memory_mib": 1048576}`, for demands with
+        `requirements`. Up to 32 entries. Keys: `[a-z][a-z0-9_]{0,62}`. Values: 0..2^62, in the unit
+        that the key names.
         """
 
     @_builtins.property
@@ -315,10 +327,12 @@ class Placement(_message.Message):
     INSTANCE_FIELD_NUMBER: _builtins.int
     BLOCKS_FIELD_NUMBER: _builtins.int
     instance: _builtins.str
-    """`fleets/{fleet}/instances/{instance}`."""
+    """The instance: `fleets/{fleet}/instances/{instance}`. Required in a request."""
     @_builtins.property
     def blocks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Block numbers in ascending order, each 0..4095."""
+        """Block numbers in ascending order, each 0..4095. In a request 1..4096 of them in any order, none
+        twice.
+        """
 
     def __init__(
         self,
@@ -402,8 +416,8 @@ class Allocation(_message.Message):
     OFFLINE_INSTANCES_FIELD_NUMBER: _builtins.int
     EXCLUSIVE_INSTANCES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`fleets/{fleet}/allocations/{allocation}`. The id is the fencing token in decimal. Empty only in
-    the answer to a `validate_only` request.
+    """The full name: `fleets/{fleet}/allocations/{allocation}`. The id is the fencing token in
+    decimal. Empty only in the answer to a `validate_only` request.
     """
     holder: _builtins.str
     """Who has it, in the scheduler's own words."""
@@ -425,7 +439,9 @@ class Allocation(_message.Message):
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """The lease that was granted, which may be shorter than asked (`Fleet.max_ttl`). Absent: held until released."""
+        """The lease that was granted, which may be shorter than asked (`Fleet.max_ttl`). Absent: held
+        until released.
+        """
 
     @_builtins.property
     def grant_time(self) -> _timestamp_pb2.Timestamp:
@@ -433,7 +449,9 @@ class Allocation(_message.Message):
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the lease ends unless it is renewed: at this very instant it has ended. Absent: held until released."""
+        """When the lease ends unless it is renewed: at this very instant it has ended. Absent: held until
+        released.
+        """
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
@@ -449,9 +467,9 @@ class Allocation(_message.Message):
 
     @_builtins.property
     def exclusive_instances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Those of the instances of `placements` that were granted exclusively. While the allocation has any block of such an
-        instance, nobody else gets one there: not those that it released, nor those that were added since. They are idle,
-        and not acquirable.
+        """Those of the instances of `placements` that were granted exclusively. While the allocation has
+        any block of such an instance, nobody else gets one there: not those that it released, nor
+        those that were added since. They are idle, and not acquirable.
         """
 
     def __init__(
@@ -500,7 +518,9 @@ class BlockCounts(_message.Message):
     idle_blocks: _builtins.int
     """Those that are not held, on instances of any state."""
     acquirable_blocks: _builtins.int
-    """Those of `idle_blocks` that are on ACTIVE instances which nobody holds exclusively: what an Acquire may get."""
+    """Those of `idle_blocks` that are on ACTIVE instances which nobody holds exclusively: what an
+    Acquire may get.
+    """
     def __init__(
         self,
         *,

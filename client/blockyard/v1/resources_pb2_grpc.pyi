@@ -4,8 +4,8 @@ isort:skip_file
 The resources that every Blockyard service speaks of: fleets, instances, allocations.
 
 Names follow AIP-122. Ids that people choose (fleet, instance) match
-`[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?`. A field that refers to a resource holds its full name, such
-as `fleets/gpu/instances/node-1`.
+`[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?`. A field that refers to a resource holds its full name,
+such as `fleets/gpu/instances/node-1`.
 """
 
 from collections import abc as _abc

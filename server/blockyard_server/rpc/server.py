@@ -11,7 +11,6 @@ from typing import Any, Final
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2
 
 from blockyard.v1 import allocator_pb2, fleet_admin_pb2, ledger_pb2
 from blockyard_server.engine.service import Service
@@ -25,7 +24,7 @@ from blockyard_server.rpc.health import Health
 from blockyard_server.rpc.interceptors import Interceptor
 from blockyard_server.rpc.ledger import LedgerServicer
 from blockyard_server.rpc.methods import Methods
-from blockyard_server.rpc.reflection import reflection_servicer
+from blockyard_server.rpc.reflection import reflection_services
 
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
 """What gRPC clients and servers accept by default; the limits of every request keep below it."""
@@ -103,9 +102,7 @@ class Edge:
         ]
         self.health = Health([descriptor.full_name for descriptor, _ in services])
         services.append((_service(health_pb2, "Health"), self.health))
-        reflected = [descriptor.full_name for descriptor, _ in services]
-        reflection = _service(reflection_pb2, "ServerReflection")
-        services.append((reflection, reflection_servicer([*reflected, reflection.full_name])))
+        services += reflection_services([descriptor.full_name for descriptor, _ in services])
         for descriptor, servicer in services:
             # Whoever asks a draining server for its health is to hear NOT_SERVING.
             self.methods.add(descriptor, servicer, changes=CHANGES, serve_while_draining=servicer is self.health)
