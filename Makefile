@@ -68,7 +68,7 @@ types: $(VENV)/.dev  ## mypy --strict
 	$(BIN)/mypy
 
 .PHONY: layers
-layers: $(VENV)/.dev  ## import-linter: who may import whom (docs/architecture.md)
+layers: $(VENV)/.dev  ## import-linter: who may import whom (docs/explanation/architecture.md)
 	$(BIN)/lint-imports --no-logo
 
 .PHONY: protos

@@ -1,4 +1,4 @@
-"""A field of an instance is in every place that it needs, or a test here names the place (docs/add-a-field.md).
+"""A field of an instance is in every place that it needs, or a test here names the place (docs/how-to/add-a-field.md).
 
 The list of the fields is that of the protos; what is only in answers is OUTPUT_ONLY there.
 """

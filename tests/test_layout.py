@@ -1,4 +1,4 @@
-"""The habits of the code that no linter knows (CONTRIBUTING.md, docs/architecture.md)."""
+"""The habits of the code that no linter knows (CONTRIBUTING.md, docs/explanation/architecture.md)."""
 
 import ast
 import re

@@ -46,7 +46,7 @@ class EngineMetrics(Collector):
         self._calls = calls
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric; `docs/operations.md` says which to watch."""
+        """Every metric; `docs/how-to/operate.md` says which to watch."""
         counts = self._engine.counts
         for name, meaning in _COUNTERS.items():
             yield CounterMetricFamily(f"blockyard_{name}", meaning, value=getattr(counts, name))

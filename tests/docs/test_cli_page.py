@@ -1,4 +1,4 @@
-"""docs/cli.md is complete, and names nothing that is not there: commands, options, exit codes, variables, settings."""
+"""docs/reference/cli.md is complete, and names nothing that is not there: commands, options, exit codes, settings."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -12,8 +12,8 @@ from blockyard.cli.failures import ExitCode
 from blockyard_server.settings import Settings
 from tests.docs.page_runner import ROOT
 
-PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+OPERATIONS = (ROOT / "docs" / "how-to" / "operate.md").read_text(encoding="utf-8")
 NOT_OPTIONS = {
     "BLOCKYARD_TRACEBACK",
     "BLOCKYARD_DATABASE",

@@ -1,4 +1,4 @@
-"""docs/errors.md is complete: every reason, with the status, the metadata, a meaning, and what to do next."""
+"""docs/reference/errors.md is complete: every reason, with the status, the metadata, a meaning, and what to do next."""
 
 import re
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class ProtoValue:
 
 
 def rows_of_the_page() -> list[Row]:
-    lines = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "docs" / "reference" / "errors.md").read_text(encoding="utf-8").splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
     return [Row(reason.strip("`"), status, names_in(metadata), *rest) for reason, status, metadata, *rest in cells]
 

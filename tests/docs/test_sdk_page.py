@@ -1,4 +1,4 @@
-"""docs/sdk.md is complete: every method of the clients and every exception; and what it names is there."""
+"""docs/how-to/use-the-sdk.md is complete: each method of the clients, each exception; what it names is there."""
 
 import re
 
@@ -7,7 +7,7 @@ from blockyard import AsyncClient, BlockyardError, CallFailed, Client
 from blockyard.errors import BY_REASON
 from tests.docs.page_runner import ROOT
 
-PAGE = (ROOT / "docs" / "sdk.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "how-to" / "use-the-sdk.md").read_text(encoding="utf-8")
 
 
 def methods_of(client: type) -> set[str]:

@@ -215,7 +215,7 @@ async def test_a_conflict_that_people_have_decided_is_then_repaired(sound_data: 
     data = damaged(sound_data, tmp_path, CONFLICTS["two live ones have one block"])
     async with client_on(tmp_path) as client:
         assert (await client.repair("gpu", apply=True)).halted
-    with closing(sqlite3.connect(data)) as db, db:  # as docs/operations.md says, with every guard in force
+    with closing(sqlite3.connect(data)) as db, db:  # as docs/how-to/operate.md says, with every guard in force
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("DELETE FROM held_blocks WHERE fleet = 'gpu' AND allocation = 4")
         db.execute("UPDATE allocations SET live = 0, state = 'RELEASED', end_time_us = 1 WHERE allocation = 4")

@@ -15,7 +15,7 @@ from blockyard_server.settings import Settings
 from tests.fault.test_repair import CONFLICTS, damaged, fill
 from tests.harness.in_process import client_of, serving
 
-PAGE: Final = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
+PAGE: Final = (Path(__file__).parents[2] / "docs" / "how-to" / "operate.md").read_text("utf-8")
 BY_HAND: Final = PAGE.partition("### Ending an allocation by hand")[2]
 CONFLICT: Final = CONFLICTS["two live ones have one block"]
 

@@ -12,7 +12,7 @@ from blockyard import AsyncClient, CallFailed
 from blockyard_server.app import RunningServer, StartRefused
 from tests.harness.in_process import client_of, serving
 
-OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+OPERATIONS = Path(__file__).parents[2] / "docs" / "how-to" / "operate.md"
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

@@ -1,5 +1,5 @@
-"""The table of saboteurs: for each proof of docs/evidence.md, on each deployment that it claims, its subject made
-wrong, and who expects the proof to be red.
+"""The table of saboteurs: for each proof of docs/explanation/evidence.md, on each deployment that it claims,
+its subject made wrong, and who expects the proof to be red.
 
 A proof that stays green then shows nothing. Some saboteurs are textual changes of the server, like the mutants; the
 others are tests of the suite that put the fault in by themselves and expect red.
@@ -22,7 +22,7 @@ class Saboteur:
     """One proof, on one deployment, whose subject is wrong."""
 
     proof: str
-    """As docs/evidence.md names it."""
+    """As docs/explanation/evidence.md names it."""
     deployment: str
     wrong: str
     """What is wrong about the subject."""

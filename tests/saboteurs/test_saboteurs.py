@@ -1,4 +1,4 @@
-"""Every proof of docs/evidence.md is red where its subject is wrong, on each deployment that it claims."""
+"""Every proof of docs/explanation/evidence.md is red where its subject is wrong, on each deployment that it claims."""
 
 import re
 import subprocess
@@ -17,8 +17,8 @@ ROW: Final = re.compile(r"\| (?:\[(?P<linked>[^]]+)\]\([^)]+\)|(?P<plain>[^|]+))
 
 
 def claimed() -> set[tuple[str, str]]:
-    """(proof, deployment), as the table of docs/evidence.md says it."""
-    text = (ROOT / "docs" / "evidence.md").read_text()
+    """(proof, deployment), as the table of docs/explanation/evidence.md says it."""
+    text = (ROOT / "docs" / "explanation" / "evidence.md").read_text()
     [_, table] = text.split("| proof | the whole | on | what it shows |\n|---|---|---|---|\n", 1)
     rows = [ROW.match(line) for line in table.partition("\n\n")[0].splitlines()]
     assert all(rows), "a row is not read"

@@ -1,7 +1,7 @@
 """The own fields of an instance between the message and the domain: one row for each, for both directions.
 
 The paths of an update's mask, what a create sets and what an answer says all come out of FIELDS. A new field is one
-more row (docs/add-a-field.md).
+more row (docs/how-to/add-a-field.md).
 """
 
 from collections.abc import Callable, Collection
