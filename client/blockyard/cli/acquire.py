@@ -48,7 +48,7 @@ def acquire(
         str | None,
         typer.Option(
             "--token",
-            help="The name of this one intent: the same token gives the same grant, however often.",
+            help="The idempotency token: the same token gives the same grant, however often.",
             show_default="a random one",
         ),
     ] = None,
@@ -62,7 +62,7 @@ def acquire(
     address: Address = None,
     output: Output = OutputFormat.TEXT,
 ) -> None:
-    """Acquires blocks: all that is asked for, or nothing. Exit code 4 means: it fits, but not now."""
+    """Acquires blocks: all that is asked for, or nothing. Exit code 4: the request fits the fleet, but not now."""
     demand = read_demand(
         blocks=blocks,
         instances=instances,

@@ -24,13 +24,15 @@ from blockyard.types import Allocation
 
 def list_allocations(
     fleet: FleetArgument,
-    holder: Annotated[str | None, typer.Option("--holder", help="Only this holder's.", callback=not_empty)] = None,
+    holder: Annotated[
+        str | None, typer.Option("--holder", help="Only this holder's allocations.", callback=not_empty)
+    ] = None,
     state: Annotated[
         AllocationState | None,
-        typer.Option("--state", case_sensitive=False, help="Only those in this state.", show_default="any"),
+        typer.Option("--state", case_sensitive=False, help="Only allocations in this state.", show_default="any"),
     ] = None,
     instance: Annotated[
-        str | None, typer.Option("--instance", help="Only those on this instance.", callback=not_empty)
+        str | None, typer.Option("--instance", help="Only allocations on this instance.", callback=not_empty)
     ] = None,
     address: Address = None,
     output: Output = OutputFormat.TEXT,

@@ -18,22 +18,22 @@ _DEFAULT_DATA: Final = Settings().data
 
 def backup(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The copy to make, in a folder that is there.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The copy to make, in an existing folder.")],
     *,
     data: Annotated[
         Path, typer.Option("--data", envvar="BLOCKYARD_DATA", help="The server's SQLite file. A server may use it.")
     ] = _DEFAULT_DATA,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace FILE if it is there, once the new copy is whole and checked.")
+        bool, typer.Option("--force", help="Replace an existing FILE, after the new copy was checked.")
     ] = False,
     output: Output = OutputFormat.TEXT,
 ) -> None:
-    """Copies the data file as it is at one moment, also while a server works on it, and checks the copy.
+    """Copies the data file as it is at one moment, and checks the copy. A server may work on the file meanwhile.
 
-    Only this user can read FILE. Until the copy is whole, checked and on the disk it is called FILE.partial. A copy
-    that is found to be wrong is kept as FILE.damaged, as evidence.
+    Only this user can read FILE. Until the copy is whole, checked and on the disk, it is called FILE.partial. A copy
+    that is wrong is kept as FILE.damaged, as evidence.
 
-    Exit code 0: FILE is a good backup. 1: it could not be made, or the data is wrong. 2: nothing was written.
+    Exit code 0: FILE is a good backup. 1: the backup could not be made, or the data is wrong. 2: nothing was written.
     """
     _expect_file(context)
     try:

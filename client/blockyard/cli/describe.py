@@ -9,7 +9,7 @@ from blockyard.types import FleetSnapshot
 
 
 def describe(fleet: FleetArgument, address: Address = None, output: Output = OutputFormat.TEXT) -> None:
-    """Draws a fleet: a line for each instance, a cell for each block, a letter and a colour for each holder."""
+    """Draws a fleet. Each line is an instance, each cell a block; each holder has a letter and a colour."""
     with connect(address) as client:
         snapshot = client.describe(fleet, view=DescribeView.FULL)
     if output is OutputFormat.JSON:

@@ -31,11 +31,13 @@ def list_events(
     kind: OfKind = None,
     holder: OfHolder = None,
     instance: OfInstance = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many.", show_default="all")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="At most this many events.", show_default="all")
+    ] = None,
     address: Address = None,
     output: Output = OutputFormat.TEXT,
 ) -> None:
-    """Lists a fleet's changes in their order, one for each revision; also those of a deleted fleet."""
+    """Lists a fleet's events in order, one for each revision. It works for a deleted fleet, too."""
     with connect(address) as client:
         journal = client.list_events(
             fleet, from_revision=from_revision or 0, kinds=kind, holder=holder, instance=instance

@@ -35,8 +35,8 @@ _DefaultTtl = Annotated[
     typer.Option(
         "--default-ttl",
         metavar="DURATION",
-        help="The lease of an acquire that asks for none, such as 30s; 'none': the max ttl, or held until "
-        "released where that is 'none' too.",
+        help="The lease of an acquire that names none, such as 30s. 'none': the max ttl; if that is 'none', too, "
+        "blocks are held until released.",
     ),
 ]
 _MaxTtl = Annotated[
@@ -55,7 +55,7 @@ def create_fleet(
     address: Address = None,
     output: Output = OutputFormat.TEXT,
 ) -> None:
-    """Makes a fleet. Making it again with the same fields changes nothing. Without --strategy: best_fit."""
+    """Creates a fleet. If it exists with the same fields, nothing changes. Without --strategy: best_fit."""
     labels = read_pairs(label or (), option="--label")
     with connect(address) as client:
         made = client.create_fleet(
@@ -112,7 +112,7 @@ def update_fleet(
     address: Address = None,
     output: Output = OutputFormat.TEXT,
 ) -> None:
-    """Changes what is named, and leaves the rest. The labels that are given replace all labels."""
+    """Changes the fields that are named, and leaves the others. --label replaces all labels."""
     changes: dict[str, Any] = {}
     if label or no_labels:
         changes["labels"] = {} if no_labels else read_pairs(label or (), option="--label")
@@ -134,7 +134,7 @@ def delete_fleet(
     fleet: FleetArgument,
     *,
     force: Annotated[
-        bool, typer.Option("--force", help="Its instances too. A fleet with held blocks is never deleted.")
+        bool, typer.Option("--force", help="Delete its instances, too. A fleet with held blocks is never deleted.")
     ] = False,
     etag: Etag = None,
     address: Address = None,

@@ -39,7 +39,7 @@ def create_instance(
     address: Address = None,
     output: Output = OutputFormat.TEXT,
 ) -> None:
-    """Registers an instance. Registering it again with the same shape changes nothing."""
+    """Registers an instance. If it exists with the same fields, nothing changes."""
     labels = read_pairs(label or (), option="--label")
     resources = read_amounts(resource or (), option="--resource")
     with connect(address) as client:
@@ -90,18 +90,18 @@ def update_instance(
     *,
     blocks: Annotated[
         int | None,
-        typer.Option("--blocks", "-b", min=1, max=4096, help="Grow or shrink it; no block that goes may be held."),
+        typer.Option("--blocks", "-b", min=1, max=4096, help="Grow or shrink it; a block that is held cannot go."),
     ] = None,
     label: Labels = None,
     no_labels: Annotated[bool, typer.Option("--no-labels", help="Take all labels away.")] = False,
     resource: _Resources = None,
-    no_resources: Annotated[bool, typer.Option("--no-resources", help="Take all resources away.")] = False,
+    no_resources: Annotated[bool, typer.Option("--no-resources", help="Remove all resources.")] = False,
     state: _State = None,
     etag: Etag = None,
     address: Address = None,
     output: Output = OutputFormat.TEXT,
 ) -> None:
-    """Changes what is named, and leaves the rest. Labels replace all labels, resources all resources."""
+    """Changes the fields that are named, and leaves the others. --label and --resource replace all of theirs."""
     changes: dict[str, Any] = {}
     if blocks is not None:
         changes["total_blocks"] = blocks
@@ -126,7 +126,7 @@ def delete_instance(
     address: Address = None,
     output: Output = OutputFormat.TEXT,
 ) -> None:
-    """Removes an instance. Refused while any of its blocks is held."""
+    """Removes an instance. The server refuses this while any of its blocks is held."""
     with connect(address) as client:
         client.delete_instance(fleet, instance, etag=etag)
     if output is OutputFormat.JSON:
@@ -143,7 +143,7 @@ def cordon_instance(
     address: Address = None,
     output: Output = OutputFormat.TEXT,
 ) -> None:
-    """Stops new grants on an instance. What is held stays held."""
+    """Stops new grants on an instance. Blocks that are held stay held."""
     with connect(address) as client:
         changed = client.cordon_instance(fleet, instance, etag=etag)
     _print_instance(changed, output)

@@ -54,7 +54,7 @@ Address: TypeAlias = Annotated[
         "--address",
         envvar="BLOCKYARD_ADDRESS",
         metavar="HOST:PORT",
-        help="Where the service is; several servers with commas between.",
+        help="Where the service is; put commas between several servers.",
         show_default=DEFAULT_ADDRESS,
     ),
 ]
@@ -87,7 +87,7 @@ Labels: TypeAlias = Annotated[
 ]
 Etag: TypeAlias = Annotated[
     str | None,
-    typer.Option("--etag", help="Refuse unless this is the current etag: nobody was faster.", callback=not_empty),
+    typer.Option("--etag", help="Refuse if the etag differs: somebody else changed it first.", callback=not_empty),
 ]
 Strategy: TypeAlias = Annotated[
     PlacementStrategy | None,
@@ -116,18 +116,18 @@ Holder: TypeAlias = Annotated[
     typer.Option("--holder", envvar="BLOCKYARD_HOLDER", help="Who will have the blocks.", show_default="user@machine"),
 ]
 GuardHolder: TypeAlias = Annotated[
-    str | None, typer.Option("--holder", help="A guard: refuse unless this is the holder.", callback=not_empty)
+    str | None, typer.Option("--holder", help="A guard: refuse if the holder differs.", callback=not_empty)
 ]
 GuardFence: TypeAlias = Annotated[
     int | None,
-    typer.Option("--fencing-token", min=1, help="A guard: refuse unless this is the allocation's fencing token."),
+    typer.Option("--fencing-token", min=1, help="A guard: refuse if the allocation's fencing token differs."),
 ]
 Require: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         "--require",
         metavar="RESOURCE=AMOUNT",
-        help="Instead of --blocks: as many blocks as cover this share of an instance's resources, such as gpu=2.",
+        help="Instead of --blocks: as many blocks as cover this amount of an instance's resources, such as gpu=2.",
     ),
 ]
 Match: TypeAlias = Annotated[
@@ -151,8 +151,8 @@ Exclusive: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--exclusive",
-        help="A wholly idle instance, all of it; with --blocks, one that has at least as many. Nobody else gets a block"
-        " there while the allocation has one, not even blocks that are added later.",
+        help="All blocks of a wholly idle instance; with --blocks, of one with at least that many. Nobody else gets a"
+        " block there while the allocation has one, not even a block that is added later.",
     ),
 ]
 OfKind: TypeAlias = Annotated[

@@ -30,7 +30,7 @@ def release(
         str | None,
         typer.Option(
             "--token",
-            help="Instead of a name: the token of the acquire, whether it was answered or not.",
+            help="Instead of a name: the token of the acquire, whether it got an answer or not.",
             callback=not_empty,
         ),
     ] = None,
@@ -44,7 +44,7 @@ def release(
     address: Address = None,
     output: Output = OutputFormat.TEXT,
 ) -> None:
-    """Releases an allocation, or some of its blocks. Repeating it is fine, and changes nothing.
+    """Releases an allocation, or some of its blocks. You can repeat it: it then changes nothing.
 
     With --fleet and --token it also cancels an acquire whose answer never came.
     """
@@ -79,7 +79,10 @@ def renew(
     address: Address = None,
     output: Output = OutputFormat.TEXT,
 ) -> None:
-    """Extends a lease to --ttl from now (the allocation's own ttl if absent). Never shortens it, never revives it."""
+    """Extends a lease so that it ends --ttl from now. Never shortens it, never revives one that has ended.
+
+    Without --ttl: the allocation's own.
+    """
     with connect(address) as client:
         renewal = client.renew(full_name(allocation), ttl=ttl, holder=holder, fencing_token=fencing_token)
     if output is OutputFormat.JSON:

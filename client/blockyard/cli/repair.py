@@ -31,25 +31,25 @@ _WORDS: Final = {
 def repair(
     fleet: FleetArgument,
     *,
-    apply: Annotated[bool, typer.Option("--apply", help="Make the changes. Without it, only say them.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Make the changes. Without it, only list them.")] = False,
     timeout: Annotated[
         timedelta | None,
         typer.Option(
             "--timeout",
             metavar="DURATION",
             parser=parse_timeout,
-            help="How long it may take; it grows with the journal.",
+            help="How long it may take; a longer journal takes more time.",
             show_default="5m",
         ),
     ] = None,
     address: Address = None,
     output: Output = OutputFormat.TEXT,
 ) -> None:
-    """Says what would make a fleet's records agree again; with --apply, does it and serves the fleet again.
+    """Lists the changes that make a fleet's records agree again; with --apply, makes them and ends the halt.
 
     A live allocation keeps its blocks unless another one has the same block: that is left to people.
 
-    Exit code 0: nothing is left to do. 1: something would be changed, or is left. 2: could not repair.
+    Exit code 0: nothing is left to do. 1: a change is needed or is left. 2: could not repair.
     """
     try:
         with connect(address) as client:

@@ -67,18 +67,18 @@ def replay(
         int | None, typer.Option("--limit", min=1, help="Only the first requests of the file.", show_default="all")
     ] = None,
     fleet: Annotated[
-        str | None, typer.Option("--fleet", help="The fleet to make; it must not exist.", show_default="replay-…")
+        str | None, typer.Option("--fleet", help="The fleet to create; it must not exist.", show_default="replay-…")
     ] = None,
     batch: Annotated[
-        int, typer.Option("--batch", min=1, max=MAX_OPERATIONS, help="At most so many operations in a call.")
+        int, typer.Option("--batch", min=1, max=MAX_OPERATIONS, help="At most this many operations in a call.")
     ] = DEFAULT_BATCH,
     address: Address = None,
     output: Output = OutputFormat.TEXT,
 ) -> None:
-    """Drives a log of requests through the service, in a fresh fleet, and ends with Verify.
+    """Sends a log of requests to the service, in a fresh fleet, and ends with Verify.
 
-    The events are ordered by time, releases before acquires, then by row, and carried out one after the other. A
-    refused request is gone. The fleet stays as it is at the end, so that it can be looked at.
+    The requests are carried out one after the other: by time, releases before acquires, then by row. A request that is
+    refused is not tried again. The fleet stays as it is at the end, so that you can look at it.
 
     Exit code 1: Verify found that the records disagree. 2: could not check.
     """

@@ -72,7 +72,7 @@ _Wait: TypeAlias = Annotated[
         "--wait",
         metavar="DURATION",
         parser=parse_duration,
-        help="If there is no capacity now, go on asking for so long.",
+        help="If there is no capacity now, keep asking for this long.",
         show_default="do not wait",
     ),
 ]
@@ -111,11 +111,11 @@ def run(
     caller: Caller = None,
     address: Address = None,
 ) -> None:
-    """Holds blocks of one instance while CMD runs here, renews the lease, and releases when CMD ends.
+    """Holds blocks of one instance while CMD runs here, renews their lease, and releases them when CMD ends.
 
     CMD gets BLOCKYARD_ALLOCATION, BLOCKYARD_INSTANCE, BLOCKYARD_BLOCKS (such as 0,1) and BLOCKYARD_FENCING_TOKEN.
-    Signals are passed on to it. If the lease is lost, all that it has started gets SIGTERM, then SIGKILL. What it
-    leaves behind is ended likewise; the blocks are released when nothing of it is left.
+    run passes signals on to it. If the lease is lost, run ends CMD and everything that CMD has started, with SIGTERM,
+    then SIGKILL. It also ends what CMD leaves behind, and releases the blocks when no process is left.
 
     The exit code is CMD's: 128+n if signal n ended it, 127 if there is no such command, 126 if it cannot be executed.
     Without the blocks: 75 if there is no capacity now, 69 if the service does not answer, 65 if it refuses the request.

@@ -22,7 +22,7 @@ def verify(
             "--timeout",
             metavar="DURATION",
             parser=parse_timeout,
-            help="How long the check may take; it grows with the journal.",
+            help="How long the check may take; a longer journal takes more time.",
             show_default="5m",
         ),
     ] = None,

@@ -48,7 +48,7 @@ def watch_events(
     holder: OfHolder = None,
     instance: OfInstance = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Ends after so many events.", show_default="never")
+        int | None, typer.Option("--limit", min=1, help="End after this many events.", show_default="never")
     ] = None,
     address: Address = None,
     output: Output = OutputFormat.TEXT,
