@@ -222,7 +222,7 @@ class AsyncClientMethods(ABC):
     async def batch(
         self, operations: Iterable[Operation[T]], *, timeout_s: float | None = None
     ) -> list[T | CallFailed]:
-        """Many operations in one call. Each is carried out by itself, in order; not a transaction.
+        """Many operations in one call. The server carries out each by itself, in order: it is not a transaction.
 
         Args:
             operations: Made by the functions of `blockyard.operations`, up to 1000. Their own `timeout_s` is not used.
@@ -337,7 +337,7 @@ class AsyncClientMethods(ABC):
             Compacted: The journal is no longer kept from that revision on. Describe the fleet, and watch on from its
                 revision + 1.
             CallFailed: Any other refusal that is not about the moment.
-            ValueError: A filter is given, but empty; or a name is of something else.
+            ValueError: A filter is empty, or a name is that of another kind of resource.
             TypeError: One string where several are asked for.
         """
         return self._new_watch(
@@ -354,11 +354,11 @@ class AsyncClientMethods(ABC):
     async def describe(
         self, fleet: str, *, view: DescribeView = DescribeView.BASIC, timeout_s: float | None = None
     ) -> FleetSnapshot:
-        """A whole fleet. If it changes between two pages, they are read again; see `FleetSnapshot.consistent`.
+        """Reads a whole fleet. If it changes between two pages, reads it again; see `FleetSnapshot.consistent`.
 
         Args:
             fleet: Which fleet.
-            view: How much to say of each instance.
+            view: How much the answer says about each instance.
             timeout_s: How long each page may take, retries included. None: as the client says.
 
         Raises:
@@ -376,11 +376,11 @@ class AsyncClientMethods(ABC):
         page_token: str = "",
         timeout_s: float | None = None,
     ) -> FleetPage:
-        """Some of a fleet's instances, and the totals of all, at one revision.
+        """One page of a fleet's instances, and the totals of the whole fleet, at one revision.
 
         Args:
             fleet: Which fleet.
-            view: How much to say of each instance.
+            view: How much the answer says about each instance.
             page_size: How many instances at most, up to 1000. A page may have fewer.
             page_token: The `next_page_token` of the page before, with the same `view`.
             timeout_s: How long it may take in all, retries included. None: as the client says.
@@ -429,7 +429,7 @@ class AsyncClientMethods(ABC):
         Raises:
             FleetNotFound: There is no such fleet.
             CallFailed: Any other refusal.
-            ValueError: A filter is given, but empty; or a name is of something else.
+            ValueError: A filter is empty, or a name is that of another kind of resource.
         """
         return self._items(
             _allocator.list_allocations(
@@ -759,7 +759,7 @@ class AsyncClientMethods(ABC):
             FleetNotFound: There never was such a fleet.
             Compacted: The journal is no longer kept from that revision on.
             CallFailed: Any other refusal.
-            ValueError: A filter is given, but empty; or a name is of something else.
+            ValueError: A filter is empty, or a name is that of another kind of resource.
             TypeError: One string where several are asked for.
         """
         return self._items(

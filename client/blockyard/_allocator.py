@@ -24,7 +24,7 @@ from blockyard.v1 import resources_pb2
 PAGE_SIZE: Final = 1000
 """How many items a call asks for: the most that the server gives."""
 DESCRIBE_RESTARTS: Final = 4
-"""How often the pages of a fleet that changes meanwhile are read again from the first, before a mixture is answered."""
+"""How often `describe` starts again if the fleet changes meanwhile, before it returns pages of different revisions."""
 
 _SERVICE = "/blockyard.v1.Allocator"
 DESCRIBE = Method(f"{_SERVICE}/Describe", pb.DescribeRequest, pb.DescribeResponse)
@@ -41,11 +41,11 @@ def describe_page(
     page_token: str = "",
     timeout_s: float | None = None,
 ) -> Call[FleetPage]:
-    """Some of a fleet's instances, and the totals of all, at one revision.
+    """One page of a fleet's instances, and the totals of the whole fleet, at one revision.
 
     Args:
         fleet: Which fleet.
-        view: How much to say of each instance.
+        view: How much the answer says about each instance.
         page_size: How many instances at most, up to 1000. A page may have fewer.
         page_token: The `next_page_token` of the page before, with the same `view`.
         timeout_s: How long it may take in all, retries included. None: as the client says.
@@ -63,11 +63,11 @@ def describe_page(
 def describe(
     fleet: str, *, view: DescribeView = DescribeView.BASIC, timeout_s: float | None = None
 ) -> Plan[FleetSnapshot]:
-    """A whole fleet. If it changes between two pages, they are read again; see `FleetSnapshot.consistent`.
+    """Reads a whole fleet. If it changes between two pages, reads it again; see `FleetSnapshot.consistent`.
 
     Args:
         fleet: Which fleet.
-        view: How much to say of each instance.
+        view: How much the answer says about each instance.
         timeout_s: How long each page may take, retries included. None: as the client says.
 
     Raises:
@@ -129,7 +129,7 @@ def list_allocations(
     Raises:
         FleetNotFound: There is no such fleet.
         CallFailed: Any other refusal.
-        ValueError: A filter is given, but empty; or a name is of something else.
+        ValueError: A filter is empty, or a name is that of another kind of resource.
     """
     request = pb.ListAllocationsRequest(
         parent=fleet_name(fleet),
@@ -148,7 +148,7 @@ def list_allocations(
 
 
 def batch(operations: Iterable[Operation[T]], *, timeout_s: float | None = None) -> Call[list[T | CallFailed]]:
-    """Many operations in one call. Each is carried out by itself, in order; not a transaction.
+    """Many operations in one call. The server carries out each by itself, in order: it is not a transaction.
 
     Args:
         operations: Made by the functions of `blockyard.operations`, up to 1000. Their own `timeout_s` is not used.

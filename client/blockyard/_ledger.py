@@ -46,7 +46,7 @@ def list_events(
         FleetNotFound: There never was such a fleet.
         Compacted: The journal is no longer kept from that revision on.
         CallFailed: Any other refusal.
-        ValueError: A filter is given, but empty; or a name is of something else.
+        ValueError: A filter is empty, or a name is that of another kind of resource.
         TypeError: One string where several are asked for.
     """
     request = pb.ListEventsRequest(

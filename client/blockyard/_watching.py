@@ -65,7 +65,7 @@ def watch(
         Compacted: The journal is no longer kept from that revision on. Describe the fleet, and watch on from its
             revision + 1.
         CallFailed: Any other refusal that is not about the moment.
-        ValueError: A filter is given, but empty; or a name is of something else.
+        ValueError: A filter is empty, or a name is that of another kind of resource.
         TypeError: One string where several are asked for.
     """
     return Subscription(

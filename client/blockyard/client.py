@@ -26,8 +26,8 @@ _random = random.SystemRandom()
 class Client(ClientMethods):
     """A connection to a Blockyard server, for threads. Safe to share among them.
 
-    A context manager; leaving it, or `close`, ends the connection. After a fork it is the parent's: in the child every
-    call raises `WrongProcess`, and `close` does nothing.
+    A context manager; leaving it, or `close`, ends the connection. After a fork the client belongs to the parent. In
+    the child every call raises `WrongProcess`, and `close` does nothing.
 
     Args:
         target: The server's address, `HOST:PORT`. Several servers that share a database, as

@@ -1,4 +1,4 @@
-"""What goes wrong, as exceptions: one class for each reason of `blockyard.reasons`, in a tree to catch by.
+"""The exceptions of the SDK: one class for each reason of `blockyard.reasons`, in a tree.
 
     BlockyardError
     ├── CallFailed                  the server answered with an error, or could not be reached
@@ -10,26 +10,26 @@
     │   │   ├── FleetNotFound
     │   │   ├── InstanceNotFound
     │   │   └── AllocationNotFound
-    │   ├── Conflict                somebody, or you yourself, did something else before
+    │   ├── Conflict                somebody, perhaps you, did something else first
     │   │   ├── TokenMismatch       the token was used for another request
     │   │   ├── FleetExists         with other fields
-    │   │   ├── InstanceExists      with another shape
-    │   │   └── EtagMismatch        somebody changed it first
-    │   ├── Ended                   what you hold on to is over, and does not come back
+    │   │   ├── InstanceExists      with other fields
+    │   │   └── EtagMismatch        somebody else changed the resource first
+    │   ├── Ended                   the allocation or token has ended, for good
     │   │   ├── TokenCancelled      the token was released before it was granted
     │   │   ├── AllocationEnded     it was released
     │   │   └── LeaseExpired        its lease ran out
     │   ├── InUse
     │   │   ├── InstanceInUse
     │   │   └── FleetInUse
-    │   ├── GuardFailed             the allocation is not what the caller takes it for
+    │   ├── GuardFailed             the allocation is not the one that the caller means
     │   │   ├── NotHolder
     │   │   ├── StaleFencingToken
     │   │   └── BlockNotGranted
-    │   ├── FleetFormatTooOld       needs that all servers are upgraded first
-    │   ├── Compacted               the journal is no longer kept from the revision that was asked for
-    │   ├── WatcherTooSlow          what was sent was not read; `watch` begins again by itself
-    │   ├── Unavailable             retried before it is raised
+    │   ├── FleetFormatTooOld       every server has to be upgraded first
+    │   ├── Compacted               the journal no longer has the revision that was asked for
+    │   ├── WatcherTooSlow          the client did not read; `watch` resumes by itself
+    │   ├── Unavailable             the SDK has retried before it raises this
     │   │   ├── Overloaded
     │   │   ├── ShuttingDown
     │   │   ├── StoreUnavailable
@@ -41,14 +41,14 @@
     │       └── InternalError
     ├── OutcomeUnknown              no answer to a change: it may have happened
     ├── LeaseLost                   the blocks may be somebody else's by now
-    ├── NotReleased                 no answer to the release of what has no lease: it is held until it is released
+    ├── NotReleased                 no answer to a release, and there is no lease: the blocks stay held
     ├── UnexpectedAnswer            the server is newer than this SDK
     ├── InvalidTarget               a client was asked to connect to a list that names no server
     ├── ClientClosed                nothing was sent
     ├── WrongLoop                   an asyncio client was used in a second event loop; nothing was sent
     └── WrongProcess                a client, lease or watch of the parent was used after a fork; nothing was sent
 
-An error that carries no reason, from a proxy say, is an `Unavailable` or a `DeadlineExceeded` if its status says
+An error without a reason, for example from a proxy, is an `Unavailable` or a `DeadlineExceeded` if its status says
 so, else a plain `CallFailed`.
 """
 

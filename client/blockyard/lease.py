@@ -53,11 +53,11 @@ class Lease:
     def __init__(self, client: "Client", acquire: Operation[Grant]) -> None:
         self._origin: Final = Origin(self)
         self.lost: Final[threading.Event] = _LostEvent(self._origin)
-        """Set when the lease is lost: the blocks may be somebody else's soon, so stop working with them.
+        """Set when the lease is lost: the blocks may soon belong to somebody else, so stop working with them.
 
-        In a forked child it is set: the child does not hold the lease, and would not hear of its loss."""
+        In a forked child it is set: the child does not hold the lease, and would not learn of its loss."""
         self.release_failure: BlockyardError | None = None
-        """Why the release at the end of the block got no answer, or was refused. None: it was released, or is held yet.
+        """Why the release at the end of the block got no answer, or was refused. None: released, or still held.
 
         With a TTL the block does not raise it: the blocks are free when the TTL has passed."""
         self._client = client
@@ -73,7 +73,7 @@ class Lease:
 
     @property
     def allocation(self) -> Allocation:
-        """What is held, as the last answer said. Only from entering on."""
+        """The allocation, as in the last answer. It exists only inside the block."""
         if self._allocation is None:
             raise RuntimeError("the lease is not entered: use it in a with statement")
         return self._allocation

@@ -123,7 +123,7 @@ class Allocation:
     offline_instances: tuple[str, ...]
     """The ids of those of its instances that are OFFLINE now."""
     exclusive_instances: tuple[str, ...] = ()
-    """The ids of those of its instances that it has exclusively: nobody else gets a block there, while it has one."""
+    """The ids of its instances that it has exclusively: nobody else gets a block there while it holds one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,7 +95,7 @@ def update_instance(
     label: Labels = None,
     no_labels: Annotated[bool, typer.Option("--no-labels", help="Take all labels away.")] = False,
     resource: _Resources = None,
-    no_resources: Annotated[bool, typer.Option("--no-resources", help="Remove all resources.")] = False,
+    no_resources: Annotated[bool, typer.Option("--no-resources", help="Take all resources away.")] = False,
     state: _State = None,
     etag: Etag = None,
     address: Address = None,
