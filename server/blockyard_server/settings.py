@@ -44,7 +44,7 @@ class Settings:
     data: Path = field(
         default_factory=lambda: user_data_path("blockyard") / "blockyard.db",
         metadata={
-            "help": "The SQLite file that holds everything. Made if it is not there. Not together with --database.",
+            "help": "The SQLite file with all data. Made at the first start. Not together with --database.",
             "least": None,
             "most": None,
         },
@@ -53,29 +53,29 @@ class Settings:
         default=None,
         repr=False,  # there may be a password in it
         metadata={
-            "help": "A PostgreSQL for everything, instead of --data, as postgresql://user@host:5432/name. Any number of"
-            " servers may share one. A password is better given in the variable.",
+            "help": "A PostgreSQL for all data, instead of --data, as postgresql://user@host:5432/name. Any number of"
+            " servers may share one. Give a password in the variable, not on the command line.",
             "least": None,
             "most": None,
         },
     )
     database_schema: str = _setting(
         "",
-        "The schema of the tables in --database. Empty: the one that has them, or else the first of the search path.",
+        "The schema of the tables in --database. Empty: the only one that has them, else the first of the search path.",
     )
-    max_batch: int = _setting(512, "Requests of one fleet that share a transaction.", least=1, most=10_000)
+    max_batch: int = _setting(512, "The most requests of one fleet that share a transaction.", least=1, most=10_000)
     max_waiting: int = _setting(
-        10_000, "Requests that may wait; one more is refused with OVERLOADED.", least=1, most=1_000_000
+        10_000, "The most requests that may wait; the server refuses one more with OVERLOADED.", least=1, most=1_000_000
     )
     max_linger_s: float = _setting(
         0.05,
-        "How long a busy server's commit may wait for the requests that usually come together, in seconds.",
+        "How long a busy server may wait for more requests before it begins a transaction, in seconds.",
         least=0,
         most=1,
     )
     readers: int = _setting(4, "Database connections for reading.", least=1, most=64)
     sweep_interval_s: float = _setting(
-        1.0, "Between two sweeps of ended leases, in seconds; with --database below 60.", least=0.01, most=3600
+        1.0, "The time between two sweeps of ended leases, in seconds; with --database below 60.", least=0.01, most=3600
     )
     retention_s: float = _setting(
         604_800.0,
@@ -91,14 +91,14 @@ class Settings:
     )
     restart_grace_s: float | None = _setting(
         None,
-        "A start renews every live lease by its whole TTL. With this setting, for no longer than this many seconds:"
-        " then a start with a clock that is ahead may end longer leases while their holders work.",
+        "A start renews every live lease by its whole TTL, or by at most this many seconds if this is set. Then a"
+        " start with a clock that is ahead may end longer leases while their holders work.",
         least=0,
         most=320_000_000,
     )
     max_connections: int = _setting(
         10_000,
-        "Connections that may be open; one more is closed at once. Fewer if the system's limit of open files says so.",
+        "The most connections; the server closes one more at once. Fewer if the limit of open files requires it.",
         least=16,
         most=60_000,
     )
@@ -110,11 +110,11 @@ class Settings:
     )
     hold_format: bool = _setting(
         False,
-        "While this server runs, no fleet's records are raised to a newer format: an upgrade can still be taken back.",
+        "While this server runs, no server raises the format of a fleet: you can still undo an upgrade.",
     )
     audit_interval_s: float = _setting(
         60.0,
-        "Between two rounds of verification in the background, a slice of each fleet at a time, in seconds. 0: none.",
+        "The time between two rounds of verification in the background, in seconds. 0: none. A round checks a part.",
         least=0,
         most=86_400,
     )

@@ -33,7 +33,7 @@ def serve_command() -> Callable[..., None]:
 
     hints = get_type_hints(Settings)
     options = [_option(setting, hints[setting.name]) for setting in fields(Settings)]
-    help_ = f"Make a small fleet {DEMO_FLEET!r} to look at, if it is not there."
+    help_ = f"Make a small fleet {DEMO_FLEET!r} to look at, unless it exists."
     options.append(inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
     options.append(_parameter("demo", bool, typer.Option("--demo", help=help_), default=False))
     setattr(serve, "__signature__", inspect.Signature(options))  # noqa: B010  # functions do not declare it
