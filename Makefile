@@ -91,7 +91,7 @@ generated: $(VENV)/.dev  ## Compares the generated code with a fresh generation
 
 .PHONY: docs
 docs: $(VENV)/.dev  ## Executes the snippets of README.md and docs/
-	$(PYTEST) tests/docs $(ARGS)
+	$(PYTEST) -m 'not soak' tests/docs $(ARGS)
 
 .PHONY: bench
 bench: $(VENV)/.dev  ## The measurements, as a table

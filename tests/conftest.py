@@ -84,7 +84,12 @@ DEPLOYMENTS: Final = {"sqlite": 1, "postgres": 1, "postgres, three servers": 3}
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that is marked `every_deployment` runs on each."""
     if metafunc.definition.get_closest_marker("every_deployment"):
-        metafunc.parametrize("deployment", DEPLOYMENTS, indirect=True)
+        # What holds on PostgreSQL with three servers nearly always holds with one: `make test-slow` has that.
+        metafunc.parametrize(
+            "deployment",
+            [pytest.param(name, marks=pytest.mark.slow) if name == "postgres" else name for name in DEPLOYMENTS],
+            indirect=True,
+        )
 
 
 @pytest.fixture(autouse=True)

@@ -79,6 +79,7 @@ def test_a_lie_in_the_record_is_caught(tmp_path: Path) -> None:
         assert any("from outside" in each for each in said), injection.__name__
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_an_older_copy_that_is_put_in_place_between_two_starts_is_caught(tmp_path: Path) -> None:
     async def restore(stage: Stage, _: Random) -> None:
@@ -104,6 +105,7 @@ def test_a_second_server_that_gets_in_is_caught(tmp_path: Path) -> None:
     assert "a second server got in by a copy, and granted" in violation
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_server_that_goes_on_after_its_file_was_removed_is_caught(tmp_path: Path) -> None:
     """Nothing is done to the file, so that there is nothing that the server could notice."""

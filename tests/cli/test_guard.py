@@ -143,6 +143,7 @@ def test_when_run_goes_on_after_the_end_of_its_lease_it_says_so_and_fails(
     assert "The lease is lost, stopping the command: " in err
 
 
+@pytest.mark.slow
 def test_sigtstp_to_run_stops_the_command_with_it_and_sigcont_lets_both_go_on(
     start: Callable[..., Job], tmp_path: Path
 ) -> None:
@@ -253,6 +254,7 @@ def test_when_both_are_killed_at_once_the_first_process_of_the_command_dies_with
     wait_until_gone(job.command)
 
 
+@pytest.mark.slow
 def test_the_guard_ends_with_run(start: Callable[..., Job], tmp_path: Path) -> None:
     job = start(ttl="10m")
 
@@ -274,6 +276,7 @@ def test_a_signal_to_the_guard_is_one_to_the_command(blockyard: CommandLine, fle
 # --- The grace follows the lease
 
 
+@pytest.mark.slow
 def test_the_grace_ends_with_a_lease_that_became_shorter(tmp_path: Path) -> None:
     server = serving(tmp_path / "blockyard.db", "--restart-grace-s", "0")
     with server as address, Client(address) as client:
@@ -419,6 +422,7 @@ def test_a_job_that_was_stopped_longer_than_its_lease_is_gone_and_fg_says_why(
     shell.read_until("code=137")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("go_on", ["fg", "bg"])
 def test_a_job_that_was_stopped_for_a_moment_goes_on(
     shell: Shell, type_run: Callable[[str], int], tmp_path: Path, go_on: str

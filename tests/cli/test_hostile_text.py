@@ -170,7 +170,7 @@ for arguments in json.loads(os.environ["COMMANDS"]):
 """
 
 
-@pytest.mark.parametrize("answer", [0, 3, -1, -4])
+@pytest.mark.parametrize("answer", [0, *(pytest.param(answer, marks=pytest.mark.slow) for answer in (3, -1, -4))])
 @pytest.mark.timeout(240)
 def test_a_terminal_gets_nothing_hostile_from_any_command(
     evil: EvilServer, answer: int, files: Mapping[str, str]

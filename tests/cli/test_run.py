@@ -183,6 +183,7 @@ def test_a_command_that_ends_with_0_after_its_lease_was_lost_has_not_succeeded(
     assert process.returncode == 125
 
 
+@pytest.mark.slow
 def test_a_command_whose_service_goes_away_is_stopped_while_the_lease_still_holds(tmp_path: Path) -> None:
     server = serving(tmp_path / "blockyard.db")
     with server as address:
@@ -252,6 +253,7 @@ def test_a_service_that_cannot_be_reached_is_69() -> None:
     assert run(CommandLine(address), "--fleet", "gpu", "--", "true").code == 69
 
 
+@pytest.mark.slow
 def test_a_service_that_does_not_serve_now_is_69(tmp_path: Path) -> None:
     """It listens, so that the look before the call finds nothing, and then never says a word."""
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -188,6 +188,7 @@ def test_top_goes_on_when_its_fleet_is_deleted(terminal: Terminal, client: Clien
     assert terminal.code() == 0
 
 
+@pytest.mark.slow
 def test_that_nobody_answers_is_said_and_that_somebody_does_again(tmp_path: Path) -> None:
     data = tmp_path / "blockyard.db"
     with serving(data) as address:

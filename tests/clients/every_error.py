@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from blockyard.reasons import DOMAIN, REASONS, Reason
 from tests.clients.faults import FAULTS, SETTINGS
 from tests.clients.real_client import RealClient
@@ -28,6 +30,10 @@ NOT_YET: Final = {
 SHOWN: Final = [reason for reason in REASONS if reason not in NOT_YET]
 """All others can be provoked from outside: a test asks for each."""
 assert STORIES.keys() == set(SHOWN), "a reason has no story"
+LONG: Final = {Reason.WATCHER_TOO_SLOW, Reason.STORE_UNAVAILABLE}
+"""Reasons that only come after a bound of many seconds: `make test-slow` has them."""
+BY_REASON: Final = [pytest.param(reason, marks=pytest.mark.slow) if reason in LONG else reason for reason in SHOWN]
+"""The parameters of a client's test."""
 
 
 def check_error(reason: Reason, connect: Connect, server: ServerProcess, folder: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from blockyard.reasons import REASONS, Reason
 from blockyard.v1 import allocator_pb2, fleet_admin_pb2, ledger_pb2
-from tests.clients.every_error import SHOWN, check_error
+from tests.clients.every_error import BY_REASON, check_error
 from tests.clients.grpcurl import GRPCURL, Grpcurl
 from tests.clients.real_client import Json
 from tests.clients.stage import Stage
@@ -226,7 +226,7 @@ def test_an_unknown_field_is_refused_by_the_client_itself(grpcurl: Grpcurl) -> N
     assert "no known field named flet" in done.stderr
 
 
-@pytest.mark.parametrize("reason", SHOWN)
+@pytest.mark.parametrize("reason", BY_REASON)
 def test_every_error_is_shown_with_its_reason_and_details(
     reason: Reason, server: ServerProcess, tmp_path: Path
 ) -> None:

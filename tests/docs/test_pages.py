@@ -11,7 +11,14 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 
 
 @pytest.mark.timeout(300)  # a page of commands starts dozens of processes, beside the rest of the suite
-@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+@pytest.mark.parametrize(
+    "page",
+    [
+        # `make docs` and `make test-slow` execute all of them.
+        pytest.param(page, marks=() if page.parent == ROOT else pytest.mark.slow, id=str(page.relative_to(ROOT)))
+        for page in PAGES
+    ],
+)
 def test_every_snippet_of_the_page_does_what_the_page_shows(page: Path, tmp_path: Path) -> None:
     run_page(page, tmp_path)
 

@@ -150,6 +150,7 @@ async def _fail_over(folder: Path, seed: str, times: int, report: Report) -> Non
     report(f"without service: {away[0]:.1f} to {away[-1]:.1f} s, median {away[len(away) // 2]:.1f} s")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_no_acknowledged_grant_is_lost_or_doubled_by_a_fail_over(tmp_path: Path) -> None:
     seed = chosen_seed()

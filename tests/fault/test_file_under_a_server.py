@@ -110,7 +110,10 @@ def restore_a_backup(data: Path) -> None:
     data.with_name("backup").replace(data)
 
 
-@pytest.mark.parametrize("act", [remove, rename, rename_the_folder, restore_a_backup])
+@pytest.mark.parametrize(
+    "act",
+    [remove, *(pytest.param(act, marks=pytest.mark.slow) for act in (rename, rename_the_folder, restore_a_backup))],
+)
 def test_a_file_that_goes_is_noticed_and_nothing_is_acknowledged_into_nothing(
     tmp_path: Path, act: Callable[[Path], None]
 ) -> None:
@@ -154,6 +157,7 @@ def test_a_damaged_file_is_told_from_one_that_is_away_and_stops_all(tmp_path: Pa
         assert "malformed: the server does no more work until" in server.errors()
 
 
+@pytest.mark.slow
 def test_health_tells_that_another_program_keeps_the_file_locked(tmp_path: Path) -> None:
     with served(tmp_path) as (server, client):
         with closing(sqlite3.connect(server.data, isolation_level=None)) as other:

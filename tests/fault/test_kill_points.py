@@ -147,6 +147,7 @@ def database(request: pytest.FixtureRequest) -> Database:
     return postgres.fresh_database
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_a_server_that_dies_at_any_point_of_its_work_has_kept_every_word(
     tmp_path: Path, database: Database

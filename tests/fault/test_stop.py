@@ -81,6 +81,7 @@ def frozen() -> Iterator[Postgres]:
         postgres.thaw()
 
 
+@pytest.mark.slow
 async def test_a_database_that_hangs_keeps_no_server_from_its_end_and_callers_from_their_answer(
     tmp_path: Path, frozen: Postgres
 ) -> None:

@@ -62,6 +62,7 @@ def test_what_clients_saw_through_faults_and_kills_is_linearizable(recorded: Rec
     assert black_box.unsettled == 0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_each_lie_put_into_a_real_history_is_caught_by_both(history: History) -> None:
     for injection in INJECTIONS:

@@ -99,6 +99,7 @@ def replay_exactly(run: Run, address: str) -> None:
     assert (totals.busy_blocks == 0) == run.log.released
 
 
+@pytest.mark.slow
 def test_the_digest_does_not_depend_on_how_many_operations_share_a_call(tmp_path: Path) -> None:
     run, limit = RUNS[0], 300
     with ServerProcess(tmp_path) as server:

@@ -56,6 +56,7 @@ def test_a_store_or_a_disk_that_does_not_wait_is_seen(settings: Settings, harmle
 AILING = Settings(full=0.004, failing_syncs=0.1)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_or_fails_to_sync_loses_nothing_that_was_acknowledged() -> None:
     tally = run_campaign(2, Plan(lives=2, stride=30, settings=AILING))
 

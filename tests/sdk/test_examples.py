@@ -60,6 +60,7 @@ def wait_for_grants(server: ServerProcess, count: int) -> None:
             next(events)
 
 
+@pytest.mark.slow
 def test_the_schedulers_jobs_go_on_over_a_killed_server_and_those_that_wait_are_granted_afterwards(
     server: ServerProcess, tmp_path: Path
 ) -> None:
@@ -96,6 +97,7 @@ def test_one_job_that_can_never_be_granted_ends_no_other(server: ServerProcess) 
     assert printed[1:] == ["good ended with 0", "working"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gang.py", "generated_client.py"])
 def test_the_others_wait_for_a_server_that_is_away_and_can_be_run_again(server: ServerProcess, name: str) -> None:
     server.kill()

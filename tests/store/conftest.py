@@ -11,16 +11,22 @@ from blockyard_server.engine.store_protocol import Store
 from blockyard_server.store.postgres.store import PostgresStore
 from blockyard_server.store.sqlite.store import SqliteStore
 from tests.conftest import PostgresOf
-from tests.harness.postgres import RELEASES, Postgres, Release
+from tests.harness.postgres import RELEASES, Postgres, Release, usual_release
 from tests.harness.sessions import version_of
 from tests.store.story import Story
 
 T = TypeVar("T", SqliteStore, PostgresStore)
 
 STORES: Final[dict[str, Release | None]] = {"sqlite": None} | {str(release): release for release in RELEASES}
+NOT_USUAL: Final = [release for release in RELEASES if release is not usual_release()]
+"""`make test` leaves what is the same on one more release of PostgreSQL to `make test-slow`."""
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.slow) if release in NOT_USUAL else name for name, release in STORES.items()
+    ]
+)
 async def store(request: pytest.FixtureRequest, tmp_path: Path, postgres_of: PostgresOf) -> AsyncIterator[Store]:
     """An open store. Tests that take it are the ones that every store must pass."""
     release = STORES[request.param]
@@ -44,7 +50,11 @@ async def opened(store: T) -> AsyncIterator[T]:
     await store.close()
 
 
-@pytest.fixture(scope="session", params=RELEASES, ids=str)
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(release, marks=pytest.mark.slow) if release in NOT_USUAL else release for release in RELEASES],
+    ids=str,
+)
 def postgres(request: pytest.FixtureRequest, postgres_of: PostgresOf) -> Postgres:
     """The newest release and the oldest one that is claimed: what a test here asks of one must hold on both."""
     release: Release = request.param

@@ -60,9 +60,9 @@ BACKUP_ENDS = {"finished": BackupProcess.finish, "killed": BackupProcess.kill}
 
 
 @pytest.mark.parametrize("backup_end", BACKUP_ENDS)
-@pytest.mark.parametrize("first_end", ENDS)
+@pytest.mark.parametrize("first_end", [pytest.param("stopped", marks=pytest.mark.slow), "killed"])
 @pytest.mark.parametrize("second_end", ENDS)
-@pytest.mark.parametrize("pause_at", ["copying", "checking"])
+@pytest.mark.parametrize("pause_at", ["copying", pytest.param("checking", marks=pytest.mark.slow)])
 def test_a_server_ends_and_another_starts_while_a_backup_is_made(
     tmp_path: Path, pause_at: str, first_end: str, second_end: str, backup_end: str
 ) -> None:

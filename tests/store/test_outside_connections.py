@@ -86,7 +86,9 @@ ENDS = {"stopped": Server.stop, "killed": Server.kill}
 
 @pytest.mark.parametrize("first_end", ENDS)
 @pytest.mark.parametrize("second_end", ENDS)
-@pytest.mark.parametrize("act", [read_once, read_on, copy_the_log])
+@pytest.mark.parametrize(
+    "act", [read_on, *(pytest.param(act, marks=pytest.mark.slow) for act in (read_once, copy_the_log))]
+)
 def test_an_outside_connection_over_a_restart_destroys_nothing(
     tmp_path: Path, act: Callable[[OtherProgram], None], first_end: str, second_end: str
 ) -> None:
