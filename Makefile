@@ -93,6 +93,11 @@ generated: $(VENV)/.dev  ## Compares the generated code with a fresh generation
 docs: $(VENV)/.dev  ## Executes the snippets of README.md and docs/
 	$(PYTEST) tests/docs $(ARGS)
 
+.PHONY: site
+site: $(VENV)/.dev  ## The pages as a site in build/site, strictly; then the tests that read it
+	$(BIN)/python -m mkdocs build --strict --quiet
+	$(PYTEST) -m site tests/docs $(ARGS)
+
 .PHONY: bench
 bench: $(VENV)/.dev  ## The measurements, as a table
 	$(BIN)/python -m benchmarks $(ARGS)
