@@ -31,7 +31,7 @@ def names_in(file: File) -> Iterator[str]:
     for service in file.services:
         yield service.full_name
         yield from (method.full_name for method in service.methods)
-    for kind in (*file.messages, *file.enums):
+    for kind in _kinds(file):
         yield from _names_in(kind)
 
 
@@ -43,6 +43,10 @@ def _names_in(kind: Message | Enum) -> Iterator[str]:
         yield from (field.full_name for field in kind.fields)
         for inner in kind.inner:
             yield from _names_in(inner)
+
+
+def _kinds(file: File) -> tuple[Message | Enum, ...]:
+    return (*file.messages, *file.enums)
 
 
 def _stem(file: File) -> str:
@@ -65,11 +69,12 @@ class _Writer:
         }
 
     def index(self) -> str:
-        parts = [
-            "# API",
+        about = (
             "The package `blockyard.v1`, written out of the comments of its protos. "
-            "Any gRPC client can be generated out of them; the server also describes itself by reflection.",
-        ]
+            "A client can be generated out of them in any language that has gRPC; "
+            "the server also describes itself by reflection."
+        )
+        parts = ["# API", about]
         for file in self._files:
             for service in file.services:
                 rows = (
@@ -87,7 +92,7 @@ class _Writer:
         parts = [f"# {_title(file)}", f"Package `{file.package}`, written out of the comments of {source}."]
         for service in file.services:
             parts += self._service(service)
-        for kind in (*file.messages, *file.enums):
+        for kind in _kinds(file):
             parts += self._message(kind, 2) if isinstance(kind, Message) else self._enum(kind, 2)
         return "\n\n".join(parts) + "\n"
 
@@ -136,7 +141,7 @@ class _Writer:
 
     def _kind(self, field: Field) -> str:
         """The type, in which the name of one of ours is a link."""
-        if field.type_name not in self._pages:
+        if field.type_name is None or field.type_name not in self._pages:
             return f"`{field.kind}`"
         title = field.type_name.removeprefix("blockyard.v1.")
         before, _, after = field.kind.rpartition(title)

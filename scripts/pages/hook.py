@@ -52,6 +52,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Translates the links of a page that MkDocs cannot follow by itself."""
     del files
+    if "\n## " not in markdown:
+        page.meta["hide"] = ["toc"]  # an empty one, whose room a wide table can use
     if page.file.generated_by:
         return markdown
     text, dead = _links[config.docs_dir].translated(page.file.src_uri, markdown)

@@ -155,7 +155,11 @@ class File:
 
 def read_protos(folder: Path) -> list[File]:
     """Our files in a folder of protos. Raises Undocumented."""
-    files = [_Reader(file) for file in sorted(_compiled(folder), key=lambda file: file.name) if file.name.startswith(f"{OURS}/")]
+    files = [
+        _Reader(file)
+        for file in sorted(_compiled(folder), key=lambda file: file.name)
+        if file.name.startswith(f"{OURS}/")
+    ]
     read = [reader.file() for reader in files]
     if missing := [name for reader in files for name in reader.undocumented]:
         raise Undocumented(f"no comment in protos: {', '.join(missing)}")

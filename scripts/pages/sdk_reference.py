@@ -29,19 +29,19 @@ class SdkPage:
     """Its heading."""
     modules: tuple[str, ...]
     """The public names that these modules define are on it, in their order."""
-    inherited: bool = False
-    """Whether a class is shown with what it inherits."""
+    tree: bool = False
+    """Whether its classes are one tree of public ones: a class is shown with its base, and without what it inherits."""
 
 
 PAGES: Final = (
-    SdkPage(name="client", title="Client", modules=("client",), inherited=True),
-    SdkPage(name="async-client", title="AsyncClient", modules=("aio",), inherited=True),
-    SdkPage(name="leases", title="Leases", modules=("lease", "aio_lease"), inherited=True),
-    SdkPage(name="watches", title="Watches", modules=("watch", "aio_watch"), inherited=True),
+    SdkPage(name="client", title="The blocking client", modules=("client",)),
+    SdkPage(name="async-client", title="The asyncio client", modules=("aio",)),
+    SdkPage(name="leases", title="Leases", modules=("lease", "aio_lease")),
+    SdkPage(name="watches", title="Watches", modules=("watch", "aio_watch")),
     SdkPage(name="operations", title="Operations for a batch", modules=("operations", "_call")),
     SdkPage(name="values", title="Values", modules=("types", "_fleet_admin", "_retry", "_version")),
     SdkPage(name="enums", title="Enums", modules=("enums",)),
-    SdkPage(name="errors", title="Errors", modules=("errors", "reasons")),
+    SdkPage(name="errors", title="Errors", modules=("errors", "reasons"), tree=True),
 )
 
 
@@ -97,9 +97,8 @@ def _members(owner: griffe.Object) -> Iterator[str]:
 def _summary(package: griffe.Module, name: str) -> str:
     """The first paragraph of the docstring, on one line."""
     owner, _, member = name.partition(".")
-    thing = _defined(package, owner)
-    if member:
-        thing = thing.all_members[member]
+    defined = _defined(package, owner)
+    thing = defined.all_members[member] if member else defined
     text = thing.docstring.value if thing.docstring else ""
     return " ".join(text.strip().partition("\n\n")[0].split())
 
@@ -127,11 +126,8 @@ def _names_of_pages(package: griffe.Module) -> Mapping[str, list[str]]:
 
 
 def _index(package: griffe.Module, names: Mapping[str, list[str]]) -> str:
-    parts = [
-        "# Python SDK",
-        f"All that `import {PACKAGE}` gives, written out of its docstrings. "
-        "[Use the SDK](../../how-to/use-the-sdk.md) shows how it is used.",
-    ]
+    how_to = "[Use the SDK](../../how-to/use-the-sdk.md) shows how it is used."
+    parts = ["# Python SDK", f"All that `import {PACKAGE}` gives, written out of its docstrings. {how_to}"]
     for page in PAGES:
         rows = (
             f"| [`{name}`]({page.name}.md#{PACKAGE}.{name}) | {_summary(package, name).replace('|', '&#124;')} |"
@@ -144,7 +140,11 @@ def _index(package: griffe.Module, names: Mapping[str, list[str]]) -> str:
 
 def _block(package: griffe.Module, name: str, page: SdkPage) -> str:
     """What mkdocstrings replaces by the documentation of a name."""
-    options = [f"inherited_members: {str(page.inherited).lower()}"]
+    options = [
+        f"inherited_members: {str(not page.tree).lower()}",
+        f"show_bases: {str(page.tree).lower()}",
+        f"show_attribute_values: {str(not page.tree).lower()}",  # an error's are the arguments that it was made with
+    ]
     defined = _defined(package, name)
     if defined.is_module:
         options.append(f"members: [{', '.join(_members(defined))}]")
