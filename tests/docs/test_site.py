@@ -185,20 +185,29 @@ def test_dead_links_turn_the_site_red(tmp_path: Path) -> None:
 
 
 def test_an_undocumented_field_or_value_turns_the_site_red(tmp_path: Path) -> None:
-    def take_comments(folder: Path) -> None:
-        change(folder / "protos/blockyard/v1/allocator.proto", "  // Block numbers in ascending order.\n", "")
-        change(folder / "protos/blockyard/v1/ledger.proto", "    // An instance was removed. Sets `instance`.\n", "")
+    def add_undocumented(folder: Path) -> None:
+        protos = folder / "protos" / "blockyard" / "v1"
+        change(protos / "allocator.proto", "message Hold {\n", "message Hold {\n  int32 unsaid = 99;\n")
+        change(protos / "ledger.proto", "    GRANTED = 7;\n", "    GRANTED = 7;\n    UNSAID = 99;\n")
 
-    said = strict_build_of_a_copy(tmp_path, take_comments)
+    said = strict_build_of_a_copy(tmp_path, add_undocumented)
 
-    assert "no comment in protos: blockyard.v1.Hold.blocks, blockyard.v1.Event.Kind.INSTANCE_DELETED" in said
+    assert "no comment in protos: blockyard.v1.Hold.unsaid, blockyard.v1.Event.Kind.UNSAID" in said
 
 
 def test_an_undocumented_name_of_the_sdk_turns_the_site_red(tmp_path: Path) -> None:
-    def take_docstrings(folder: Path) -> None:
-        change(folder / "client/blockyard/types.py", '    """The label\'s key."""\n', "")
-        change(folder / "client/blockyard/client.py", '"""Ends the connection; calls that', 'f"""Ends it; calls that')
+    def add_undocumented(folder: Path) -> None:
+        package = folder / "client" / "blockyard"
+        change(package / "types.py", "    key: str\n", "    unsaid: int\n    key: str\n")
+        change(
+            package / "_client_methods.py",
+            "    def acquire(\n",
+            "    def unsaid(self) -> None: ...\n    def acquire(\n",
+        )
+        with (package / "operations.py").open("a", encoding="utf-8") as module:
+            module.write("\ndef unsaid() -> None: ...\n")
 
-    said = strict_build_of_a_copy(tmp_path, take_docstrings)
+    said = strict_build_of_a_copy(tmp_path, add_undocumented)
 
-    assert "no docstring or no page in the reference of the SDK: Client.close, Expression.key" in said
+    found = said.partition("no docstring or no page in the reference of the SDK: ")[2].splitlines()[0]
+    assert set(found.split(", ")) == {"Client.unsaid", "Expression.unsaid", "operations.unsaid"}
