@@ -50,12 +50,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Translates the links of a page that MkDocs cannot follow by itself."""
+    """Translates the links that MkDocs cannot follow by itself. A page without parts has no table of contents."""
     del files
-    if "\n## " not in markdown:
-        page.meta["hide"] = ["toc"]  # an empty one, whose room a wide table can use
     if page.file.generated_by:
         return markdown
+    if "\n## " not in markdown:
+        page.meta["hide"] = ["toc"]  # an empty one, whose room a wide table can use
     text, dead = _links[config.docs_dir].translated(page.file.src_uri, markdown)
     for link in dead:
         log.warning("%s: the link %r leads nowhere", page.file.src_uri, link)
