@@ -93,6 +93,11 @@ generated: $(VENV)/.dev  ## Compares the generated code with a fresh generation
 docs: $(VENV)/.dev  ## Executes the snippets of README.md and docs/
 	$(PYTEST) -m 'not soak' tests/docs $(ARGS)
 
+.PHONY: site
+site: $(VENV)/.dev  ## The pages as a site in build/site, strictly; then the tests that read it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet  # what it warns of is in docs/adr/0025
+	$(PYTEST) -m site tests/docs $(ARGS)
+
 .PHONY: bench
 bench: $(VENV)/.dev  ## The measurements, as a table
 	$(BIN)/python -m benchmarks $(ARGS)
