@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+GENERATOR := $(VENV)/generator
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 # One test process more than cores: many tests wait for a lease, a timeout or another process.
@@ -24,14 +25,21 @@ help:  ## These lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Two stamps, one after the other: serving needs less than developing, and two pips never run at once.
-$(VENV)/.server: pyproject.toml
+$(VENV)/.server: pyproject.toml requirements/server.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Blockyard needs Python 3.11 or newer: make PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --editable '.[server]'
+	$(PIP) install --quiet --requirement requirements/server.txt
+	$(PIP) install --quiet --no-deps --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.server
-	$(PIP) install --quiet --editable '.[server,dev]'
+$(VENV)/.dev: $(VENV)/.server requirements/dev.txt
+	$(PIP) install --quiet --requirement requirements/dev.txt
+	@touch $@
+
+# The generator of the code out of the protos is older than what runs: see requirements/generator.in.
+$(GENERATOR)/.installed: requirements/generator.txt
+	$(PYTHON) -m venv $(GENERATOR)
+	$(GENERATOR)/bin/python -m pip --disable-pip-version-check install --quiet --requirement requirements/generator.txt
 	@touch $@
 
 .PHONY: install
@@ -77,17 +85,23 @@ protos: $(VENV)/.dev  ## buf: the protos' style, and that no client of the last 
 	BUF=$(BIN)/buf bash .ci/breaking
 
 .PHONY: generate
-generate: $(VENV)/.dev  ## The generated code: from the protos, and the clients' methods
+generate: $(VENV)/.dev $(GENERATOR)/.installed  ## The generated code: from the protos, and the clients' methods
 	$(call protoc,client)
 	$(BIN)/python scripts/generate_client_methods.py
 
 .PHONY: generated
-generated: $(VENV)/.dev  ## Compares the generated code with a fresh generation
+generated: $(VENV)/.dev $(GENERATOR)/.installed  ## Compares the generated code with a fresh generation
 	@rm -rf build/generated && mkdir -p build/generated
 	$(call protoc,build/generated)
 	diff --recursive --exclude=__init__.py --exclude=__pycache__ build/generated/blockyard/v1 $(V1)
 	@echo "$(V1) is what the protos generate."
 	@$(BIN)/python scripts/generate_client_methods.py --check
+
+.PHONY: lock
+lock: $(VENV)/.dev  ## Renews requirements/*.txt: the newest releases that pyproject.toml allows; ARGS=--upgrade
+	$(call lock,pyproject.toml --extra server,server)
+	$(call lock,pyproject.toml --extra server --extra dev,dev)
+	$(call lock,requirements/generator.in,generator)
 
 .PHONY: docs
 docs: $(VENV)/.dev  ## Executes the snippets of README.md and docs/
@@ -152,7 +166,14 @@ check:  ## All that CI runs
 	@bash .ci/run
 
 define protoc
-	$(BIN)/python -m grpc_tools.protoc -Iprotos --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
-	  --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+	$(GENERATOR)/bin/python -m grpc_tools.protoc -Iprotos \
+	  --plugin=protoc-gen-mypy=$(GENERATOR)/bin/protoc-gen-mypy \
+	  --plugin=protoc-gen-mypy_grpc=$(GENERATOR)/bin/protoc-gen-mypy_grpc \
 	  --python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $(PROTOS)
+endef
+
+# Hashes and no host: whoever installs chooses where from.
+define lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --output-file requirements/$(2).txt $(1) $(ARGS)
 endef

@@ -6,7 +6,7 @@ import warnings
 from blockyard.v1 import allocator_pb2 as blockyard_dot_v1_dot_allocator__pb2
 from blockyard.v1 import resources_pb2 as blockyard_dot_v1_dot_resources__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -19,14 +19,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in blockyard/v1/allocator_pb2_grpc.py depends on'
+        + f' but the generated code in blockyard/v1/allocator_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class AllocatorStub:
+class AllocatorStub(object):
     """For schedulers: reserve blocks, give them back, see who has what.
 
     Every error carries one google.rpc.ErrorInfo with domain `blockyard.dev` and a reason out of
@@ -89,7 +89,7 @@ class AllocatorStub:
                 _registered_method=True)
 
 
-class AllocatorServicer:
+class AllocatorServicer(object):
     """For schedulers: reserve blocks, give them back, see who has what.
 
     Every error carries one google.rpc.ErrorInfo with domain `blockyard.dev` and a reason out of
@@ -254,7 +254,7 @@ def add_AllocatorServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class Allocator:
+class Allocator(object):
     """For schedulers: reserve blocks, give them back, see who has what.
 
     Every error carries one google.rpc.ErrorInfo with domain `blockyard.dev` and a reason out of

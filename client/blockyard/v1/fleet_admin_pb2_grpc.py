@@ -7,7 +7,7 @@ from blockyard.v1 import fleet_admin_pb2 as blockyard_dot_v1_dot_fleet__admin__p
 from blockyard.v1 import resources_pb2 as blockyard_dot_v1_dot_resources__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -20,14 +20,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in blockyard/v1/fleet_admin_pb2_grpc.py depends on'
+        + f' but the generated code in blockyard/v1/fleet_admin_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class FleetAdminStub:
+class FleetAdminStub(object):
     """For operators: fleets and their instances (AIP-131 to AIP-135).
 
     Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
@@ -102,7 +102,7 @@ class FleetAdminStub:
                 _registered_method=True)
 
 
-class FleetAdminServicer:
+class FleetAdminServicer(object):
     """For operators: fleets and their instances (AIP-131 to AIP-135).
 
     Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
@@ -285,7 +285,7 @@ def add_FleetAdminServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class FleetAdmin:
+class FleetAdmin(object):
     """For operators: fleets and their instances (AIP-131 to AIP-135).
 
     Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or

@@ -5,7 +5,7 @@ import warnings
 
 from blockyard.v1 import ledger_pb2 as blockyard_dot_v1_dot_ledger__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in blockyard/v1/ledger_pb2_grpc.py depends on'
+        + f' but the generated code in blockyard/v1/ledger_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class LedgerStub:
+class LedgerStub(object):
     """For who wants proof: the journal of every change, and a check that all records agree.
 
     Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
@@ -55,7 +55,7 @@ class LedgerStub:
                 _registered_method=True)
 
 
-class LedgerServicer:
+class LedgerServicer(object):
     """For who wants proof: the journal of every change, and a check that all records agree.
 
     Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
@@ -124,7 +124,7 @@ def add_LedgerServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class Ledger:
+class Ledger(object):
     """For who wants proof: the journal of every change, and a check that all records agree.
 
     Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
