@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any, Self
 
@@ -70,6 +71,7 @@ class AsyncClient(AsyncClientMethods):
         self._closed = False
         # In a forked child, gRPC would cancel a call that is collected together with its task.
         self._under_way: set[object] = set()
+        self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
         self._stubs: dict[str, grpc.aio.UnaryUnaryMultiCallable[Any, Any]] = {}
 
     async def call(self, call: Call[T]) -> T:
@@ -106,6 +108,9 @@ class AsyncClient(AsyncClientMethods):
         channel = self._open_channel() if self._origin.is_here and has_loop else None
         self._closed = True
         if channel is not None:
+            # Older gRPC finds the calls that it has to end in the frames of the loop's tasks, and misses these.
+            for stream in tuple(self._streams):
+                stream.cancel()
             await channel.close()
 
     async def __aenter__(self) -> Self:
@@ -118,7 +123,9 @@ class AsyncClient(AsyncClientMethods):
         self._require_open()
         method = _watching.WATCH
         stub: Any = self._open_channel().unary_stream(method.path, _channel.serialize, method.answer.FromString)
-        return stub(request, metadata=self._metadata)
+        stream = stub(request, metadata=self._metadata)
+        self._streams.add(stream)
+        return stream
 
     def _require_open(self) -> None:
         self._origin.require("client")

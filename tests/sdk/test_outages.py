@@ -144,7 +144,9 @@ def test_a_body_that_ended_well_is_no_failure_if_nobody_answers_its_release(
     in_lease(work)
 
     assert isinstance(leases[0].release_failure, OutcomeUnknown)
-    [(logger, level, message)] = [record for record in caplog.record_tuples if record[1] >= logging.WARNING]
+    # gRPC before 1.80 logs what it makes of two event loops in one process: the client's and the fake server's.
+    ours = [record for record in caplog.record_tuples if "PollerCompletionQueue" not in record[2]]
+    [(logger, level, message)] = [record for record in ours if record[1] >= logging.WARNING]
     assert (logger, level) == ("blockyard.lease", logging.WARNING)
     assert message.startswith("fleets/gpu/allocations/1 was not released, and stays held until its lease runs out: ")
 

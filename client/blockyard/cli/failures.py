@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from types import MappingProxyType
-from typing import Final
-
-from typer import TyperException
+from typing import Final, Protocol, runtime_checkable
 
 from blockyard.cli.option_values import MalformedValue
 from blockyard.cli.replay_log import MalformedLog
@@ -24,6 +22,14 @@ from blockyard.errors import (
     UnexpectedAnswer,
 )
 from blockyard.reasons import Reason
+
+
+@runtime_checkable
+class UsageFailure(Protocol):
+    """What typer's exceptions share: their root is a class of click or of typer itself, by the release of typer."""
+
+    def format_message(self) -> str:
+        """What is wrong, for people."""
 
 
 class ExitCode(IntEnum):
@@ -185,7 +191,7 @@ def explain(error: Exception) -> Explanation:
             next_step, exit_code = error.next_step, error.exit_code
         case MalformedValue() | MalformedLog():
             pass
-        case TyperException():
+        case UsageFailure():
             message, next_step = error.format_message(), _usage_hint(error)
         case OutcomeUnknown():
             message, next_step = _explain_unknown(error)
@@ -267,7 +273,7 @@ def _unknown_outcome(error: OutcomeUnknown) -> str:
     return f"the outcome of {error.call or 'the change'} is unknown{cause}"
 
 
-def _usage_hint(error: TyperException) -> str:
+def _usage_hint(error: UsageFailure) -> str:
     context = getattr(error, "ctx", None)
     path = getattr(context, "command_path", "blockyard")
     return f"`{path} --help` shows the usage."

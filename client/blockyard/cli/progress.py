@@ -38,7 +38,8 @@ def copying(title: str, then: str) -> Iterator[Callable[[int, int], object]]:
         yield tell
 
 
-def _bar(amount: MofNCompleteColumn | DownloadColumn) -> Progress:
+@contextmanager
+def _bar(amount: MofNCompleteColumn | DownloadColumn) -> Iterator[Progress]:
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -49,4 +50,9 @@ def _bar(amount: MofNCompleteColumn | DownloadColumn) -> Progress:
         transient=True,
     )
     bar.disable = not bar.console.is_terminal
-    return bar
+    if bar.disable:
+        # Rich before 14 ends even a bar that is disabled with an empty line.
+        yield bar
+        return
+    with bar:
+        yield bar
