@@ -112,6 +112,10 @@ site: $(VENV)/.dev  ## The pages as a site in build/site, strictly; then the tes
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet  # what it warns of is in docs/adr/0025
 	$(PYTEST) -m site tests/docs $(ARGS)
 
+.PHONY: package
+package: $(VENV)/.dev  ## Wheel and sdist are built, checked, installed with the oldest and the newest packages, and tested there
+	$(PYTEST) -m package tests/package $(ARGS)
+
 .PHONY: bench
 bench: $(VENV)/.dev  ## The measurements, as a table
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -18,6 +18,7 @@ import pytest
 
 from blockyard import Client
 from blockyard.cli import main
+from tests.harness.process import SERVER_PYTHON
 
 COMMAND = (sys.executable, "-c", "import sys; from blockyard.cli import main; sys.exit(main())")
 """`blockyard`, whether or not its script is on the PATH."""
@@ -59,10 +60,10 @@ class CommandLine:
             code = main(arguments)
         return Finished(code, *(_content(stream) for stream in (out, err)))
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, python: str = sys.executable) -> subprocess.Popen[str]:
         """Starts a command that does not end by itself; in a session of its own, so that no terminal is near."""
         return subprocess.Popen(
-            [*COMMAND, *arguments],
+            [python, *COMMAND[1:], *arguments],
             env=self.environment({}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -95,7 +96,7 @@ class serving:  # noqa: N801  # read as `with serving(data) as address`
 
     def __init__(self, data: Path, *options: str) -> None:
         arguments = ["serve", "--listen", "127.0.0.1:0", "--data", str(data), "--log-level", "WARNING", *options]
-        self.process = CommandLine("").start(*arguments)
+        self.process = CommandLine("").start(*arguments, python=SERVER_PYTHON)
         self.lines: list[str] = []
 
     def __enter__(self) -> str:

@@ -20,6 +20,8 @@ from tests.harness.stopped import wait_until_stopped
 
 COMMAND: Final = (str(Path(sysconfig.get_path("scripts")) / "blockyard"),)
 """What a user types: for the tests of the command itself."""
+SERVER_PYTHON: Final = os.environ.get("BLOCKYARD_SERVER_PYTHON", sys.executable)
+"""What runs servers: an environment of their own where `make package` tests the SDK with older packages than theirs."""
 BOUND_S: Final = 60.0
 """No start and no stop takes longer than this."""
 POLL_S: Final = 0.01
@@ -59,7 +61,7 @@ class ServerProcess:
         self.data: Path = settings.get("data", folder / "blockyard.db")
         self.port = free_port() if port is None else port
         self.address = f"127.0.0.1:{self.port}"
-        self.program = [sys.executable, "-m", "blockyard"]
+        self.program = [SERVER_PYTHON, "-m", "blockyard"]
         """What the next launch runs; a test may put another program around it. A bare `python -m` is forked."""
         place = {} if "database" in settings else {"data": self.data}
         self._settings = {"listen": self.address, **place, "log_level": "WARNING", **settings}
