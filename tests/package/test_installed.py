@@ -11,7 +11,7 @@ import pytest
 from packaging.version import Version
 
 from tests.package.conftest import Built
-from tests.package.environments import DEPENDENCIES, PROJECT, Environment, pins
+from tests.package.environments import DEPENDENCIES, PROJECT, Environment, pins, run
 
 pytestmark = [pytest.mark.package, pytest.mark.timeout(600)]
 
@@ -25,6 +25,14 @@ CLI: Final = (
     "-k",
     "not greater",
 )
+
+IMPORTS: Final = """
+import importlib, pkgutil, blockyard
+for module in pkgutil.walk_packages(blockyard.__path__, "blockyard."):
+    if module.name != "blockyard.__main__":
+        importlib.import_module(module.name)
+        print(module.name)
+"""
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,14 @@ def test_the_newest_environment_is_newer_in_every_dependency(chosen: Chosen) -> 
 @pytest.mark.parametrize("resolution", ["lowest-direct", "highest"])
 def test_the_command_of_a_clean_installation_says_its_version(resolution: str, chosen: Chosen) -> None:
     assert chosen(resolution).environment.command("--version") == f"blockyard {PROJECT['version']}\n"
+
+
+@pytest.mark.parametrize("resolution", ["lowest-direct", "highest"])
+def test_every_module_of_a_clean_installation_is_imported_without_a_warning(resolution: str, chosen: Chosen) -> None:
+    """Also the generated stubs, which the SDK itself does not use."""
+    printed = run(chosen(resolution).environment.python, "-W", "error", "-c", IMPORTS)
+
+    assert {"blockyard.v1.allocator_pb2_grpc", "blockyard.cli.run"} <= set(printed.split())
 
 
 @pytest.mark.parametrize(
