@@ -35,7 +35,7 @@ def work(client: Client, fleet: str, job: str, token: str, ttl_s: float) -> None
             time.sleep(0.1)
 
 
-def main(fleet: str, job: str, ttl_s: float = 60) -> None:
+def main(fleet: str, job: str, ttl_s: float = 600) -> None:
     """Runs the job until it is done, in as many attempts as it takes."""
     database = sqlite3.connect("scheduler.db")
     with Client() as client:

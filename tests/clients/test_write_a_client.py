@@ -162,3 +162,10 @@ def test_the_client_asks_again_until_a_server_answers(language: Language, follow
 
     assert client.returncode == 0, printed
     assert shows(last.expected, printed), printed
+
+
+def test_the_lock_file_of_the_typescript_client_names_no_host_that_packages_come_from() -> None:
+    lock_file = (ROOT / EXAMPLES / "typescript" / "package-lock.json").read_text(encoding="utf-8")
+
+    assert '"integrity"' in lock_file
+    assert not re.findall(r'"resolved"|registry', lock_file)

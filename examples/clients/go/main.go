@@ -172,7 +172,7 @@ func run(fleetID string) error {
 }
 
 func main() {
-	fleet := "first"
+	fleet := "hello"
 	if len(os.Args) > 1 {
 		fleet = os.Args[1]
 	}

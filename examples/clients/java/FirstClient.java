@@ -186,7 +186,7 @@ public final class FirstClient {
             .keepAliveTimeout(10, TimeUnit.SECONDS)
             .build();
     try {
-      run(channel, arguments.length > 0 ? arguments[0] : "first");
+      run(channel, arguments.length > 0 ? arguments[0] : "hello");
     } catch (StatusRuntimeException error) {
       System.err.println(errorInfo(error).map(ErrorInfo::getReason).orElse(error.getMessage()));
       System.exit(1);

@@ -25,7 +25,7 @@ const PAUSE_MS = 500;
 // For a change these mean: unknown. It may have happened.
 const NO_ANSWER = [grpc.status.UNAVAILABLE, grpc.status.DEADLINE_EXCEEDED, grpc.status.CANCELLED];
 
-// The same options as in `npm run generate`: the generated types are true for these only.
+// The same options as for proto-loader-gen-types: the types that it generates are true for these only.
 const PROTOS = resolve(__dirname, "../../../../protos");
 const OPTIONS = { keepCase: true, longs: String, enums: String, defaults: true, oneofs: true, includeDirs: [PROTOS] };
 const api = protoLoader.loadSync(["blockyard/v1/allocator.proto", "blockyard/v1/fleet_admin.proto"], OPTIONS);
@@ -141,7 +141,7 @@ async function main(fleetId: string): Promise<void> {
   admin.close();
 }
 
-main(process.argv[2] ?? "first").catch((error: unknown) => {
+main(process.argv[2] ?? "hello").catch((error: unknown) => {
   const reason = isServiceError(error) ? (errorInfo(error)?.reason ?? grpc.status[error.code]) : undefined;
   console.error(reason ?? error);
   process.exitCode = 1;
