@@ -4,13 +4,15 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from os import environ
 from pathlib import Path
 from typing import Final
 
+import grpc
 import pytest
 
 from tests.docs.page_runner import ROOT, shows
@@ -135,33 +137,83 @@ def test_a_stranger_who_types_what_the_page_shows_has_a_client(language: Languag
     assert all(told in last.expected for told in ("replayed true", "NO_CAPACITY", "RELEASED"))
 
 
-def test_the_client_asks_again_until_a_server_answers(language: Language, followed: Followed, tmp_path: Path) -> None:
+class Forgetful(grpc.GenericRpcHandler):
+    """Carries each call to a server. Once, the answer to an Acquire is lost on its way back."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._channel = channel
+        self.lost: list[bytes] = []
+
+    def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(details.method)
+
+        def carry(request: bytes, context: grpc.ServicerContext) -> bytes:
+            try:
+                answer = call(request, timeout=BOUND_S)
+            except grpc.RpcError as error:
+                context.set_trailing_metadata(tuple((entry.key, entry.value) for entry in error.trailing_metadata()))
+                context.abort(error.code(), error.details() or "")
+            if details.method.endswith("/Acquire") and not self.lost:
+                self.lost.append(answer)
+                context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
+            return answer
+
+        return grpc.unary_unary_rpc_method_handler(carry)
+
+
+@contextmanager
+def client_of(followed: Followed, language: Language, address: str) -> Iterator["subprocess.Popen[str]"]:
+    """The program that the page's commands have built."""
     *before, last = commands(language)
     lasting = [command.text for command in before if command.text.startswith(("cd ", "export "))]
+    with subprocess.Popen(
+        ["bash", "-euo", "pipefail", "-c", "\n".join([*lasting, f"exec {last.text}"])],
+        cwd=followed.folder,
+        env={**environ, "BLOCKYARD_ADDRESS": address},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as client:
+        try:
+            yield client
+        finally:
+            client.kill()
+
+
+def check_that_it_prints_what_the_page_shows(language: Language, client: "subprocess.Popen[str]") -> None:
+    printed, _ = client.communicate(timeout=BOUND_S)
+    assert client.returncode == 0, printed
+    assert shows(commands(language)[-1].expected, printed), printed
+
+
+def test_the_client_asks_again_until_a_server_answers(language: Language, followed: Followed, tmp_path: Path) -> None:
     port = free_port()
-    with ExitStack() as stack:
-        impostor = stack.enter_context(socket.create_server(("127.0.0.1", port)))
-        client = stack.enter_context(
-            subprocess.Popen(
-                ["bash", "-euo", "pipefail", "-c", "\n".join([*lasting, f"exec {last.text}"])],
-                cwd=followed.folder,
-                env={**environ, "BLOCKYARD_ADDRESS": f"127.0.0.1:{port}"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-        stack.callback(client.kill)
+    impostor = socket.create_server(("127.0.0.1", port))
+    with impostor, client_of(followed, language, f"127.0.0.1:{port}") as client:
         impostor.settimeout(BOUND_S)
         connection, _ = impostor.accept()
         connection.close()  # somebody listened, and is gone: the first call gets no answer
         impostor.close()
         with ServerProcess(tmp_path, port=port) as server:
             server.start()
-            printed, _ = client.communicate(timeout=BOUND_S)
+            check_that_it_prints_what_the_page_shows(language, client)
 
-    assert client.returncode == 0, printed
-    assert shows(last.expected, printed), printed
+
+def test_a_grant_whose_answer_is_lost_is_not_made_twice(language: Language, followed: Followed, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(ServerProcess(tmp_path))
+        server.start()
+        forgetful = Forgetful(stack.enter_context(grpc.insecure_channel(server.address)))
+        between = grpc.server(ThreadPoolExecutor(max_workers=4), handlers=[forgetful])
+        port = between.add_insecure_port("127.0.0.1:0")
+        between.start()
+        stack.callback(lambda: between.stop(None).wait())
+        # With a second grant it would hold other blocks, and two fewer would be idle.
+        check_that_it_prints_what_the_page_shows(
+            language, stack.enter_context(client_of(followed, language, f"127.0.0.1:{port}"))
+        )
+
+    assert len(forgetful.lost) == 1
 
 
 def test_the_lock_file_of_the_typescript_client_names_no_host_that_packages_come_from() -> None:
