@@ -21,7 +21,7 @@ from typing import Final
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from tests.docs.snippets import Command, Program, RunByCI, Server, ServerStops, Snippet, read_snippets
+from tests.docs.snippets import Command, Program, RunByCI, RunByTest, Server, ServerStops, Snippet, read_snippets
 
 ROOT: Final = Path(__file__).parents[2]
 DEFAULT_ADDRESS: Final = "127.0.0.1:7350"
@@ -86,6 +86,8 @@ class Reader:
                 self._server.close()
             case RunByCI(command):
                 self._look_up_in_ci(command)
+            case RunByTest():
+                self._look_up_in_test(snippet)
 
     def _type(self, command: Command) -> None:
         done = subprocess.run(
@@ -148,6 +150,11 @@ class Reader:
         steps = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
         if not any(step.split("#")[0].rstrip() == f"step {command.text}" for step in steps):
             raise BrokenPromise(f"{self._at(command.line)}: .ci/run does not run `{command.text}`")
+
+    def _look_up_in_test(self, snippet: RunByTest) -> None:
+        test = ROOT / snippet.test
+        if not test.is_file() or self.page.name not in test.read_text(encoding="utf-8"):
+            raise BrokenPromise(f"{self._at(snippet.command.line)}: {snippet.test} does not run {self.page.name}")
 
     def _here(self, text: str) -> str:
         return text.replace(DEFAULT_ADDRESS, self.address)

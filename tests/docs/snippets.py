@@ -23,7 +23,11 @@ UNEXECUTED_SPELLINGS: Final = {
 }
 """Fences that look as if they were executed, and what to write instead."""
 
-MARKER: Final = re.compile(r"<!-- (server stops|server|run by \.ci/run|not run)(?:: (.+?))? -->", re.DOTALL)
+MARKER: Final = re.compile(
+    r"<!-- (server stops|server|run by \.ci/run|run by tests/\S+\.py|not run)(?:: (.+?))? -->", re.DOTALL
+)
+BY_TEST: Final = "run by "
+"""Stands before the name of the test that runs a block."""
 
 
 class MalformedPage(Exception):
@@ -71,7 +75,16 @@ class RunByCI:
     command: Command
 
 
-Snippet = Command | Program | Server | ServerStops | RunByCI
+@dataclass(frozen=True, slots=True)
+class RunByTest:
+    """A command that a test of its own runs, because it needs programs that not every machine has."""
+
+    command: Command
+    test: str
+    """The test's file, from the project's folder."""
+
+
+Snippet = Command | Program | Server | ServerStops | RunByCI | RunByTest
 
 
 def read_snippets(text: str) -> list[Snippet]:
@@ -136,6 +149,8 @@ def _as_marked(command: Command, kind: str) -> Snippet:
             return Server(command)
         case "run by .ci/run":
             return RunByCI(command)
+        case _ if kind.startswith(BY_TEST):
+            return RunByTest(command, kind.removeprefix(BY_TEST))
         case _:
             return command
 

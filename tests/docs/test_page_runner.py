@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.page_runner import DEFAULT_ADDRESS, BrokenPromise, run_page
-from tests.docs.snippets import Command, MalformedPage, Program, Server, read_snippets
+from tests.docs.snippets import Command, MalformedPage, Program, RunByTest, Server, read_snippets
 
 PAGE_OF_THE_RUNNER = Path(__file__).with_name("page_of_the_runner.md")
 
@@ -42,6 +42,8 @@ def test_a_page_that_keeps_its_promises_is_executed_wholly(tmp_path: Path) -> No
         (python("print(1)", "True"), r"\+ 1"),
         (python("print('a'); print('b')", "a\n...\nc"), r"\+ b"),
         (console("$ make nothing", above="<!-- run by .ci/run -->"), "does not run `make nothing`"),
+        (console("$ true", above="<!-- run by tests/gone.py -->"), "tests/gone.py does not run page.md"),
+        (console("$ true", above="<!-- run by tests/conftest.py -->"), "tests/conftest.py does not run page.md"),
         (console("$ echo no server", above="<!-- server -->"), "no server"),
     ],
 )
@@ -87,6 +89,12 @@ def test_a_server_block_may_show_what_the_server_says() -> None:
     text = console("$ make serve", "listening", above="<!-- server -->")
 
     assert read_snippets(text) == [Server(Command(3, "make serve", "listening\n"))]
+
+
+def test_a_block_may_be_left_to_a_test_of_its_own() -> None:
+    text = console("$ go build", above="<!-- run by tests/clients/test_go.py -->")
+
+    assert read_snippets(text) == [RunByTest(Command(3, "go build", ""), "tests/clients/test_go.py")]
 
 
 def test_text_below_a_program_is_its_output_only_when_nothing_stands_between() -> None:
