@@ -88,9 +88,13 @@ class MemoryTransaction:
         self.wrote = True
         self.rows.grow(age)
 
-    def prune(self, upto_revision: int, limit: int, keep: Collection[str] = ()) -> int:
-        """As in the protocol. Tokens to `keep` stay, with what they were granted."""
-        rows = self.read()
+    def tokens_to_keep(self) -> Collection[str]:
+        """Those that `prune` leaves, with what they were granted, however old they are."""
+        return ()
+
+    def prune(self, upto_revision: int, limit: int) -> int:
+        """As in the protocol."""
+        rows, keep = self.read(), self.tokens_to_keep()
         ended = [a for a in rows.allocations.values() if a.end_time_us is not None and a.token not in keep]
         old = [a for a in ended if a.revision <= upto_revision][:limit]
         for allocation in old:

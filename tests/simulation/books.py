@@ -17,10 +17,10 @@ from blockyard_server.domain.events import (
     TokenWasCancelled,
 )
 from blockyard_server.domain.requests import Acquire, FleetFields, InstanceFields, TokenKey
+from tests.memory.rows import Block, Rows
 from tests.oracle import placement
 from tests.oracle.domain_types import plain_instance
 from tests.simulation.kernel import Violation
-from tests.simulation.rows import Block, Rows
 
 
 class FleetRecords:
