@@ -19,7 +19,7 @@ class MemoryEvidence:
 
     def instances(self) -> Iterator[tuple[str, int, int]]:
         """As in the protocol."""
-        return ((i.instance, i.fields.total_blocks, i.busy_blocks) for i in self._rows.instances.values())
+        return ((name, i.fields.total_blocks, self._rows.busy_blocks[name]) for name, i in self._rows.instances.items())
 
     def exclusive_instances(self) -> Iterator[tuple[str, int]]:
         """As in the protocol."""

@@ -82,11 +82,12 @@ class MemoryReader:
 
     async def instance(self, fleet: str, instance: str) -> InstanceRecord | None:
         """As in the protocol."""
-        return self._fleets[fleet].instances.get(instance)
+        rows = self._fleets[fleet]
+        return rows.instance(instance) if instance in rows.instances else None
 
     async def instances(self, fleet: str, *, after: int, limit: int) -> InstancePage:
         """As in the protocol."""
-        records = sorted(self._fleets[fleet].instances.values(), key=lambda record: record.order)
+        records = self._fleets[fleet].ordered_instances()
         return InstancePage(tuple(record for record in records if record.order > after)[:limit], None)
 
     async def snapshot(self, fleet: str, *, full: bool, after: int, limit: int, now_us: int) -> DescribePage:
@@ -94,7 +95,7 @@ class MemoryReader:
         rows = self._fleets[fleet]
         page = (await self.instances(fleet, after=after, limit=limit)).instances
         assert not full
-        free = [r for r in rows.instances.values() if r.exclusive_to is None]
+        free = [r for r in rows.ordered_instances() if r.exclusive_to is None]
         active = [r for r in free if r.fields.state is InstanceState.ACTIVE]
         totals = BlockCounts(
             instances=len(rows.instances),

@@ -49,12 +49,15 @@ class Rows:
         self.revision = 0
         self.next_order = 1
         self.record: FleetRecord | None = None
-        """Its own fields. `shown` has the rest."""
+        """Its own fields, and its format. `shown` has the rest."""
         self.compacted_revision = 0
         self.halted = False
         self.format = 1
         self.clock_offset_us = 0
         self.instances: dict[str, InstanceRecord] = {}
+        """Their own fields. `instance` has the counter."""
+        self.busy_blocks: dict[str, int] = {}
+        """The counter of each instance, which moves with its rows, by triggers of the database."""
         self.held: dict[Block, int] = {}
         self.allocations: dict[int, Allocation] = {}
         self.tokens: dict[TokenKey, TokenRecord] = {}
@@ -70,7 +73,7 @@ class Rows:
     def copy(self) -> Self:
         """The rows as they are now."""
         other = copy(self)
-        other.instances, other.held = dict(self.instances), dict(self.held)
+        other.instances, other.busy_blocks, other.held = dict(self.instances), dict(self.busy_blocks), dict(self.held)
         other.allocations, other.tokens = dict(self.allocations), dict(self.tokens)
         other.journal = list(self.journal)
         return other
@@ -91,7 +94,16 @@ class Rows:
         """The fleet as readers see it; None while there is no such fleet."""
         if self.record is None:
             return None
-        return replace(self.record, revision=self.revision, halted=self.halted, format=self.format)
+        return replace(self.record, revision=self.revision, halted=self.halted)
+
+    def instance(self, name: str) -> InstanceRecord:
+        """An instance as readers see it."""
+        record, busy_blocks = self.instances[name], self.busy_blocks[name]
+        return replace(record, busy_blocks=busy_blocks) if busy_blocks else record
+
+    def ordered_instances(self) -> list[InstanceRecord]:
+        """All of them, in the order of registration."""
+        return sorted(map(self.instance, self.instances), key=lambda record: record.order)
 
     def busy_mask(self, instance: str) -> int:
         """The set of an instance's held blocks."""
@@ -115,6 +127,13 @@ class Rows:
         if age.age_us <= self.age.age_us:
             self.refuse(f"an age of {age.age_us} follows {self.age.age_us}")
         self.age = age
+
+    def raise_format(self, fleet_format: int) -> None:
+        """The fleet's records are of this format from now on."""
+        if fleet_format <= self.format:
+            self.refuse(f"format {fleet_format} follows {self.format}")
+        self.format = fleet_format
+        self.record = None if self.record is None else replace(self.record, format=fleet_format)
 
     def write(self, event: Event) -> None:
         """Changes what an event implies, apart from the allocations' own rows."""
@@ -174,10 +193,11 @@ class Rows:
                 if block >= record.fields.total_blocks:
                     self.refuse(f"there is no block {block} of {instance}")
                 self.put(self.held, (instance, block), event.revision)
-            exclusive_to = event.revision if instance in event.exclusive else None
-            if exclusive_to is not None and len(blocks) != record.fields.total_blocks:
-                self.refuse(f"{instance} is granted exclusively, and not all of it")
-            self._count(record, record.busy_blocks + len(blocks), exclusive_to)
+            if instance in event.exclusive:
+                if len(blocks) != record.fields.total_blocks:
+                    self.refuse(f"{instance} is granted exclusively, and not all of it")
+                self.put(self.instances, instance, replace(record, exclusive_to=event.revision))
+            self._count(record, self.busy_blocks[instance] + len(blocks))
 
     def _free(self, placements: Placements, allocation: int) -> None:
         for instance, blocks in placements:
@@ -185,14 +205,14 @@ class Rows:
                 if self.take(self.held, (instance, block)) != allocation:
                     self.refuse(f"block {block} of {instance} is freed, and allocation {allocation} has it not")
             record = self.instances[instance]
-            left = record.busy_blocks - len(blocks)
-            self._count(record, left, record.exclusive_to if left else None)
+            self._count(record, self.busy_blocks[instance] - len(blocks))
+            if not self.busy_blocks[instance] and record.exclusive_to is not None:
+                self.put(self.instances, instance, replace(record, exclusive_to=None))
 
-    def _count(self, record: InstanceRecord, busy_blocks: int, exclusive_to: int | None) -> None:
-        """The counter moves with its rows, by triggers of the database."""
+    def _count(self, record: InstanceRecord, busy_blocks: int) -> None:
         if not 0 <= busy_blocks <= record.fields.total_blocks:
             self.refuse(f"{record.instance} would have {busy_blocks} busy blocks")
-        self.put(self.instances, record.instance, replace(record, busy_blocks=busy_blocks, exclusive_to=exclusive_to))
+        self.put(self.busy_blocks, record.instance, busy_blocks)
 
     def _extend(self, event: LeasesExtended) -> None:
         for allocation in self.due(event.expire_time_us):
@@ -205,7 +225,8 @@ class Rows:
             case FleetCreated():
                 if self.record is not None:
                     self.refuse(f"fleet {self.fleet} is created twice")
-                self.record = FleetRecord(self.fleet, event.fields, 0, event.revision, event.time_us, event.time_us)
+                times = (event.time_us, event.time_us)
+                self.record = FleetRecord(self.fleet, event.fields, 0, event.revision, *times, format=self.format)
             case FleetUpdated():
                 assert self.record is not None
                 self.record = replace(
@@ -217,6 +238,7 @@ class Rows:
                 self.record = None
                 for instance in list(self.instances):
                     self.take(self.instances, instance)
+                    self.take(self.busy_blocks, instance)
 
     def _write_instance(self, event: InstanceEvent) -> None:
         match event:
@@ -228,6 +250,7 @@ class Rows:
                     self.fleet, event.instance, event.order, event.fields, 0, event.revision, **times
                 )
                 self.put(self.instances, event.instance, record)
+                self.put(self.busy_blocks, event.instance, 0)
                 self.next_order = event.order + 1
             case InstanceUpdated():
                 if self.busy_mask(event.instance) >> event.fields.total_blocks:
@@ -242,6 +265,7 @@ class Rows:
             case InstanceDeleted():
                 if self.busy_mask(event.instance) or self.take(self.instances, event.instance) is None:
                     self.refuse(f"instance {event.instance} goes, and is held or not there")
+                self.take(self.busy_blocks, event.instance)
 
     def _repair(self, event: Repaired) -> None:
         for each in event.corrections:
@@ -256,4 +280,5 @@ class Rows:
             record = self.instances[instance or ""]
             holders = {self.held[key] for key in self.held if key[0] == instance}
             owners = [a for a in holders if a in self.allocations and instance in self.allocations[a].exclusive]
-            self._count(record, self.busy_mask(record.instance).bit_count(), min(owners, default=None))
+            self._count(record, self.busy_mask(record.instance).bit_count())
+            self.put(self.instances, record.instance, replace(record, exclusive_to=min(owners, default=None)))

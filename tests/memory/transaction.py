@@ -24,7 +24,7 @@ class MemoryTransaction:
         rows = self.rows
         if rows.exists:
             self.head = FleetHead(
-                rows.revision, rows.next_order, rows.shown(), rows.halted, rows.format, rows.clock_offset_us
+                rows.revision, rows.next_order, rows.record, rows.halted, rows.format, rows.clock_offset_us
             )
 
     def read(self) -> Rows:
@@ -34,8 +34,7 @@ class MemoryTransaction:
     def load_instances(self) -> list[InstanceRow]:
         """As in the protocol."""
         rows = self.read()
-        ordered = sorted(rows.instances.values(), key=lambda record: record.order)
-        return [InstanceRow(record, rows.busy_mask(record.instance)) for record in ordered]
+        return [InstanceRow(record, rows.busy_mask(record.instance)) for record in rows.ordered_instances()]
 
     def events_after(self, revision: int, limit: int) -> list[Event]:
         """As in the protocol."""
@@ -72,12 +71,11 @@ class MemoryTransaction:
         self.wrote = True
         for event in events:
             self.rows.write(event)
+            if isinstance(event, Granted) and event.revision not in allocations:
+                self.rows.refuse(f"the final state of allocation {event.revision} is missing")
         for number, allocation in allocations.items():
             assert number == allocation.allocation
             self.rows.write_allocation(allocation)
-        missing = [e.revision for e in events if isinstance(e, Granted) and e.revision not in allocations]
-        if missing:
-            self.rows.refuse(f"the final states of allocations {missing} are missing")
 
     def age(self) -> FleetAge:
         """As in the protocol."""
@@ -129,9 +127,8 @@ class MemoryTransaction:
 
     def raise_format(self, fleet_format: int) -> None:
         """As in the protocol."""
-        assert fleet_format > self.rows.format
         self.wrote = True
-        self.rows.format = fleet_format
+        self.rows.raise_format(fleet_format)
 
     def set_halted(self, halted: bool) -> None:  # noqa: FBT001 - as in the protocol
         """As in the protocol."""

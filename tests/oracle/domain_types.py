@@ -1,5 +1,7 @@
 """The domain's requests and records as the oracle's plain types, and its choice as the domain says it."""
 
+from functools import lru_cache
+
 from blockyard_server.domain.blocks import Placements
 from blockyard_server.domain.requests import Demand, InstanceFields, InstanceState, Selector
 from tests.oracle import placement
@@ -15,6 +17,7 @@ def plain_instance(
     )
 
 
+@lru_cache(maxsize=1 << 12)
 def plain_demand(demand: Demand) -> placement.Demand[str]:
     """One demand of a request."""
     return placement.Demand(

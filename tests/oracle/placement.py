@@ -173,8 +173,7 @@ def mask_of(blocks: Iterable[int]) -> int:
 
 
 def _fitting(fleet: Iterable[Instance[Name]], demand: Demand[Name]) -> list[tuple[Instance[Name], int]]:
-    needs = [(instance, blocks_needed(instance, demand)) for instance in fleet]
-    return [(instance, count) for instance, count in needs if count is not None]
+    return [(instance, count) for instance in fleet if (count := blocks_needed(instance, demand)) is not None]
 
 
 def _holds(term: Term, labels: Mapping[str, str]) -> bool:

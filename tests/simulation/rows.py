@@ -1,5 +1,6 @@
 """The rows of one fleet in the simulated database, changed in place by whoever has locked them, and taken back."""
 
+from operator import attrgetter
 from typing import Any, NoReturn
 
 from blockyard_server.domain.events import Event
@@ -15,6 +16,7 @@ class _Absent:
 _ABSENT = _Absent()
 _SINGLE = ("revision", "next_order", "record", "compacted_revision", "halted", "clock_offset_us", "age", "format")
 """What is no table."""
+_read_single = attrgetter(*_SINGLE)
 
 
 class SimulatedRows(Rows):
@@ -26,7 +28,7 @@ class SimulatedRows(Rows):
         """The true time at which each revision was."""
         self.locked = False
         self._undo: list[tuple[dict[Any, Any], Any, Any]] = []
-        self._before: dict[str, Any] = {}
+        self._before: tuple[Any, ...] = ()
 
     def refuse(self, why: str) -> NoReturn:
         """The engine wanted what must not be."""
@@ -37,8 +39,7 @@ class SimulatedRows(Rows):
         assert not self.locked, "two transactions at once on one fleet"
         self.locked = True
         self._undo.clear()
-        now = self.__dict__
-        self._before = {name: now[name] for name in _SINGLE}
+        self._before = _read_single(self)
 
     def commit(self, true_us: int) -> None:
         """Makes what was changed stay."""
@@ -47,7 +48,8 @@ class SimulatedRows(Rows):
 
     def roll_back(self) -> None:
         """Takes back what was changed since `begin`."""
-        self.__dict__.update(self._before)
+        for name, was in zip(_SINGLE, self._before, strict=True):
+            setattr(self, name, was)
         del self.journal[self.revision :]
         for table, key, was in reversed(self._undo):
             if was is _ABSENT:
