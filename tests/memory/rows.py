@@ -131,14 +131,14 @@ class Rows:
     def raise_format(self, fleet_format: int) -> None:
         """The fleet's records are of this format from now on."""
         if fleet_format <= self.format:
-            self.refuse(f"format {fleet_format} follows {self.format}")
+            self.refuse(f"the format of fleet {self.fleet} is {self.format}, which is not below it: {fleet_format}")
         self.format = fleet_format
         self.record = None if self.record is None else replace(self.record, format=fleet_format)
 
     def write(self, event: Event) -> None:
         """Changes what an event implies, apart from the allocations' own rows."""
         if event.revision != self.revision + 1:
-            self.refuse(f"revision {event.revision} after {self.revision}")
+            self.refuse(f"event {event.revision} does not follow revision {self.revision}")
         self.revision = event.revision
         self.journal.append(event)
         match event:
@@ -159,6 +159,12 @@ class Rows:
                 self._write_fleet(event)
             case Repaired():
                 self._repair(event)
+
+    def check_live(self, allocation: int) -> None:
+        """An allocation is to be changed."""
+        row = self.allocations.get(allocation)
+        if row is None or row.state is not AllocationState.HELD:
+            self.refuse(f"allocation {allocation} is not live")
 
     def write_allocation(self, allocation: Allocation) -> None:
         """The state of an allocation after all events of a transaction."""
@@ -203,7 +209,7 @@ class Rows:
         for instance, blocks in placements:
             for block in blocks:
                 if self.take(self.held, (instance, block)) != allocation:
-                    self.refuse(f"block {block} of {instance} is freed, and allocation {allocation} has it not")
+                    self.refuse(f"block {block} of {instance} is not held by allocation {allocation}")
             record = self.instances[instance]
             self._count(record, self.busy_blocks[instance] - len(blocks))
             if not self.busy_blocks[instance] and record.exclusive_to is not None:
@@ -224,11 +230,12 @@ class Rows:
         match event:
             case FleetCreated():
                 if self.record is not None:
-                    self.refuse(f"fleet {self.fleet} is created twice")
+                    self.refuse(f"fleet {self.fleet} is there, and is created")
                 times = (event.time_us, event.time_us)
                 self.record = FleetRecord(self.fleet, event.fields, 0, event.revision, *times, format=self.format)
             case FleetUpdated():
-                assert self.record is not None
+                if self.record is None:
+                    self.refuse(f"fleet {self.fleet} is not there, and is updated")
                 self.record = replace(
                     self.record, fields=event.fields, config_revision=event.revision, update_time_us=event.time_us
                 )
@@ -255,6 +262,8 @@ class Rows:
             case InstanceUpdated():
                 if self.busy_mask(event.instance) >> event.fields.total_blocks:
                     self.refuse(f"held blocks of {event.instance} are cut off")
+                if event.instance not in self.instances:
+                    self.refuse(f"instance {event.instance} is not there, and is updated")
                 record = replace(
                     self.instances[event.instance],
                     fields=event.fields,

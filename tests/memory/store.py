@@ -78,7 +78,8 @@ class MemoryStore:
 
     def fleet_sizes(self) -> dict[str, int]:
         """As in the protocol."""
-        return {fleet: len(rows.instances) for fleet, rows in sorted(self.rows.items()) if rows.record is not None}
+        there = {fleet: rows for fleet, rows in sorted(self.rows.items()) if rows.record is not None}
+        return {fleet: len(rows.instances) + len(rows.live()) // 5 for fleet, rows in there.items()}
 
     async def listen(self, on_change: Callable[[str], None]) -> None:  # noqa: ARG002 - there is no other server
         """As in the protocol."""

@@ -3,11 +3,14 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from blockyard_server.domain.allocation import Allocation, TokenRecord
-from blockyard_server.domain.events import Event, Granted, Repaired
+from blockyard_server.domain.events import Event, Expired, Granted, Released, Renewed, Repaired
 from blockyard_server.domain.requests import TokenKey
 from blockyard_server.domain.retention import FleetAge
 from blockyard_server.engine.store_protocol import FleetHead, InstanceRow
 from tests.memory.rows import Rows
+
+_CHANGES = (Released, Renewed, Expired)
+"""What changes an allocation that is there."""
 
 
 class MemoryTransaction:
@@ -69,13 +72,23 @@ class MemoryTransaction:
     def write(self, events: Sequence[Event], allocations: Mapping[int, Allocation]) -> None:
         """As in the protocol."""
         self.wrote = True
+        granted: set[int] = set()
         for event in events:
+            if isinstance(event, Granted):
+                granted.add(event.revision)
+                self._expect_final_state(event.revision, allocations)
+            elif isinstance(event, _CHANGES):
+                self._expect_final_state(event.allocation, allocations)
+                if event.allocation not in granted:
+                    self.rows.check_live(event.allocation)
             self.rows.write(event)
-            if isinstance(event, Granted) and event.revision not in allocations:
-                self.rows.refuse(f"the final state of allocation {event.revision} is missing")
         for number, allocation in allocations.items():
             assert number == allocation.allocation
             self.rows.write_allocation(allocation)
+
+    def _expect_final_state(self, allocation: int, final: Mapping[int, Allocation]) -> None:
+        if allocation not in final:
+            self.rows.refuse(f"the final state of allocation {allocation} is missing")
 
     def age(self) -> FleetAge:
         """As in the protocol."""
