@@ -109,6 +109,13 @@ class Rows:
         """The set of an instance's held blocks."""
         return sum(1 << block for name, block in self.held if name == instance)
 
+    def busy_masks(self) -> dict[str, int]:
+        """The same for every instance, also for one that is not there and has held blocks."""
+        masks = dict.fromkeys(self.instances, 0)
+        for instance, block in self.held:
+            masks[instance] = masks.get(instance, 0) | 1 << block
+        return masks
+
     def live(self) -> list[Allocation]:
         """The allocations that are held."""
         return [a for a in self.allocations.values() if a.state is AllocationState.HELD]

@@ -37,7 +37,8 @@ class MemoryTransaction:
     def load_instances(self) -> list[InstanceRow]:
         """As in the protocol."""
         rows = self.read()
-        return [InstanceRow(record, rows.busy_mask(record.instance)) for record in rows.ordered_instances()]
+        busy = rows.busy_masks()
+        return [InstanceRow(record, busy[record.instance]) for record in rows.ordered_instances()]
 
     def events_after(self, revision: int, limit: int) -> list[Event]:
         """As in the protocol."""
