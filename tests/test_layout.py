@@ -33,6 +33,7 @@ FILES = sorted(
 )
 SHIPPED = [path for path in FILES if path.is_relative_to(ROOT / "client") or path.is_relative_to(ROOT / "server")]
 DOMAIN = ROOT / "server" / "blockyard_server" / "domain"
+ORACLE = ROOT / "tests" / "oracle" / "placement.py"
 
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -126,6 +127,11 @@ def test_domain_imports_the_standard_library_alone() -> None:
 
     assert list(DOMAIN.rglob("*.py"))
     assert not foreign
+
+
+def test_the_oracle_of_placement_has_nothing_of_what_it_judges() -> None:
+    """What proves stays independent of what is proved, whatever else imports the oracle."""
+    assert set(imported_modules(ORACLE)) <= sys.stdlib_module_names | {"collections.abc"}
 
 
 def test_the_sdk_exports_exactly_what_it_imports() -> None:

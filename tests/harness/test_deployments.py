@@ -90,7 +90,16 @@ def test_a_marked_test_runs_on_what_it_claims_or_is_red(tmp_path: Path) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "-p", "tests.conftest"),
-            *("-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={tmp_path / 'its'}", f"--junitxml={report}"),
+            *(
+                "-m",
+                "not soak",
+                "-p",
+                "no:cacheprovider",
+                "-p",
+                "no:xdist",
+                f"--basetemp={tmp_path / 'its'}",
+                f"--junitxml={report}",
+            ),
             suite,
         ],
         cwd=ROOT,

@@ -1,7 +1,7 @@
 """What a fleet would do that gets one call after the other: the meaning that histories are compared with.
 
-Written from the contract, naively, with nothing of the server's own code. `carry_out` decides and changes nothing;
-`apply` takes on an event, and refuses one that cannot follow.
+Written from the contract, naively, with nothing of the server's own code; placement is the oracle's. `carry_out`
+decides and changes nothing; `apply` takes on an event, and refuses one that cannot follow.
 """
 
 from collections.abc import Callable
@@ -35,6 +35,7 @@ from tests.history.record import (
     Shape,
     View,
 )
+from tests.oracle import placement
 
 
 class Impossible(Exception):
@@ -58,10 +59,8 @@ class SequentialFleet:
     """A fleet whose instances have `sizes` blocks, at `revision`."""
 
     def __init__(self, sizes: tuple[int, ...], revision: int = 0) -> None:
-        self.sizes = sizes
         self.revision = revision
-        self.busy = [0] * len(sizes)
-        """A mask for each instance."""
+        self.instances = [placement.Instance(number, number, size) for number, size in enumerate(sizes)]
         self.lives: dict[int, Life] = {}
         """Every allocation ever, by its id."""
         self.held: dict[int, Life] = {}
@@ -109,39 +108,13 @@ class SequentialFleet:
         return View(allocation, life.token, life.state, life.placements, life.revision, life.expire_us)
 
     def place(self, shapes: tuple[Shape, ...]) -> Placements | None:
-        """The blocks for all demands, by BEST_FIT. None: they do not fit now."""
-        busy = self.busy.copy()
-        taken: dict[int, int] = {}
-        for shape in shapes:
-            chosen: list[int] = []
-            for _ in range(shape.instances):
-                fitting = [
-                    (size - busy[instance].bit_count(), instance)
-                    for instance, size in enumerate(self.sizes)
-                    if instance not in chosen and has_room(shape, instance, size, busy[instance])
-                ]
-                if not fitting:
-                    return None
-                chosen.append(min(fitting)[1])
-            for instance in chosen:
-                count = self.sizes[instance] if shape.exclusive else shape.blocks
-                mask = choose_blocks(self.sizes[instance], busy[instance], count)
-                busy[instance] |= mask
-                taken[instance] = taken.get(instance, 0) | mask
-        return tuple(taken.items())
+        """The blocks for all demands, by BEST_FIT. None: they do not fit now, or never would."""
+        found = placement.place(self.instances, _demands(shapes), placement.BEST_FIT)
+        return tuple(found.blocks.items()) if isinstance(found, placement.Placed) else None
 
     def fits(self, shapes: tuple[Shape, ...]) -> bool:
         """Whether `place` would find blocks; quick for a single demand."""
-        if len(shapes) > 1:
-            return self.place(shapes) is not None
-        (shape,) = shapes
-        wanted = shape.instances
-        for instance, size in enumerate(self.sizes):
-            if has_room(shape, instance, size, self.busy[instance]):
-                wanted -= 1
-                if not wanted:
-                    return True
-        return False
+        return placement.fits_now(self.instances, _demands(shapes))
 
     def _acquire(self, asked: Acquire, time_us: int) -> tuple[Answer, Event | None]:
         if asked.token in self.tokens:
@@ -196,8 +169,8 @@ class SequentialFleet:
         return Renewed(View(asked.allocation, life.token, HELD, life.placements, revision, expire_us)), event
 
     def _describe(self, asked: Describe) -> Described:
-        busy = tuple([mask.bit_count() for mask in self.busy])
-        idle = tuple([size - count for size, count in zip(self.sizes, busy, strict=True)])
+        busy = tuple([each.busy.bit_count() for each in self.instances])
+        idle = tuple([each.total_blocks - count for each, count in zip(self.instances, busy, strict=True)])
         holds = None
         if asked.full:
             holds = tuple(
@@ -245,10 +218,10 @@ class SequentialFleet:
         if event.token is None or event.token in self.tokens:
             raise Impossible(f"token {event.token} was known, and was granted again")
         for instance, mask in event.placements:
-            if self.busy[instance] & mask:
+            if self.instances[instance].busy & mask:
                 raise Impossible(f"blocks of instance {instance} were held, and were granted to {event.allocation}")
         for instance, mask in event.placements:
-            self.busy[instance] |= mask
+            self.instances[instance].busy |= mask
         ttl_us = None if event.expire_us is None else event.expire_us - event.time_us
         life = Life(event.token, ttl_us, event.placements, event.placements, event.revision, expire_us=event.expire_us)
         self.lives[event.revision] = self.held[event.revision] = life
@@ -264,7 +237,7 @@ class SequentialFleet:
         if bool(left) == event.ended:
             raise Impossible(f"{event.allocation} has {left} left, and ended is {event.ended}")
         for instance, mask in event.placements:
-            self.busy[instance] &= ~mask
+            self.instances[instance].busy &= ~mask
         life.revision = event.revision
         if left:
             life.placements = left
@@ -273,28 +246,19 @@ class SequentialFleet:
             del self.held[event.allocation or 0]
 
 
-def has_room(shape: Shape, instance: int, size: int, busy: int) -> bool:
-    """Whether one instance fits a demand now."""
-    if shape.on is not None and shape.on != instance:
-        return False
-    if shape.exclusive:
-        return busy == 0 and size >= shape.blocks
-    return size - busy.bit_count() >= shape.blocks
-
-
 @cache
-def choose_blocks(size: int, busy: int, count: int) -> int:
-    """The smallest run of neighbouring idle blocks that fits, lowest first; else the lowest idle ones. A mask."""
-    idle = [block for block in range(size) if not busy >> block & 1]
-    runs: list[list[int]] = []
-    for block in idle:
-        if runs and runs[-1][-1] == block - 1:
-            runs[-1].append(block)
-        else:
-            runs.append([block])
-    fitting = [run for run in runs if len(run) >= count]
-    blocks = min(fitting, key=len)[:count] if fitting else idle[:count]
-    return sum(1 << block for block in blocks)
+def _demands(shapes: tuple[Shape, ...]) -> tuple[placement.Demand[int], ...]:
+    return tuple(
+        [
+            placement.Demand(
+                each.instances,
+                each.blocks,
+                exclusive=each.exclusive,
+                only=() if each.on is None else (each.on,),
+            )
+            for each in shapes
+        ]
+    )
 
 
 def common(held: Placements, wanted: Placements) -> Placements:

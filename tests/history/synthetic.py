@@ -221,7 +221,7 @@ def double_grant(server: Faulty, asked: Asked) -> Answer | None:
     revision = fleet.revision + 1
     event = Event(revision, "GRANTED", server.time_us, revision, lasting[-1].placements, None, asked.token)
     for instance, mask in event.placements:
-        fleet.busy[instance] &= ~mask
+        fleet.instances[instance].busy &= ~mask
     server.take(event)
     return Granted(View(revision, asked.token, HELD, event.placements, revision), replayed=False)
 
@@ -244,7 +244,7 @@ def lost_release(server: Faulty, asked: Asked) -> Answer | None:
         return None
     server.take(event)
     for instance, mask in event.placements:
-        server.fleet.busy[instance] |= mask
+        server.fleet.instances[instance].busy |= mask
     return answer
 
 
@@ -255,7 +255,7 @@ def lost_grant(server: Faulty, asked: Asked) -> Answer | None:
         return None
     server.take(event)
     for instance, mask in event.placements:
-        server.fleet.busy[instance] &= ~mask
+        server.fleet.instances[instance].busy &= ~mask
     for forgotten in (server.fleet.held, server.fleet.lives):
         forgotten.pop(event.revision)
     server.fleet.tokens.pop(event.token or "")

@@ -1,7 +1,12 @@
-"""Which blocks a request gets, found the naive way: look at everything, every time."""
+"""Which blocks a request gets: the model's records as the oracle's plain types, and its answer as a refusal."""
 
+from dataclasses import asdict
+
+from tests.oracle import placement
 from tests.property.model_records import Fleet, Instance, Refusal
 from tests.property.plain import Plain
+
+_REASONS = {placement.Unsatisfiable: "UNSATISFIABLE", placement.NoCapacity: "NO_CAPACITY"}
 
 
 def meaning(request: Plain) -> Plain:
@@ -35,93 +40,32 @@ def place(fleet: Fleet, demands: list[Plain], strategy: str) -> tuple[dict[str, 
 
     Or the refusal of the first that would not even fit an idle fleet, else of the first that cannot be met now.
     """
-    for number, demand in enumerate(demands):
-        fitting = sum(_matches(demand, i) and _needed(demand, i) is not None for i in fleet.instances.values())
-        if fitting < demand["instances"]:
-            raise Refusal(
-                "UNSATISFIABLE", demand=number, instances_needed=demand["instances"], instances_fitting=fitting
-            )
-    taken: dict[str, list[int]] = {}
-    exclusive: list[str] = []
-    for number, demand in enumerate(demands):
-        chosen: dict[str, list[int]] = {}
-        while len(chosen) < demand["instances"]:
-            candidates = [
-                (instance, idle)
-                for instance in fleet.instances.values()
-                if instance.instance not in chosen and instance.acquirable and _matches(demand, instance)
-                for idle in [_idle(instance, taken)]
-                if _has_room(demand, instance, idle)
-            ]
-            if not candidates:
-                raise Refusal(
-                    "NO_CAPACITY",
-                    demand=number,
-                    instances_needed=demand["instances"],
-                    instances_found=len(chosen),
-                    idle_blocks=sum(len(_idle(i, taken)) for i in fleet.instances.values()),
-                )
-            instance, idle = min(candidates, key=lambda candidate: _rank(strategy, *candidate))
-            chosen[instance.instance] = _choose_blocks(idle, _needed(demand, instance) or 0)
-        for name, blocks in chosen.items():
-            taken[name] = sorted(taken.get(name, []) + blocks)
-        exclusive += list(chosen) if demand["exclusive"] else []
-    return taken, exclusive
+    instances = [_instance(each) for each in fleet.instances.values()]
+    found = placement.place(instances, [_plain_demand(demand) for demand in demands], strategy)
+    if not isinstance(found, placement.Placed):
+        raise Refusal(_REASONS[type(found)], **asdict(found))
+    return {name: placement.blocks_of(mask) for name, mask in found.blocks.items()}, list(found.exclusive)
 
 
-def _idle(instance: Instance, taken: dict[str, list[int]]) -> list[int]:
-    return [block for block in instance.acquirable if block not in taken.get(instance.instance, [])]
+def _instance(instance: Instance) -> placement.Instance[str]:
+    return placement.Instance(
+        instance.instance,
+        instance.order,
+        instance.total_blocks,
+        placement.mask_of(instance.holders),
+        instance.labels,
+        instance.resources,
+        active=instance.state == "ACTIVE",
+        exclusive=instance.exclusive,
+    )
 
 
-def _matches(demand: Plain, instance: Instance) -> bool:
-    if demand["names"] and instance.instance not in demand["names"]:
-        return False
-    for key, operator, values in demand["terms"]:
-        there, value = key in instance.labels, instance.labels.get(key)
-        holds = {
-            "IN": there and value in values,
-            "NOT_IN": not there or value not in values,
-            "EXISTS": there,
-            "DOES_NOT_EXIST": not there,
-        }
-        if not holds[operator]:
-            return False
-    return True
-
-
-def _needed(demand: Plain, instance: Instance) -> int | None:
-    """How many blocks the demand takes on this instance; None if it never fits."""
-    total = instance.total_blocks
-    if demand["exclusive"]:
-        return total if total >= demand["blocks"] else None
-    if not demand["requirements"]:
-        return demand["blocks"] if demand["blocks"] <= total else None
-    for count in range(1, total + 1):
-        if all(
-            instance.resources.get(name, 0) * count >= quantity * total
-            for name, quantity in demand["requirements"].items()
-        ):
-            return count
-    return None
-
-
-def _has_room(demand: Plain, instance: Instance, idle: list[int]) -> bool:
-    needed = _needed(demand, instance)
-    return needed is not None and len(idle) >= needed
-
-
-def _rank(strategy: str, instance: Instance, idle: list[int]) -> tuple[int, int]:
-    idle_first = {"FIRST_FIT": 0, "BEST_FIT": len(idle), "WORST_FIT": -len(idle)}
-    return idle_first[strategy], instance.order
-
-
-def _choose_blocks(idle: list[int], count: int) -> list[int]:
-    runs: list[list[int]] = []
-    for block in idle:
-        if runs and runs[-1][-1] == block - 1:
-            runs[-1].append(block)
-        else:
-            runs.append([block])
-    fitting = [run for run in runs if len(run) >= count]
-    # `min` takes the first of the smallest, which is the lowest.
-    return min(fitting, key=len)[:count] if fitting else idle[:count]
+def _plain_demand(demand: Plain) -> placement.Demand[str]:
+    return placement.Demand(
+        demand["instances"],
+        demand["blocks"],
+        demand["requirements"],
+        demand["exclusive"],
+        tuple(demand["terms"]),
+        demand["names"],
+    )

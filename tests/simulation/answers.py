@@ -46,8 +46,6 @@ from blockyard_server.domain.requests import (
     CreateFleet,
     CreateInstance,
     DeleteInstance,
-    Demand,
-    InstanceState,
     Release,
     Renew,
     Request,
@@ -55,10 +53,16 @@ from blockyard_server.domain.requests import (
     UpdateInstance,
 )
 from blockyard_server.engine.batch import Outcome, RetryNextBatch
+from tests.oracle import placement
+from tests.oracle.domain_types import placements, plain_demand
 from tests.simulation.books import FleetRecords
 from tests.simulation.kernel import Violation
 
 HELD = AllocationState.HELD
+_REFUSALS: Final[dict[type[object], type[Refused]]] = {
+    placement.Unsatisfiable: Unsatisfiable,
+    placement.NoCapacity: NoCapacity,
+}
 _WAIT_FOR_THE_SWEEP = (NoCapacity, InstanceInUse, LeaseExpired, AllocationEnded)
 
 E = TypeVar("E", bound=Event)
@@ -122,46 +126,24 @@ class Replay:
                 return TokenMismatch
             known = self._books.allocations[number]
             return (known, known.revision, True) if self._is_held(known) else AllocationEnded
-        (demand,) = request.demands
-        refusal = self._refusal(demand)
-        if refusal is not None:
-            return refusal
+        expected = self._place(request)
+        if not isinstance(expected, placement.Placed):
+            return _REFUSALS[type(expected)]
         event = self._next(Granted)
+        if (event.placements, event.exclusive) != (placements(expected), expected.exclusive):
+            raise Violation(f"{request} is granted {event.placements}, and has to be {expected}")
         ttl_us = self._ttl_us(request.ttl_us)
         expire_time_us = None if ttl_us is None else self._now_us + ttl_us
         said = (event.caller, event.token, event.holder, event.ttl_us, event.expire_time_us)
         if said != (request.caller, request.token, request.holder, ttl_us, expire_time_us):
             raise Violation(f"{request} is granted as {event}")
-        self._check_shape(demand, event)
         self._books.asked[key] = request
         return (self._books.allocations[event.revision], event.revision, False)
 
-    def _refusal(self, demand: Demand) -> type[Refused] | None:
-        fitting = opened = 0
-        for name, fields in self._books.instances.items():
-            need = fields.total_blocks if demand.exclusive else demand.blocks
-            if need <= fields.total_blocks:
-                fitting += 1
-                opened += fields.state is InstanceState.ACTIVE and self._books.acquirable(name) >= need
-        if fitting < demand.instances:
-            return Unsatisfiable
-        return NoCapacity if opened < demand.instances else None
-
-    def _check_shape(self, demand: Demand, event: Granted) -> None:
-        names = [name for name, _ in event.placements]
-        for name, blocks in event.placements:
-            fields = self._books.instances[name]
-            need = fields.total_blocks if demand.exclusive else demand.blocks
-            if (
-                len(set(blocks)) != need
-                or fields.state is not InstanceState.ACTIVE
-                or max(blocks) >= fields.total_blocks
-            ):
-                raise Violation(f"{blocks} of {name} are granted for {demand}")
-            if (name in event.exclusive) is not demand.exclusive:
-                raise Violation(f"{demand} has {event.exclusive} exclusively")
-        if len(names) != demand.instances or len(set(names)) != len(names):
-            raise Violation(f"{names} are granted for {demand}")
+    def _place(self, request: Acquire) -> placement.Placed[str] | placement.Unsatisfiable | placement.NoCapacity:
+        assert self._books.fields is not None
+        strategy = request.strategy or self._books.fields.default_placement_strategy
+        return placement.place(self._books.fleet(), [plain_demand(each) for each in request.demands], strategy)
 
     def _ttl_us(self, asked_us: int | None) -> int | None:
         fields = self._books.fields

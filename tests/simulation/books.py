@@ -17,8 +17,10 @@ from blockyard_server.domain.events import (
     TokenWasCancelled,
 )
 from blockyard_server.domain.requests import Acquire, FleetFields, InstanceFields, TokenKey
+from tests.memory.rows import Block, Rows
+from tests.oracle import placement
+from tests.oracle.domain_types import plain_instance
 from tests.simulation.kernel import Violation
-from tests.simulation.rows import Block, Rows
 
 
 class FleetRecords:
@@ -47,13 +49,22 @@ class FleetRecords:
         ]
         return [allocation for _, allocation in sorted(due)]
 
-    def acquirable(self, instance: str) -> int:
-        """How many blocks of it somebody could get, were it ACTIVE: none while it is held exclusively."""
-        for allocation in self.allocations.values():
-            has = any(name == instance for name, _ in allocation.placements)
-            if allocation.state is AllocationState.HELD and has and instance in allocation.exclusive:
-                return 0
-        return self.instances[instance].total_blocks - sum(name == instance for name, _ in self.held)
+    def fleet(self) -> list[placement.Instance[str]]:
+        """The instances as the oracle of placement sees them. They are in the order of registration."""
+        busy = dict.fromkeys(self.instances, 0)
+        for instance, block in self.held:
+            busy[instance] |= 1 << block
+        owned = {
+            instance
+            for allocation in self.allocations.values()
+            if allocation.exclusive and allocation.state is AllocationState.HELD
+            for instance, _ in allocation.placements
+            if instance in allocation.exclusive
+        }
+        return [
+            plain_instance(name, order, fields, busy=busy[name], exclusive=name in owned)
+            for order, (name, fields) in enumerate(self.instances.items())
+        ]
 
     def apply(self, event: Event) -> None:
         """The next event. What cannot be is a Violation."""

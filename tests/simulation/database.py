@@ -1,26 +1,26 @@
 """The simulated database: the engine's store protocol over rows in memory, and everything that may go wrong with it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, NoReturn, Self
+from typing import Final, NoReturn, Self
 
 from blockyard_server.domain.allocation import Allocation, TokenRecord
-from blockyard_server.domain.events import Event
-from blockyard_server.domain.requests import TokenKey
+from blockyard_server.domain.events import Event, Repaired
 from blockyard_server.domain.retention import FleetAge
 from blockyard_server.engine.store_protocol import (
     CommitUnknown,
-    FleetHead,
     InstanceRow,
     InvariantBroken,
     StoreConflict,
     StoreFailed,
 )
+from tests.memory.evidence import MemoryEvidence
+from tests.memory.rows import Rows
+from tests.memory.transaction import MemoryTransaction
 from tests.simulation.call import Call
 from tests.simulation.kernel import MS, SECOND, Clock, Kernel, Violation
 from tests.simulation.ledger import Ledger
-from tests.simulation.rows import Rows
+from tests.simulation.rows import SimulatedRows
 from tests.simulation.weather import Fault, Point, Weather
 
 IDLE_LIMIT_US: Final = 5 * SECOND
@@ -39,7 +39,7 @@ class Database:
         self.kernel = kernel
         self.weather = weather
         self.clock = Clock(kernel, fast_ppm=kernel.chance.randint(-weather.drift_ppm, weather.drift_ppm))
-        self.fleets: dict[str, Rows] = {}
+        self.fleets: dict[str, SimulatedRows] = {}
         self.ledgers: dict[str, Ledger] = {}
         self.away_until_us = 0
         self.open_tokens: Callable[[], set[str]] = set
@@ -47,10 +47,10 @@ class Database:
         self.shaken = 0
         """So many transactions fail more easily, as after a fail-over."""
 
-    def rows(self, fleet: str) -> Rows:
+    def rows(self, fleet: str) -> SimulatedRows:
         """The fleet's rows, also of one that there is not yet."""
         if fleet not in self.fleets:
-            self.fleets[fleet] = Rows(fleet)
+            self.fleets[fleet] = SimulatedRows(fleet)
             self.ledgers[fleet] = Ledger()
         return self.fleets[fleet]
 
@@ -73,18 +73,20 @@ class SimulatedStore:
         """As in the protocol."""
         return SimulatedTransaction(self.database, fleet, self._calls[fleet])
 
-    def open_evidence(self, fleet: str) -> "SimulatedEvidence":
+    def open_evidence(self, fleet: str) -> MemoryEvidence:
         """As in the protocol."""
-        return SimulatedEvidence(self.database.rows(fleet))
+        # It is read at once, and nothing happens meanwhile: no copy is needed.
+        return MemoryEvidence(self.database.rows(fleet))
 
 
-class SimulatedTransaction:
+class SimulatedTransaction(MemoryTransaction):
     """One transaction: also the context manager that opens and ends it."""
 
     def __init__(self, database: Database, fleet: str, call: Call) -> None:
+        self._rows = database.rows(fleet)
+        super().__init__(self._rows)
         self._database = database
         self._kernel = database.kernel
-        self._rows = database.rows(fleet)
         self._ledger = database.ledgers[fleet]
         self._call = call
         self._idle_us = 0
@@ -92,8 +94,6 @@ class SimulatedTransaction:
         self._touched: dict[int, Allocation] = {}
         self._forgot = False
         self._fault, self._point = self._draw_fault()
-        self.head: FleetHead | None = None
-        self.database_time_us: int | None = None
 
     def _draw_fault(self) -> tuple[Fault | None, Point | None]:
         weather = self._database.weather
@@ -116,10 +116,7 @@ class SimulatedTransaction:
         rows = self._rows
         rows.begin()
         try:
-            if rows.exists:
-                self.head = FleetHead(
-                    rows.revision, rows.next_order, rows.record, rows.halted, clock_offset_us=rows.clock_offset_us
-                )
+            self.read_head()
             if not self._database.weather.own_clock:
                 self.database_time_us = self._database.clock.now_us()
             self._pass(Point.LOCKED)
@@ -208,52 +205,23 @@ class SimulatedTransaction:
             case _:
                 raise Crash
 
-    def _read(self) -> Rows:
+    def read(self) -> Rows:
+        """A statement that reads."""
         self._expect_connection()
         self._pass(Point.READ)
         return self._rows
 
     def load_instances(self) -> list[InstanceRow]:
         """As in the protocol."""
-        rows = self._read()
+        found = super().load_instances()
         self._kernel.tally["memory loaded"] += 1
-        masks = {name: rows.busy_mask(name) for name in rows.instances}
-        ordered = sorted(rows.instances.values(), key=lambda record: record.order)
-        return [
-            InstanceRow(_counted(record, masks[record.instance].bit_count()), masks[record.instance])
-            for record in ordered
-        ]
+        return found
 
     def events_after(self, revision: int, limit: int) -> list[Event]:
         """As in the protocol."""
-        rows = self._read()
+        found = super().events_after(revision, limit)
         self._kernel.tally["journal read"] += 1
-        first = max(revision, rows.compacted_revision)
-        return rows.journal[first : first + limit]
-
-    def latest_time_us(self) -> int:
-        """As in the protocol."""
-        rows = self._read()
-        return rows.journal[-1].time_us if rows.journal else 0
-
-    def tokens(self, keys: Sequence[TokenKey]) -> dict[TokenKey, TokenRecord]:
-        """As in the protocol."""
-        known = self._read().tokens
-        return {key: known[key] for key in keys if key in known}
-
-    def allocations(self, ids: Sequence[int]) -> dict[int, Allocation]:
-        """As in the protocol."""
-        known = self._read().allocations
-        return {number: known[number] for number in ids if number in known}
-
-    def due_leases(self, now_us: int, limit: int) -> list[Allocation]:
-        """As in the protocol."""
-        return self._read().due(now_us)[:limit]
-
-    def next_expire_time_us(self, after_us: int) -> int | None:
-        """As in the protocol."""
-        times = (a.expire_time_us for a in self._read().live())
-        return min((time for time in times if time is not None and time > after_us), default=None)
+        return found
 
     def fleet_count(self) -> int:
         """As in the protocol."""
@@ -263,109 +231,52 @@ class SimulatedTransaction:
         """As in the protocol."""
         self._expect_connection()
         self._pass(Point.WRITE)
-        rows = self._rows
-        if rows.halted:
+        if self._rows.halted:
             raise Violation("a halted fleet is written to")
-        for event in events:
-            rows.write(event)
-        for number, allocation in allocations.items():
-            rows.put(rows.allocations, number, allocation)
+        super().write(events, allocations)
         self._events += events
         self._touched.update(allocations)
         self._pass(Point.WRITTEN)
 
-    def age(self) -> FleetAge:
-        """As in the protocol."""
-        return self._read().age
+    def repair(self, event: Repaired, _tokens: Sequence[TokenRecord]) -> None:
+        """No simulated operator asks for one."""
+        raise Violation(f"nobody asked for {event}")
+
+    def raise_format(self, fleet_format: int) -> None:
+        """All simulated servers are of one release."""
+        raise Violation(f"nobody asked for format {fleet_format}")
 
     def set_age(self, age: FleetAge) -> None:
         """As in the protocol."""
         self._expect_connection()
-        self._rows.grow(age, self._database.weather.retention, self._kernel.now_us)
+        super().set_age(age)
+        self._rows.check_age(age, self._database.weather.retention, self._kernel.now_us)
         self._kernel.tally["age written"] += 1
 
+    def tokens_to_keep(self) -> Collection[str]:
+        """Those whose messages may still be on their way: retention is longer in life."""
+        return self._database.open_tokens()
+
     def prune(self, upto_revision: int, limit: int) -> int:
-        """As in the protocol. A token whose messages may still be on their way stays: retention is longer in life."""
-        rows = self._read()
-        kept = self._database.open_tokens()
-        ended = [a for a in rows.allocations.values() if a.end_time_us is not None and a.token not in kept]
-        old = [a for a in ended if a.revision <= upto_revision]
-        for allocation in old[:limit]:
-            rows.take(rows.allocations, allocation.allocation)
-            rows.take(rows.tokens, (allocation.caller, allocation.token))
-        records = rows.tokens.items()
-        cancelled = [key for key, known in records if known.allocation is None and known.revision <= upto_revision]
-        cancelled = [key for key in cancelled if key[1] not in kept][:limit]
-        for key in cancelled:
-            rows.take(rows.tokens, key)
+        """As in the protocol."""
+        before = len(self._rows.tokens)
+        gone = super().prune(upto_revision, limit)
         self._forgot = True
-        self._kernel.tally["forgotten rows"] += len(old[:limit]) + len(cancelled)
-        return 2 * len(old[:limit]) + len(cancelled)
+        self._kernel.tally["forgotten rows"] += before - len(self._rows.tokens)
+        return gone
 
     def compact(self, upto_revision: int, limit: int) -> int:
         """As in the protocol."""
-        rows = self._read()
-        old = [event for event in rows.kept()[:-1] if event.revision <= upto_revision][:limit]
-        rows.compacted_revision += len(old)
-        self._kernel.tally["compacted events"] += len(old)
-        return len(old)
+        gone = super().compact(upto_revision, limit)
+        self._kernel.tally["compacted events"] += gone
+        return gone
 
     def set_clock_offset(self, offset_us: int) -> None:
         """As in the protocol."""
         self._kernel.happened("clock offset written")
-        self._rows.clock_offset_us = offset_us
+        super().set_clock_offset(offset_us)
 
     def set_halted(self, halted: bool) -> None:  # noqa: FBT001 - as in the protocol
         """As in the protocol."""
         self._kernel.happened("halt written" if halted else "halt lifted")
-        self._rows.halted = halted
-
-
-class SimulatedEvidence:
-    """What Verify compares. Read at once, because nothing happens meanwhile."""
-
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
-        self.revision = rows.revision
-        self.compacted_revision = rows.compacted_revision
-        self.exists = rows.record is not None
-
-    def instances(self) -> Iterator[tuple[str, int, int]]:
-        """As in the protocol."""
-        for name, record in self._rows.instances.items():
-            yield name, record.fields.total_blocks, self._rows.busy_mask(name).bit_count()
-
-    def exclusive_instances(self) -> Iterator[tuple[str, int]]:
-        """As in the protocol."""
-        for name, record in self._rows.instances.items():
-            if record.exclusive_to is not None:
-                yield name, record.exclusive_to
-
-    def held_blocks(self) -> Iterator[tuple[str, int, int]]:
-        """As in the protocol."""
-        for (instance, block), allocation in self._rows.held.items():
-            yield instance, block, allocation
-
-    def live_allocations(self) -> Iterator[Allocation]:
-        """As in the protocol."""
-        yield from self._rows.live()
-
-    def tokens_of_live_allocations(self) -> Iterator[tuple[int, int | None]]:
-        """As in the protocol."""
-        for allocation in self._rows.live():
-            record = self._rows.tokens.get((allocation.caller, allocation.token))
-            yield allocation.allocation, record.allocation if record is not None else None
-
-    def events(self) -> Iterator[Event]:
-        """As in the protocol."""
-        yield from self._rows.kept()
-
-    def abandon(self) -> None:
-        """No read of it takes any time."""
-
-    def close(self) -> None:
-        """As in the protocol."""
-
-
-def _counted(record: Any, busy_blocks: int) -> Any:
-    return record if record.busy_blocks == busy_blocks else replace(record, busy_blocks=busy_blocks)
+        super().set_halted(halted)

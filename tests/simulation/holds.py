@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from tests.memory.rows import Block
 from tests.simulation.kernel import Clock, Violation
-from tests.simulation.rows import Block
 
 
 @dataclass(eq=False, slots=True)

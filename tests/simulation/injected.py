@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 import pytest
 
-from blockyard_server.domain import acquire, allocation, release, renew
+from blockyard_server.domain import acquire, allocation, placement, release, renew
 from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.fleet import FleetState
 from blockyard_server.domain.retention import Forgettable, Retention, forgettable
@@ -20,6 +20,7 @@ from blockyard_server.engine.memory import FleetMemory
 from blockyard_server.engine.store_protocol import StoreFailed
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.unit_of_work import UnitOfWork
+from tests.oracle.placement import blocks_of, mask_of
 from tests.simulation.database import SimulatedTransaction
 
 Injection = Callable[[pytest.MonkeyPatch], None]
@@ -237,6 +238,13 @@ def _replay_says_it_is_new(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(acquire, "_answer_again", lambda *given: again(*given)._replace(replayed=False))
 
 
+def _neighbours_are_not_looked_for(patch: pytest.MonkeyPatch) -> None:
+    def lowest(idle: int, count: int) -> int:
+        return mask_of(blocks_of(idle)[:count])
+
+    patch.setattr(placement, "choose_blocks", lowest)
+
+
 INJECTIONS: Final[dict[str, Injection]] = {
     "CommitUnknown is taken for success": _unknown_is_success,
     "CommitUnknown is taken for failure": _unknown_is_failure,
@@ -261,5 +269,6 @@ INJECTIONS: Final[dict[str, Injection]] = {
     "a token of an ended allocation is answered as held": _tokens_are_not_scoped_to_their_end,
     "a cancelled token is not known": _every_intent_is_new,
     "a replay says that it is new": _replay_says_it_is_new,
+    "blocks are chosen without looking for neighbours": _neighbours_are_not_looked_for,
 }
 """What is broken, and how."""

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.events import Event, LeasesExtended
 from blockyard_server.engine import batch
+from tests.memory.rows import Rows
 from tests.simulation.answers import Replay
 from tests.simulation.books import FleetRecords
 from tests.simulation.call import Call
 from tests.simulation.holds import Holds
 from tests.simulation.kernel import Violation
-from tests.simulation.rows import Rows
 
 
 class Ledger:

@@ -268,7 +268,8 @@ class Server:
         if state is None or state.revision != rows.revision:
             return
         ours = {i.name: (i.order, i.fields, i.busy, i.exclusive_to) for i in state.index.by_order.values()}
-        theirs = {n: (r.order, r.fields, rows.busy_mask(n), r.exclusive_to) for n, r in rows.instances.items()}
+        busy = rows.busy_masks()
+        theirs = {n: (r.order, r.fields, busy[n], r.exclusive_to) for n, r in rows.instances.items()}
         if ours != theirs:
             raise Violation(f"{self.name} remembers {ours}, and the rows are {theirs}")
         ends_us = [a.expire_time_us for a in rows.live() if a.expire_time_us is not None]

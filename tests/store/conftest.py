@@ -13,13 +13,19 @@ from blockyard_server.store.sqlite.store import SqliteStore
 from tests.conftest import PostgresOf
 from tests.harness.postgres import RELEASES, Postgres, Release, usual_release
 from tests.harness.sessions import version_of
+from tests.memory.store import MemoryStore
 from tests.store.story import Story
 
-T = TypeVar("T", SqliteStore, PostgresStore)
+T = TypeVar("T", SqliteStore, PostgresStore, MemoryStore)
 
 STORES: Final[dict[str, Release | None]] = {"sqlite": None} | {str(release): release for release in RELEASES}
 NOT_USUAL: Final = [release for release in RELEASES if release is not usual_release()]
 """`make test` leaves what is the same on one more release of PostgreSQL to `make test-slow`."""
+
+MEMORY: Final = "memory"
+ALSO_IN_MEMORY: Final = pytest.mark.parametrize("store", [*STORES, MEMORY], indirect=True)
+"""For tests of transactions: the store that the engine is tested with is held to what the real ones do. Its reader is
+not, which knows neither pages nor all filters."""
 
 
 @pytest.fixture(
@@ -29,6 +35,10 @@ NOT_USUAL: Final = [release for release in RELEASES if release is not usual_rele
 )
 async def store(request: pytest.FixtureRequest, tmp_path: Path, postgres_of: PostgresOf) -> AsyncIterator[Store]:
     """An open store. Tests that take it are the ones that every store must pass."""
+    if request.param == MEMORY:
+        async with opened(MemoryStore()) as in_memory:
+            yield in_memory
+        return
     release = STORES[request.param]
     if release is None:
         async with opened(SqliteStore(tmp_path / "blockyard.db")) as made:

@@ -5,7 +5,10 @@ import pytest
 from blockyard_server.domain.answers import EventFilter
 from blockyard_server.domain.events import Event
 from blockyard_server.domain.journal import JournalBounds
+from tests.store.conftest import ALSO_IN_MEMORY
 from tests.store.story import Story
+
+pytestmark = ALSO_IN_MEMORY
 
 MANY = 1000
 

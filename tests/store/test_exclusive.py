@@ -5,7 +5,10 @@ import pytest
 from blockyard_server.domain.corrections import Correction, CorrectionKind
 from blockyard_server.domain.events import Repaired
 from blockyard_server.engine.store_protocol import InvariantBroken
+from tests.store.conftest import ALSO_IN_MEMORY
 from tests.store.story import Story
+
+pytestmark = ALSO_IN_MEMORY
 
 
 def owners(story: Story) -> dict[str, int | None]:

@@ -26,7 +26,7 @@ from blockyard_server.engine.verify import audit
 from blockyard_server.store.migrate import _config, is_expansion
 from blockyard_server.store.postgres.store import PostgresStore
 from blockyard_server.store.sqlite.store import SqliteStore
-from tests.store.conftest import opened
+from tests.store.conftest import ALSO_IN_MEMORY, opened
 from tests.store.story import Story
 
 
@@ -41,6 +41,7 @@ def execute(store: Store, statement: str) -> None:
             pg.execute(statement.encode())
 
 
+@ALSO_IN_MEMORY
 async def test_a_fleets_format_is_in_its_row(story: Story) -> None:
     with story.store.transaction("gpu") as transaction:
         assert transaction.head is not None
@@ -60,6 +61,7 @@ async def test_a_fleets_format_is_in_its_row(story: Story) -> None:
         assert bounds.format == 2
 
 
+@ALSO_IN_MEMORY
 def test_a_format_never_goes_down(story: Story) -> None:
     with story.store.transaction("gpu") as transaction:
         transaction.raise_format(3)

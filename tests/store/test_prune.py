@@ -5,7 +5,10 @@ import pytest
 from blockyard_server.domain.answers import AllocationFilter
 from blockyard_server.domain.retention import FleetAge, Mark
 from blockyard_server.engine.store_protocol import InvariantBroken
+from tests.store.conftest import ALSO_IN_MEMORY
 from tests.store.story import Story
+
+pytestmark = ALSO_IN_MEMORY
 
 
 def prune(story: Story, upto_revision: int, limit: int = 100) -> int:

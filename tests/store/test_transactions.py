@@ -8,7 +8,10 @@ from blockyard_server.domain.allocation import AllocationState, TokenRecord
 from blockyard_server.domain.events import Released
 from blockyard_server.domain.requests import FleetFields, InstanceState, PlacementStrategy
 from blockyard_server.engine.store_protocol import InvariantBroken, Store
+from tests.store.conftest import ALSO_IN_MEMORY
 from tests.store.story import FINGERPRINT, Story
+
+pytestmark = ALSO_IN_MEMORY
 
 
 def busy(story: Story) -> dict[str, tuple[int, int]]:

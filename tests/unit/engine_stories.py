@@ -11,7 +11,7 @@ from blockyard_server.engine.engine import Engine, EngineSettings
 from blockyard_server.engine.sweeper import SweeperSettings
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.writer import Writer, WriterLimits, Writers
-from tests.unit.memory_store import MemoryStore
+from tests.unit.hooked_store import HookedStore
 
 PATIENCE_S = 10
 """No story takes nearly this long; a wait that does is a fault."""
@@ -32,9 +32,9 @@ def acquire(token: str, blocks: int = 1, *, fleet: str = "gpu", ttl_us: int | No
     return Acquire(fleet, "slurm", token, f"job {token}", (Demand(blocks=blocks),), ttl_us=ttl_us)
 
 
-def filled_store(total_blocks: int = 8, *fleets: str) -> MemoryStore:
+def filled_store(total_blocks: int = 8, *fleets: str) -> HookedStore:
     """A store with fleets (`gpu`, unless named) of one instance."""
-    store = MemoryStore()
+    store = HookedStore()
     transactor = Transactor(store, ManualClock())
     for fleet in fleets or ("gpu",):
         transactor.carry_out(fleet, [create(fleet), register("n1", total_blocks, fleet)])
@@ -44,21 +44,21 @@ def filled_store(total_blocks: int = 8, *fleets: str) -> MemoryStore:
     return store
 
 
-def writer_over(store: MemoryStore, limits: WriterLimits | None = None, clock: ManualClock | None = None) -> Writer:
+def writer_over(store: HookedStore, limits: WriterLimits | None = None, clock: ManualClock | None = None) -> Writer:
     """A writer that has started."""
     writer = Writer(Transactor(store, clock or ManualClock()), limits or WriterLimits())
     writer.start()
     return writer
 
 
-def writers_over(store: MemoryStore, clock: ManualClock) -> Writers:
+def writers_over(store: HookedStore, clock: ManualClock) -> Writers:
     """The writers of a server, that have started."""
     writers = Writers(Transactor(store, clock), WriterLimits(), store.writer_shards)
     writers.start()
     return writers
 
 
-def engine_over(store: MemoryStore, clock: ManualClock | None = None, *, restart_grace_s: float = 0.0) -> Engine:
+def engine_over(store: HookedStore, clock: ManualClock | None = None, *, restart_grace_s: float = 0.0) -> Engine:
     """An engine whose sweeper sweeps only when asked."""
     settings = EngineSettings(sweeper=SweeperSettings(interval_s=3600.0), restart_grace_s=restart_grace_s)
     return Engine(store, clock or ManualClock(), settings)

@@ -11,8 +11,9 @@ from blockyard_server.engine import batch as batch_module
 from blockyard_server.engine.batch import MAX_DECIDE_S, MIN_SLICE_ROWS, RETRY_NEXT_BATCH, Outcome, SliceSize
 from blockyard_server.engine.clock import ManualClock
 from blockyard_server.engine.transactor import Transactor
+from tests.memory.transaction import MemoryTransaction
 from tests.unit.engine_stories import acquire, filled_store
-from tests.unit.memory_store import MemoryStore, MemoryTransaction
+from tests.unit.hooked_store import HookedStore
 
 SECOND_US = 1_000_000
 
@@ -45,12 +46,12 @@ def turns(transactor: Transactor, requests: list[Request]) -> Iterator[int]:
 
 
 @pytest.fixture
-def store() -> MemoryStore:
+def store() -> HookedStore:
     return filled_store(100)
 
 
 def test_a_batch_ends_before_the_request_with_which_it_would_have_too_many_blocks(
-    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+    store: HookedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_module, "MAX_BLOCKS_AT_ONCE", 10)
     transactor = Transactor(store, ManualClock())
@@ -60,7 +61,7 @@ def test_a_batch_ends_before_the_request_with_which_it_would_have_too_many_block
 
 
 def test_a_request_above_the_bound_has_a_transaction_of_its_own(
-    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+    store: HookedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_module, "MAX_BLOCKS_AT_ONCE", 10)
     transactor = Transactor(store, ManualClock())
@@ -68,7 +69,7 @@ def test_a_request_above_the_bound_has_a_transaction_of_its_own(
     assert list(turns(transactor, [acquire("a"), acquire("wide", 30), acquire("b")])) == [1, 1, 1]
 
 
-def test_what_releases_free_counts_too(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_releases_free_counts_too(store: HookedStore, monkeypatch: pytest.MonkeyPatch) -> None:
     transactor = Transactor(store, ManualClock())
     transactor.carry_out("gpu", [acquire(f"t{n}", 4) for n in range(7)])
     monkeypatch.setattr(batch_module, "MAX_BLOCKS_AT_ONCE", 10)
@@ -77,7 +78,7 @@ def test_what_releases_free_counts_too(store: MemoryStore, monkeypatch: pytest.M
     assert store.rows["gpu"].held == {}
 
 
-def test_a_batch_that_has_decided_for_long_enough_leaves_the_rest(store: MemoryStore) -> None:
+def test_a_batch_that_has_decided_for_long_enough_leaves_the_rest(store: HookedStore) -> None:
     clock = Ticking(MAX_DECIDE_S / 4)
     transactor = Transactor(store, ManualClock(), monotonic_s=clock)
 
@@ -88,14 +89,14 @@ def test_a_batch_that_has_decided_for_long_enough_leaves_the_rest(store: MemoryS
     assert max(answered) < 9
 
 
-def test_however_slow_the_first_request_is_carried_out(store: MemoryStore) -> None:
+def test_however_slow_the_first_request_is_carried_out(store: HookedStore) -> None:
     transactor = Transactor(store, ManualClock(), monotonic_s=Ticking(10 * MAX_DECIDE_S))
 
     assert list(turns(transactor, [acquire(f"t{n}") for n in range(3)])) == [1, 1, 1]
 
 
 def test_records_are_looked_up_in_pieces_and_a_piece_sees_what_the_batch_has_done(
-    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+    store: HookedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_module, "LOOKED_UP_AT_ONCE", 2)
     transactor = Transactor(store, ManualClock())
@@ -134,7 +135,7 @@ def test_records_are_looked_up_in_pieces_and_a_piece_sees_what_the_batch_has_don
 
 
 def test_ended_leases_are_swept_in_slices_and_those_who_do_not_depend_on_them_go_on_in_between(
-    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+    store: HookedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = ManualClock()
     transactor = Transactor(store, clock)

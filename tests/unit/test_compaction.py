@@ -16,14 +16,14 @@ from blockyard_server.engine.store_protocol import InvariantBroken
 from blockyard_server.engine.sweeper import SweeperSettings
 from blockyard_server.engine.transactor import Transactor
 from tests.unit.engine_stories import acquire, create, filled_store, once, register
-from tests.unit.memory_store import MemoryStore
+from tests.unit.hooked_store import HookedStore
 
 RETENTION_S = 60.0
 AGES_US = 61_000_000
 NOTED_US = 2_000_000
 
 
-def engine_of(store: MemoryStore, clock: ManualClock) -> Engine:
+def engine_of(store: HookedStore, clock: ManualClock) -> Engine:
     """An engine that sweeps when asked, and keeps a minute of history."""
     sweeping = SweeperSettings(interval_s=3600.0, journal_retention_s=RETENTION_S)
     return Engine(store, clock, EngineSettings(sweeper=sweeping, restart_grace_s=0.0))
@@ -135,7 +135,7 @@ async def test_a_watch_of_what_is_kept_goes_on_over_a_compaction() -> None:
 
 
 def test_a_server_that_was_away_for_longer_than_the_journal_is_kept_loads_the_fleet_anew() -> None:
-    store, clock = MemoryStore(), ManualClock()
+    store, clock = HookedStore(), ManualClock()
     here, there = Transactor(store, clock), Transactor(store, clock)
     here.carry_out("gpu", [create(), register()])
     there.carry_out("gpu", [acquire("a")])

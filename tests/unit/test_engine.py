@@ -17,12 +17,12 @@ from blockyard_server.engine.store_protocol import StoreFailed
 from blockyard_server.engine.sweeper import Sweeper, SweeperSettings
 from blockyard_server.engine.transactor import Transactor
 from tests.unit.engine_stories import PATIENCE_S, acquire, engine_over, filled_store, writers_over
-from tests.unit.memory_store import MemoryStore
+from tests.unit.hooked_store import HookedStore
 
 SECOND = 1_000_000
 
 
-async def started(store: MemoryStore | None = None, clock: ManualClock | None = None) -> Engine:
+async def started(store: HookedStore | None = None, clock: ManualClock | None = None) -> Engine:
     engine = engine_over(store or filled_store(), clock)
     await engine.start()
     return engine

@@ -21,20 +21,20 @@ from blockyard_server.engine.sweeper import SweeperSettings
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.writer import WriterLimits, Writers
 from tests.unit.engine_stories import acquire, create, filled_store
-from tests.unit.memory_store import MemoryStore
+from tests.unit.hooked_store import HookedStore
 
 TODAY: Final = Formats(newest=1, since=MappingProxyType(dict.fromkeys(KINDS, 1)))
 TOMORROW: Final = Formats(newest=2, since=MappingProxyType(dict.fromkeys(KINDS, 1) | {"RENEWED": 2}))
 """A release in which RENEWED is a new kind of event."""
 
 
-def engine_of(formats: Formats, store: MemoryStore) -> Engine:
+def engine_of(formats: Formats, store: HookedStore) -> Engine:
     """A server of a release; it does nothing in the background unless it is asked to."""
     settings = EngineSettings(sweeper=SweeperSettings(interval_s=3600.0), restart_grace_s=0.0)
     return Engine(store, ManualClock(), settings, formats=formats)
 
 
-def at_format(store: MemoryStore, fleet_format: int, fleet: str = "gpu") -> None:
+def at_format(store: HookedStore, fleet_format: int, fleet: str = "gpu") -> None:
     """As if a newer server had raised the fleet."""
     with store.transaction(fleet) as tx:
         tx.raise_format(fleet_format)
@@ -188,7 +188,7 @@ def test_without_any_server_the_oldest_format_is_right() -> None:
     assert format_to_raise_to({}, held=False) == OLDEST
 
 
-def keeper_over(store: MemoryStore, formats: Formats = TOMORROW, **settings: Any) -> tuple[FormatKeeper, Writers]:
+def keeper_over(store: HookedStore, formats: Formats = TOMORROW, **settings: Any) -> tuple[FormatKeeper, Writers]:
     """What raises fleets, on a server that does nothing else."""
     transactor = Transactor(store, ManualClock(), formats=formats)
     writers = Writers(transactor, WriterLimits(), 1)

@@ -16,7 +16,8 @@ from blockyard_server.domain.requests import (
     Selector,
     Term,
 )
-from tests.unit.naive_placement import holds
+from tests.oracle.domain_types import plain_terms
+from tests.oracle.placement import matches
 from tests.unit.pure_fleet import ACTIVE, CORDONED, OFFLINE, PureFleet, shape, term
 
 NOT_OLD: Selector = (term("old", "DOES_NOT_EXIST"),)
@@ -159,7 +160,7 @@ def test_every_selector_agrees_with_a_look_at_each_instance(hosts: int) -> None:
         selector = tuple(some_term() for _ in range(dice.randrange(1, 4)))
         index = fleet.state.index
         found = {i.name for p in positions_in(index.matching(selector)) if (i := index._at[p]) is not None}
-        assert found == {i.name for i in index.by_name.values() if all(holds(t, i.labels) for t in selector)}
+        assert found == {i.name for i in index.by_name.values() if matches(plain_terms(selector), i.labels)}
 
 
 def test_different_requirements_on_a_fleet_of_different_instances_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
-"""Random histories: placement by the index against the naive one, memory against the journal's replay."""
+"""Random histories: placement by the index against the oracle, memory against the journal's replay."""
 
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pytest
@@ -39,7 +40,8 @@ from blockyard_server.domain.requests import (
     Term,
     UpdateInstance,
 )
-from tests.unit.naive_placement import NaiveInstance, place_naively
+from tests.oracle import placement
+from tests.oracle.domain_types import placements, plain_demand, plain_instance
 from tests.unit.pure_fleet import PureFleet
 
 KEYS, VALUES, NAMES = ("zone", "old"), ("a", "b", "c"), tuple(f"n{n}" for n in range(9))
@@ -77,13 +79,29 @@ def demands(draw: st.DrawFn) -> Demand:
             return Demand(instances, blocks, exclusive=True, selector=selector, instance_names=named)
 
 
+@dataclass
+class Known:
+    """An instance, with the allocation that has each held block."""
+
+    order: int
+    fields: InstanceFields
+    held: dict[int, int] = field(default_factory=dict)
+    exclusive_to: int | None = None
+    """The last allocation that was granted it exclusively: it is its own as long as it has any of its blocks."""
+
+    @property
+    def owned(self) -> bool:
+        """Whether an allocation has it exclusively."""
+        return self.exclusive_to in self.held.values()
+
+
 class History(RuleBasedStateMachine):
     """The fleet under test, and beside it what the design says."""
 
     def __init__(self) -> None:
         super().__init__()
         self.fleet = PureFleet()
-        self.model: dict[str, NaiveInstance] = {}
+        self.model: dict[str, Known] = {}
         self.replay = Replay()
         self.replay.apply(self.fleet.events[0])
         self.grants: list[int] = []
@@ -112,7 +130,7 @@ class History(RuleBasedStateMachine):
     @rule(name=names, fields=shapes)
     def register(self, name: str, fields: InstanceFields) -> None:
         if not isinstance(self.do(CreateInstance("gpu", name, fields)), Refused) and name not in self.model:
-            self.model[name] = NaiveInstance(self.fleet.state.index.by_name[name].order, fields)
+            self.model[name] = Known(self.fleet.state.index.by_name[name].order, fields)
 
     @precondition(lambda self: self.model)
     @rule(
@@ -156,15 +174,17 @@ class History(RuleBasedStateMachine):
     ) -> None:
         token = f"t{len(self.grants)}"
         request = Acquire("gpu", "slurm", token, "job", tuple(wanted), strategy, ttl_us, validate_only=validate_only)
-        expected = place_naively(self.model, request.demands, strategy)
+        expected = placement.place(self.plain_fleet(), [plain_demand(each) for each in wanted], strategy)
 
         answer = self.do(request)
 
         if isinstance(answer, Refused):
-            assert answer.reason == expected
+            self.compare(answer, expected)
             return
         assert isinstance(answer, Grant)
-        assert (answer.view.allocation.placements, answer.view.allocation.exclusive) == expected
+        assert isinstance(expected, placement.Placed)
+        assert answer.view.allocation.placements == placements(expected)
+        assert answer.view.allocation.exclusive == expected.exclusive
         if not validate_only:
             self.grants.append(answer.revision)
             for name, blocks in answer.view.allocation.placements:
@@ -172,6 +192,20 @@ class History(RuleBasedStateMachine):
                 self.model[name].held.update(dict.fromkeys(blocks, answer.revision))
             for name in answer.view.allocation.exclusive:
                 self.model[name].exclusive_to = answer.revision
+
+    def plain_fleet(self) -> list[placement.Instance[str]]:
+        """The fleet as the oracle sees it."""
+        return [
+            plain_instance(name, i.order, i.fields, busy=placement.mask_of(i.held), exclusive=i.owned)
+            for name, i in self.model.items()
+        ]
+
+    def compare(self, refused: Refused, expected: object) -> None:
+        """The refusal is that of the oracle, with its figures."""
+        assert isinstance(expected, placement.Unsatisfiable | placement.NoCapacity)
+        reason = {placement.Unsatisfiable: "UNSATISFIABLE", placement.NoCapacity: "NO_CAPACITY"}[type(expected)]
+        assert refused.reason == reason
+        assert refused.metadata == {name: str(value) for name, value in asdict(expected).items()}
 
     @precondition(lambda self: self.grants)
     @rule(data=st.data(), partly=st.booleans())
@@ -221,9 +255,8 @@ class History(RuleBasedStateMachine):
             assert instance.busy.bit_count() + instance.idle_count == instance.total_blocks
             assert instance.busy | instance.idle == instance.full
             assert not instance.busy & instance.idle
-            assert instance.busy == sum(1 << block for block in self.model[name].held)
-            owned = self.model[name].exclusive_to in self.model[name].held.values()
-            assert (instance.exclusive_to is not None) is owned
+            assert instance.busy == placement.mask_of(self.model[name].held)
+            assert (instance.exclusive_to is not None) is self.model[name].owned
         free = [i for i in index.by_name.values() if i.exclusive_to is None]
         assert index.acquirable_blocks == sum(i.idle_count for i in free if i.active)
 

@@ -22,6 +22,7 @@ from blockyard_server.engine.sweeper import Sweeper, SweeperSettings
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.verify_snapshot import VerifySnapshot
 from blockyard_server.engine.writer import WriterLimits
+from tests.memory.evidence import MemoryEvidence
 from tests.unit.engine_stories import (
     PATIENCE_S,
     Gate,
@@ -34,8 +35,7 @@ from tests.unit.engine_stories import (
     writer_over,
     writers_over,
 )
-from tests.unit.memory_reader import MemoryEvidence
-from tests.unit.memory_store import MemoryStore
+from tests.unit.hooked_store import HookedStore
 
 
 def coarse_loop() -> asyncio.AbstractEventLoop:
@@ -47,7 +47,7 @@ def coarse_loop() -> asyncio.AbstractEventLoop:
 
 def test_001_a_request_after_company_is_carried_out_though_the_linger_ended_early() -> None:
     async def story() -> None:
-        writer = writer_over(MemoryStore())
+        writer = writer_over(HookedStore())
         await asyncio.gather(*(writer.enqueue(create(f"f{n}")) for n in range(5)))
         loop = asyncio.get_running_loop()
         until = loop.time() + 0.02

@@ -26,7 +26,7 @@ from blockyard_server.engine.store_protocol import CommitUnknown, InvariantBroke
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.unit_of_work import MAX_ATTEMPTS
 from tests.unit.engine_stories import acquire, engine_over, filled_store, once
-from tests.unit.memory_store import MemoryStore
+from tests.unit.hooked_store import HookedStore
 
 SECOND_US = 1_000_000
 HOUR_US = 3600 * SECOND_US
@@ -36,7 +36,7 @@ DAY_US = 24 * HOUR_US
 class Server:
     """A server's write side on a database that it shares; its own clock says nothing about the time."""
 
-    def __init__(self, store: MemoryStore, clock: ManualClock, *, ahead_us: int = 0) -> None:
+    def __init__(self, store: HookedStore, clock: ManualClock, *, ahead_us: int = 0) -> None:
         self.store = store
         self.clock = clock
         self.transactor = Transactor(store, _Ahead(clock, ahead_us), grace_s=3600.0)

@@ -15,7 +15,7 @@ from blockyard_server.engine.fleet_loader import divide
 from blockyard_server.engine.transactor import Transactor
 from tests.harness.patience import eventually
 from tests.unit.engine_stories import PATIENCE_S, Gate, acquire, engine_over, filled_store, register
-from tests.unit.memory_store import MemoryStore
+from tests.unit.hooked_store import HookedStore
 
 SECOND_US = 1_000_000
 TTL_US = 60 * SECOND_US
@@ -26,7 +26,7 @@ def _few_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet_loader, "LOADED_AT_START", 1)
 
 
-def store_with_leases(clock: ManualClock) -> MemoryStore:
+def store_with_leases(clock: ManualClock) -> HookedStore:
     """Fleets `a` to `d`, each with a lease on its only instance; `d` is larger than the others."""
     store = filled_store(8, "a", "b", "c", "d")
     before = Transactor(store, clock)
@@ -37,11 +37,11 @@ def store_with_leases(clock: ManualClock) -> MemoryStore:
     return store
 
 
-def is_extended(store: MemoryStore, fleet: str) -> bool:
+def is_extended(store: HookedStore, fleet: str) -> bool:
     return any(isinstance(event, LeasesExtended) for event in store.rows[fleet].journal)
 
 
-def hold(store: MemoryStore, fleet: str) -> Gate:
+def hold(store: HookedStore, fleet: str) -> Gate:
     """A gate at which the next transaction on the fleet waits."""
     gate = Gate()
 

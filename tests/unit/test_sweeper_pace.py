@@ -10,7 +10,7 @@ from blockyard_server.engine.store_protocol import StoreFailed
 from blockyard_server.engine.sweeper import MAX_AGED_AT_ONCE, MAX_PAST_AT_ONCE, Sweeper, SweeperSettings
 from blockyard_server.engine.transactor import Transactor
 from tests.unit.engine_stories import filled_store
-from tests.unit.memory_store import MemoryStore
+from tests.unit.hooked_store import HookedStore
 
 DELETED = 3 * MAX_PAST_AT_ONCE
 
@@ -53,7 +53,7 @@ def test_no_rest_is_longer_than_its_bound_and_a_failure_rests_too() -> None:
     assert (early, pace.is_due) == (False, True)
 
 
-def deleted_fleets() -> MemoryStore:
+def deleted_fleets() -> HookedStore:
     """Many fleets that were deleted and whose events are still kept."""
     names = [f"f{number:03}" for number in range(DELETED)]
     store = filled_store(8, *names)

@@ -14,7 +14,7 @@ from blockyard_server.engine.failures import StoreUnavailable
 from blockyard_server.engine.store_protocol import StoreFailed
 from blockyard_server.engine.transactor import Transactor
 from tests.unit.engine_stories import acquire, create, filled_store, once, register
-from tests.unit.memory_store import MemoryStore
+from tests.unit.hooked_store import HookedStore
 
 SECOND = 1_000_000
 
@@ -22,7 +22,7 @@ SECOND = 1_000_000
 class Server:
     """A server's write side, without its thread."""
 
-    def __init__(self, store: MemoryStore, clock: ManualClock, *, grace_s: float = 0.0) -> None:
+    def __init__(self, store: HookedStore, clock: ManualClock, *, grace_s: float = 0.0) -> None:
         self.store = store
         self.transactor = Transactor(store, clock, grace_s=grace_s)
 

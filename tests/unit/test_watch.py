@@ -19,16 +19,16 @@ from blockyard_server.engine.failures import InvariantViolated, Overloaded, Shut
 from blockyard_server.engine.store_protocol import InvariantBroken, StoreFailed
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.watch import WatchHub, WatchSettings
+from tests.memory.reader import MemoryReader
 from tests.unit.engine_stories import PATIENCE_S, acquire, create, engine_over, filled_store, once, register
-from tests.unit.memory_reader import MemoryReader
-from tests.unit.memory_store import MemoryStore
+from tests.unit.hooked_store import HookedStore
 
 Pages = AsyncGenerator[WatchPage, None]
 SOON_US = 100_000
 
 
 @asynccontextmanager
-async def running(store: MemoryStore) -> AsyncIterator[Engine]:
+async def running(store: HookedStore) -> AsyncIterator[Engine]:
     engine = engine_over(store)
     await engine.start()
     yield engine
@@ -205,7 +205,7 @@ async def test_who_is_behind_what_the_watches_share_reads_the_journal(monkeypatc
 async def test_all_fleets_together_share_a_bounded_number_of_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "RECENT_PAGES_IN_ALL", 3)
     fleets = [f"f{number}" for number in range(5)]
-    async with running(MemoryStore()) as engine, AsyncExitStack() as watches:
+    async with running(HookedStore()) as engine, AsyncExitStack() as watches:
         slow: list[Pages] = []
         fast: list[Pages] = []
         for fleet in fleets:
@@ -269,7 +269,7 @@ async def test_a_drain_ends_every_watch_with_a_last_mark_and_refuses_new_ones() 
             await anext(engine.watch(Watch("gpu")))
 
 
-class FailingStore(MemoryStore):
+class FailingStore(HookedStore):
     """Cannot be read while a test says so."""
 
     down = False
@@ -300,7 +300,7 @@ async def test_a_watch_of_a_database_that_is_away_ends_and_is_taken_up_when_it_i
     await hub.stop()
 
 
-class BusyStore(MemoryStore):
+class BusyStore(HookedStore):
     """Something is committed as soon as somebody has read."""
 
     def __init__(self) -> None:
@@ -329,7 +329,7 @@ async def test_what_is_committed_while_a_watch_begins_is_told_at_once() -> None:
     await hub.stop()
 
 
-class SharedStore(MemoryStore):
+class SharedStore(HookedStore):
     """Two hubs over it are two servers: what one tells, the other hears, unless a test loses it."""
 
     deaf = False

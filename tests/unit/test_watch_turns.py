@@ -9,8 +9,8 @@ from blockyard_server.domain.answers import EventFilter, EventPage
 from blockyard_server.domain.journal import JournalBounds, Watch
 from blockyard_server.engine.watch import ALL_EVENTS
 from blockyard_server.engine.watch_tail import PAGE_EVENTS
+from tests.memory.reader import MemoryReader
 from tests.unit.engine_stories import PATIENCE_S, acquire, filled_store
-from tests.unit.memory_reader import MemoryReader
 from tests.unit.test_watch import events, mark, revisions, running
 
 BEHIND = 10

@@ -21,7 +21,7 @@ from blockyard_server.engine.store_protocol import InvariantBroken, StoreFailed
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.writer import Writer, WriterLimits, Writers
 from tests.unit.engine_stories import PATIENCE_S, Gate, acquire, create, filled_store, once, register, writer_over
-from tests.unit.memory_store import MemoryStore
+from tests.unit.hooked_store import HookedStore
 
 NEVER = WriterLimits(linger_s=3600.0, max_linger_s=3600.0)
 """Whoever waits for this linger does not come back within a test's patience."""
@@ -40,7 +40,7 @@ class CpuTime:
         self.used_s += seconds
 
 
-def lingering_as_long_as_it_cost(store: MemoryStore, cpu: CpuTime) -> Writer:
+def lingering_as_long_as_it_cost(store: HookedStore, cpu: CpuTime) -> Writer:
     """A writer that has started, and whose linger is the CPU time of its last round and nothing else."""
     limits = WriterLimits(linger_s=0.0, max_linger_s=3600.0)
     writer = Writer(Transactor(store, ManualClock()), limits, cpu_s=cpu)
@@ -114,7 +114,7 @@ async def test_each_fleet_has_a_transaction_of_its_own_and_its_order() -> None:
 
 
 async def test_later_requests_of_a_batch_see_what_earlier_ones_did() -> None:
-    writer = writer_over(MemoryStore())
+    writer = writer_over(HookedStore())
     wishes: list[Request] = [
         create(),
         register("n1", 1),
@@ -243,9 +243,9 @@ async def test_memory_that_does_not_follow_its_journal_halts_the_fleet() -> None
     store = filled_store()
     writer = writer_over(store)
     await answered(writer.enqueue(acquire("a")))
-    Transactor(store, ManualClock()).carry_out("gpu", [acquire("b"), acquire("c")])
+    Transactor(store, ManualClock()).carry_out("gpu", [acquire("b"), acquire("c"), acquire("e")])
     journal = store.rows["gpu"].journal
-    journal[-2], journal[-1] = journal[-1], journal[-2]
+    journal[-2], journal[-1] = journal[-1], journal[-2]  # were the first one wrong, memory would be loaded anew
 
     (failure,) = await answered(writer.enqueue(acquire("d")))
 

@@ -1,10 +1,7 @@
 """The reading side of the store in memory: one snapshot, copied when it was opened."""
 
-from __future__ import annotations
+from collections.abc import Collection
 
-from typing import TYPE_CHECKING
-
-from blockyard_server.domain.allocation import AllocationState
 from blockyard_server.domain.answers import (
     AllocationFilter,
     AllocationPage,
@@ -21,13 +18,7 @@ from blockyard_server.domain.answers import (
 )
 from blockyard_server.domain.journal import JournalBounds, matches
 from blockyard_server.domain.requests import InstanceState
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-
-    from blockyard_server.domain.allocation import Allocation
-    from blockyard_server.domain.events import Event
-    from tests.unit.memory_store import Rows
+from tests.memory.rows import Rows
 
 
 class MemoryReader:
@@ -82,20 +73,21 @@ class MemoryReader:
 
     async def fleet(self, fleet: str) -> FleetRecord | None:
         """As in the protocol."""
-        return self._fleets[fleet].record if fleet in self._fleets else None
+        return self._fleets[fleet].shown() if fleet in self._fleets else None
 
     async def fleets(self, *, after: str, limit: int) -> FleetListPage:
         """As in the protocol."""
-        records = sorted((r.record for r in self._fleets.values() if r.record is not None), key=lambda r: r.fleet)
+        records = [record for _, rows in sorted(self._fleets.items()) if (record := rows.shown()) is not None]
         return FleetListPage(tuple(record for record in records if record.fleet > after)[:limit], None)
 
     async def instance(self, fleet: str, instance: str) -> InstanceRecord | None:
         """As in the protocol."""
-        return self._fleets[fleet].instances.get(instance)
+        rows = self._fleets[fleet]
+        return rows.instance(instance) if instance in rows.instances else None
 
     async def instances(self, fleet: str, *, after: int, limit: int) -> InstancePage:
         """As in the protocol."""
-        records = sorted(self._fleets[fleet].instances.values(), key=lambda record: record.order)
+        records = self._fleets[fleet].ordered_instances()
         return InstancePage(tuple(record for record in records if record.order > after)[:limit], None)
 
     async def snapshot(self, fleet: str, *, full: bool, after: int, limit: int, now_us: int) -> DescribePage:
@@ -103,7 +95,7 @@ class MemoryReader:
         rows = self._fleets[fleet]
         page = (await self.instances(fleet, after=after, limit=limit)).instances
         assert not full
-        free = [r for r in rows.instances.values() if r.exclusive_to is None]
+        free = [r for r in rows.ordered_instances() if r.exclusive_to is None]
         active = [r for r in free if r.fields.state is InstanceState.ACTIVE]
         totals = BlockCounts(
             instances=len(rows.instances),
@@ -131,72 +123,6 @@ class MemoryReader:
         found = [event for event in rows.kept() if event.revision > after and matches(where, event)]
         next_after = found[limit - 1].revision if len(found) > limit else None
         return EventPage(tuple(found[:limit]), rows.revision, next_after, rows.compacted_revision, rows.format)
-
-
-class MemoryEvidence:
-    """All records of a fleet, copied."""
-
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
-        self.revision = rows.revision
-        self.compacted_revision = rows.compacted_revision
-        self.exists = rows.record is not None
-        self.closed = False
-
-    def instances(self) -> Iterator[tuple[str, int, int]]:
-        """As in the protocol."""
-        return ((i.instance, i.fields.total_blocks, i.busy_blocks) for i in self._rows.instances.values())
-
-    def exclusive_instances(self) -> Iterator[tuple[str, int]]:
-        """As in the protocol."""
-        instances = self._rows.instances.values()
-        return ((i.instance, i.exclusive_to) for i in instances if i.exclusive_to is not None)
-
-    def held_blocks(self) -> Iterator[tuple[str, int, int]]:
-        """As in the protocol."""
-        return ((instance, block, allocation) for (instance, block), allocation in self._rows.held.items())
-
-    def live_allocations(self) -> Iterator[Allocation]:
-        """As in the protocol."""
-        return (a for a in self._rows.allocations.values() if a.state is AllocationState.HELD)
-
-    def tokens_of_live_allocations(self) -> Iterator[tuple[int, int | None]]:
-        """As in the protocol."""
-        for allocation in self.live_allocations():
-            record = self._rows.tokens.get((allocation.caller, allocation.token))
-            yield allocation.allocation, None if record is None else record.allocation
-
-    def events(self) -> Iterator[Event]:
-        """As in the protocol."""
-        return iter(self._rows.kept())
-
-    def instances_after(self, instance: str, limit: int) -> list[tuple[str, int, int]]:
-        """As in the protocol."""
-        return sorted(row for row in self.instances() if row[0] > instance)[:limit]
-
-    def held_of_instances(self, first: str, last: str) -> Iterator[tuple[str, int, int]]:
-        """As in the protocol."""
-        return (row for row in self.held_blocks() if first <= row[0] <= last)
-
-    def tokens_after(self, allocation: int, limit: int) -> list[tuple[int, int | None]]:
-        """As in the protocol."""
-        return sorted(row for row in self.tokens_of_live_allocations() if row[0] > allocation)[:limit]
-
-    def live_between(self, after: int, upto: int) -> Iterator[Allocation]:
-        """As in the protocol."""
-        ordered = sorted(self.live_allocations(), key=lambda a: a.allocation)
-        return (a for a in ordered if after < a.allocation <= upto)
-
-    def held_of_allocations(self, after: int, upto: int) -> Iterator[tuple[str, int, int]]:
-        """As in the protocol."""
-        return (row for row in self.held_blocks() if after < row[2] <= upto)
-
-    def abandon(self) -> None:
-        """No read of it takes any time."""
-
-    def close(self) -> None:
-        """As in the protocol."""
-        self.closed = True
 
 
 def _has_past(rows: Rows) -> bool:
