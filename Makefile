@@ -5,8 +5,8 @@ BIN    := $(VENV)/bin
 GENERATOR := $(VENV)/generator
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-# One test process more than cores: many tests wait for a lease, a timeout or another process.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else os.cpu_count())')
+# Twice as many test processes as cores: many tests wait for a lease, a timeout or another process.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 * len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
 # More options, as in: make test ARGS='-k renew', make serve ARGS='--data a.db', make bench ARGS=--help.
 ARGS    ?=
 

@@ -61,6 +61,7 @@ def test_an_http_answer_that_was_cut_is_none() -> None:
         decode_answer(whole[:-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["fleet", "instance"])
 async def test_the_plain_service_grants_each_block_once_in_either_way_to_lock(way: str) -> None:
     instances = 2

@@ -68,7 +68,7 @@ def nothing_is_violated(folder: Path, steps: Sequence[Disturbance], postgres: Po
 @pytest.mark.parametrize(
     "steps",
     [
-        pytest.param(OVER_RESTARTS, id="over restarts"),
+        pytest.param(OVER_RESTARTS, id="over restarts", marks=pytest.mark.slow),
         pytest.param(RESTARTS_AND_OUTSIDERS, id="outside and restarts", marks=pytest.mark.slow),
         pytest.param(SECOND_SERVERS, id="second servers", marks=pytest.mark.slow),
         pytest.param((*FILES, *DISKS), id="files", marks=pytest.mark.slow),

@@ -8,6 +8,7 @@ from blockyard import Client, FleetNotFound, LimitExceeded
 from tests.cli.conftest import CommandLine
 
 
+@pytest.mark.slow
 def test_a_fleet_of_any_size_is_deleted_by_force_unless_blocks_are_held(blockyard: CommandLine, client: Client) -> None:
     instances = 4097  # one more than are deleted with their fleet
     client.create_fleet("large")

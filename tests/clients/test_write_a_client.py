@@ -76,7 +76,14 @@ LANGUAGES: Final = (
 pytestmark = pytest.mark.timeout(2 * BOUND_S)
 
 
-@pytest.fixture(scope="module", params=LANGUAGES, ids=[language.title for language in LANGUAGES])
+@pytest.fixture(
+    scope="module",
+    params=[
+        # A compiler takes as long as ten tests.
+        pytest.param(language, id=language.title, marks=() if language is LANGUAGES[0] else pytest.mark.slow)
+        for language in LANGUAGES
+    ],
+)
 def language(request: pytest.FixtureRequest) -> Language:
     chosen: Language = request.param
     if missing := chosen.missing():

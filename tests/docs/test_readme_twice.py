@@ -37,6 +37,7 @@ def test_the_grpcurl_section_can_be_repeated(tmp_path: Path) -> None:
                 reader.follow(step)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # as above
 def test_the_whole_readme_can_be_repeated(tmp_path: Path) -> None:
     snippets = read_snippets(README.read_text(encoding="utf-8"))

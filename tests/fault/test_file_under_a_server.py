@@ -185,7 +185,7 @@ def test_health_tells_that_the_disk_is_full_and_recovers_when_there_is_room(tmp_
         assert {client.get_allocation(name).holder for name in names} == {"job"}
 
 
-@pytest.mark.parametrize("left", [0, 20_000, 300_000])
+@pytest.mark.parametrize("left", [0, *(pytest.param(left, marks=pytest.mark.slow) for left in (20_000, 300_000))])
 def test_a_killed_server_starts_on_a_full_disk_and_has_everything(tmp_path: Path, small_disk: Path, left: int) -> None:
     with served(tmp_path, data=small_disk / "blockyard.db") as (server, client):
         names = acknowledged(client, 100)

@@ -42,7 +42,10 @@ async def blockyard(address: str) -> AsyncIterator[Blockyard]:
         yield Blockyard(channel)
 
 
-@pytest.fixture(params=[fake_server, real_server], ids=["fake", "real"])
+# What the edge alone refuses, the whole server refuses, too: `make test-slow` asks the edge by itself.
+@pytest.fixture(
+    params=[pytest.param(fake_server, id="fake", marks=pytest.mark.slow), pytest.param(real_server, id="real")]
+)
 async def server_address(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
     async with request.param(tmp_path) as address:
         yield address

@@ -59,7 +59,14 @@ CHILDREN: Final = {
         os._exit(1)
     """,
 }
-EVERY_SUPPORT: Final = pytest.mark.parametrize("support", [None, "0", "1"], ids=["default", "off", "on"])
+EVERY_SUPPORT: Final = pytest.mark.parametrize(
+    "support",
+    [
+        pytest.param(None, id="default"),
+        pytest.param("0", id="off", marks=pytest.mark.slow),
+        pytest.param("1", id="on", marks=pytest.mark.slow),
+    ],
+)
 """gRPC's own handlers around a fork."""
 
 

@@ -95,6 +95,7 @@ def test_a_backup_that_was_begun_without_a_server_does_not_keep_one_from_startin
     expect_all(data, FIRST + SECOND)
 
 
+@pytest.mark.slow
 def test_backups_one_after_the_other_meet_servers_that_start_and_die(tmp_path: Path) -> None:
     data = tmp_path / "data.db"
     Server(data, 0, 1).stop()

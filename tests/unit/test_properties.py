@@ -275,8 +275,12 @@ class History(RuleBasedStateMachine):
 
 BOUNDS = pytest.mark.parametrize(
     ("min_dense", "min_gone", "kept"),
-    [(1, 0, 64), (10**9, 10**9, 64), (2, 1, 1), (index_module.MIN_DENSE, index_module.MIN_GONE, 64)],
-    ids=["bitmaps alone", "positions alone", "both, and nothing kept for long", "as served"],
+    [
+        pytest.param(1, 0, 64, id="bitmaps alone", marks=pytest.mark.slow),
+        pytest.param(10**9, 10**9, 64, id="positions alone", marks=pytest.mark.slow),
+        pytest.param(2, 1, 1, id="both, and nothing kept for long"),
+        pytest.param(index_module.MIN_DENSE, index_module.MIN_GONE, 64, id="as served", marks=pytest.mark.slow),
+    ],
 )
 
 
