@@ -47,6 +47,7 @@ async def work(stage: Stage, _: Random) -> None:
         await stage.until_answered()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("lie", ["drop", pytest.param("double", marks=pytest.mark.slow)])
 def test_a_server_that_lies_is_caught(tmp_path: Path, lie: str) -> None:
@@ -66,6 +67,7 @@ def test_one_of_two_servers_that_lie_on_postgresql_is_caught(tmp_path: Path, pos
     ).violations
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_lie_in_the_record_is_caught(tmp_path: Path) -> None:
     """The record of a round in which all was well, with one answer changed: a double grant, a lost release, …"""
@@ -92,6 +94,7 @@ def test_an_older_copy_that_is_put_in_place_between_two_starts_is_caught(tmp_pat
     assert outcome_of(tmp_path, Disturbance("restore", "saboteurs", 1, restore)).violations
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_second_server_that_gets_in_is_caught(tmp_path: Path) -> None:
     """It has a copy of the data, which nothing can keep it from."""

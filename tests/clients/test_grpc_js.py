@@ -9,7 +9,7 @@ import pytest
 
 from blockyard.reasons import Reason
 from tests.clients import node
-from tests.clients.every_error import BY_REASON, check_error
+from tests.clients.every_error import SHOWN, check_error
 from tests.harness.process import ServerProcess
 
 pytestmark = [
@@ -31,7 +31,8 @@ def test_a_node_program_acquires_asks_again_describes_and_releases(server: Serve
     assert json.loads(done.stdout) == {"allocation": f"fleets/{fleet_id}/allocations/3", "events": 5}
 
 
-@pytest.mark.parametrize("reason", BY_REASON)
+@pytest.mark.slow  # `make test` shows them all to grpcurl
+@pytest.mark.parametrize("reason", SHOWN)
 def test_every_error_is_decoded_with_its_reason_and_details(
     reason: Reason, server: ServerProcess, tmp_path: Path
 ) -> None:

@@ -44,6 +44,7 @@ def test_what_was_acknowledged_is_there_after_every_cut() -> None:
         pytest.param(Settings(lies=Lies.FOLDERS), [], id="folders are not synced"),
     ],
 )
+@pytest.mark.slow
 def test_a_store_or_a_disk_that_does_not_wait_is_seen(settings: Settings, harmless: Sequence[Fault]) -> None:
     tally = run_campaign(1, Plan(lives=1, stride=50, settings=settings))
 
@@ -105,6 +106,7 @@ SABOTEURS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_disk_that_often_fails_to_sync_loses_nothing_that_was_acknowledged() -> None:
     tally = run_campaign(2, OFTEN_FAILING)
 
@@ -113,6 +115,7 @@ def test_a_disk_that_often_fails_to_sync_loses_nothing_that_was_acknowledged() -
     assert tally.struck["killed"] + tally.struck["stopped"] >= 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saboteur", SABOTEURS, ids=lambda saboteur: saboteur.__name__)
 def test_a_store_that_relies_on_what_a_failed_sync_has_left_is_seen(
     monkeypatch: pytest.MonkeyPatch, saboteur: Callable[[pytest.MonkeyPatch], None]

@@ -111,13 +111,10 @@ _FAULTS: Final = {
         DUE_LEASES.replace("<=", "<"),
     ),
 }
-_QUICK: Final = {"a token is answered whatever the request says", "a longer lease is granted than the fleet allows"}
-"""`make test` plants these, `make test-slow` the others."""
 
 
-@pytest.mark.parametrize(
-    "fault", [pytest.param(fault, marks=() if fault in _QUICK else pytest.mark.slow) for fault in _FAULTS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", _FAULTS)
 def test_a_planted_fault_is_found(fault: str, template: Template, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(*_FAULTS[fault])
     with pytest.raises(AssertionError):

@@ -37,6 +37,7 @@ def test_nothing_is_broken_in_three_thousand_worlds(part: int) -> None:
     assert tally["client works"] > SEEDS // SLICES
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", INJECTIONS)
 def test_an_injected_fault_is_seen(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
