@@ -18,6 +18,8 @@ from tests.fault.mutants import MUTANTS, Edit, Mutant
 ROOT: Final = Path(__file__).parents[2]
 PACKAGE: Final = "blockyard_server"
 BOUND_S: Final = 240
+QUICK: Final = "not slow and not soak"
+"""What `make test` has: each guard is missed there."""
 GREEN, RED = 0, 1
 """Pytest's exit codes. A test run that cannot even begin has another one."""
 
@@ -36,13 +38,13 @@ def copy_server(folder: Path, edits: tuple[Edit, ...]) -> Path:
     return server
 
 
-def run_tests(server: Path, selection: list[str]) -> subprocess.CompletedProcess[str]:
-    """Runs these tests on that copy, in a process of their own, up to the first failure."""
+def run_tests(server: Path, selection: list[str], marks: str = QUICK) -> subprocess.CompletedProcess[str]:
+    """Runs these tests on that copy, if they have such marks, in a process of their own, up to the first failure."""
     options = [
         "-x",
         "-q",
         "-m",
-        "not slow and not soak",  # each guard is missed in `make test`
+        marks,
         "-p",
         "no:cacheprovider",
         "-p",

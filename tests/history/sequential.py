@@ -114,7 +114,7 @@ class SequentialFleet:
 
     def fits(self, shapes: tuple[Shape, ...]) -> bool:
         """Whether `place` would find blocks; quick for a single demand."""
-        return placement.fits_now(self.instances, _demands(shapes))
+        return placement.fits_now(self.instances, _demands(shapes), placement.BEST_FIT)
 
     def _acquire(self, asked: Acquire, time_us: int) -> tuple[Answer, Event | None]:
         if asked.token in self.tokens:

@@ -126,6 +126,13 @@ def test_a_refusal_for_want_of_room_needs_a_moment_without_room(start: int, *, i
     assert check_with_witness(history(A, B, refused, journal=(GRANT_1, GRANT_2))).linearizable is is_right
 
 
+def test_several_demands_are_refused_where_the_strategy_of_the_fleet_finds_no_room() -> None:
+    """BEST_FIT takes all of the small instance for the first demand; FIRST_FIT would have left a block on each."""
+    refused = Op(0, 0, 0, 10, Acquire("a", (Shape(1, 2), Shape(2, 1))), Refused("NO_CAPACITY"))
+
+    assert check_with_witness(History((3, 2), [refused], ())).linearizable
+
+
 def test_a_refusal_that_nothing_explains_is_a_violation() -> None:
     refused = (20, 30, Acquire("a", ONE), Refused("ALLOCATION_ENDED", 1))
 

@@ -116,10 +116,10 @@ def place(
     return Placed(taken, tuple(exclusive))
 
 
-def fits_now(fleet: Sequence[Instance[Name]], demands: Sequence[Demand[Name]]) -> bool:
-    """Whether `place` would find blocks; quick for a single demand."""
+def fits_now(fleet: Sequence[Instance[Name]], demands: Sequence[Demand[Name]], strategy: str) -> bool:
+    """Whether `place` would find blocks; quick for a single demand, for which the strategy makes no difference."""
     if len(demands) > 1:
-        return isinstance(place(fleet, demands, FIRST_FIT), Placed)
+        return isinstance(place(fleet, demands, strategy), Placed)
     (demand,) = demands
     wanted = demand.instances
     for instance in fleet:
