@@ -1,6 +1,5 @@
 """The suite means the same wherever it is started."""
 
-import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -10,8 +9,8 @@ from typing import Final
 
 import pytest
 
-from blockyard_server.store.postgres.store import PostgresStore
 from tests.harness.deployments import UNCLAIMED, Deployment, deployed
+from tests.harness.models import copied_database
 from tests.harness.postgres import Postgres, Release, usual_release
 
 # Programs are started as other users, which forks, and gRPC's own handlers of a fork wait for all of its threads.
@@ -67,16 +66,6 @@ def database(postgres: Postgres) -> Iterator[str]:
     postgres.drop(url)
 
 
-@pytest.fixture(scope="session")
-def migrated(postgres: Postgres) -> str:
-    """The URL of a database with all tables and nothing in them. A copy of it is served in half the time."""
-    url = postgres.fresh_database()
-    store = PostgresStore(url)
-    store.open()
-    asyncio.run(store.close())
-    return url
-
-
 DEPLOYMENTS: Final = {"sqlite": 1, "postgres": 1, "postgres, three servers": 3}
 """How many servers each has."""
 
@@ -109,8 +98,7 @@ def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
             yield chosen
         return
     postgres: Postgres = request.getfixturevalue("postgres")
-    model: str = request.getfixturevalue("migrated")
-    chosen = Deployment(DEPLOYMENTS[claimed], lambda: postgres.fresh_database(like=model))
+    chosen = Deployment(DEPLOYMENTS[claimed], lambda: copied_database(postgres))
     try:
         with deployed(chosen):
             yield chosen

@@ -12,6 +12,7 @@ from blockyard_server.engine.clock import Clock
 from blockyard_server.engine.store_protocol import Store
 from blockyard_server.settings import Settings
 from tests.harness.deployments import present
+from tests.harness.models import copy_data_file
 
 PATIENCE_S: Final = 60.0
 """The deadline of calls that are expected to be answered: far more than they need."""
@@ -32,6 +33,9 @@ async def serving(
     noted for who claims the deployment.
     """
     deployment = present()
+    settings = settings_for(folder, **changes)
+    if settings.database is None and store is None and not settings.data.exists():
+        copy_data_file(settings.data)
     async with AsyncExitStack() as stack:
         servers = [
             await stack.enter_async_context(

@@ -11,6 +11,7 @@ from blockyard_server.engine.store_protocol import Store
 from blockyard_server.store.postgres.store import PostgresStore
 from blockyard_server.store.sqlite.store import SqliteStore
 from tests.conftest import PostgresOf
+from tests.harness.models import copied_database, copy_data_file
 from tests.harness.postgres import RELEASES, Postgres, Release, usual_release
 from tests.harness.sessions import version_of
 from tests.memory.store import MemoryStore
@@ -41,11 +42,12 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path, postgres_of: Pos
         return
     release = STORES[request.param]
     if release is None:
+        copy_data_file(tmp_path / "blockyard.db")
         async with opened(SqliteStore(tmp_path / "blockyard.db")) as made:
             yield made
         return
     running = postgres_of(release)
-    url = running.fresh_database()
+    url = copied_database(running)
     assert version_of(url).startswith(f"{release.major}.")
     async with opened(PostgresStore(url)) as made:
         yield made
@@ -82,6 +84,7 @@ def story(store: Store) -> Story:
 @pytest.fixture
 async def sqlite(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     """An open store on SQLite, for what only SQLite does."""
+    copy_data_file(tmp_path / "blockyard.db")
     async with opened(SqliteStore(tmp_path / "blockyard.db")) as made:
         yield made
 
