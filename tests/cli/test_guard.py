@@ -106,7 +106,9 @@ def wait_for_the_block(client: Client, fleet: str) -> None:
 # --- The process that keeps the lease is stopped or killed
 
 
-@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL, signal.SIGTSTP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGSTOP, signal.SIGKILL, pytest.param(signal.SIGTSTP, marks=pytest.mark.slow)]
+)
 def test_when_run_alone_is_stopped_or_killed_the_command_is_gone_before_the_next_holder_has_its_block(
     start: Callable[..., Job], client: Client, narrow: str, number: signal.Signals
 ) -> None:

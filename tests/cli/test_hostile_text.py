@@ -98,6 +98,7 @@ def test_every_answer_that_can_say_something_says_something_hostile() -> None:
     assert silent == {"DeleteFleet", "DeleteInstance"}, "their answers are empty"
 
 
+@pytest.mark.slow  # a process for each command; to a terminal they write the same text
 @pytest.mark.parametrize("command", ARGUMENTS)
 @pytest.mark.timeout(240)
 def test_a_pipe_gets_nothing_hostile_from_any_command(evil: EvilServer, command: str, files: Mapping[str, str]) -> None:

@@ -73,16 +73,14 @@ LANGUAGES: Final = (
     ),
 )
 
-pytestmark = pytest.mark.timeout(2 * BOUND_S)
+# A compiler takes as long as ten tests.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * BOUND_S)]
 
 
 @pytest.fixture(
     scope="module",
-    params=[
-        # A compiler takes as long as ten tests.
-        pytest.param(language, id=language.title, marks=() if language is LANGUAGES[0] else pytest.mark.slow)
-        for language in LANGUAGES
-    ],
+    params=LANGUAGES,
+    ids=lambda language: language.title,
 )
 def language(request: pytest.FixtureRequest) -> Language:
     chosen: Language = request.param

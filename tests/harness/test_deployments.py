@@ -84,6 +84,7 @@ def wrong_in(report: Path) -> dict[str, dict[str, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_marked_test_runs_on_what_it_claims_or_is_red(tmp_path: Path) -> None:
     suite, report, told = tmp_path / "test_suite.py", tmp_path / "report.xml", tmp_path / "told.txt"
     suite.write_text(SUITE)

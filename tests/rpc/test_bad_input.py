@@ -141,7 +141,10 @@ async def test_a_request_with_flipped_bits_never_confuses_the_server(any_blockya
     assert report.clean
 
 
-@every_request
+@pytest.mark.parametrize(
+    "request_",
+    [pytest.param(each, marks=() if number == 0 else pytest.mark.slow) for number, each in enumerate(REQUESTS)],
+)
 async def test_a_message_of_more_than_4_mib_is_refused_by_the_transport(
     any_blockyard: Blockyard, request_: str
 ) -> None:

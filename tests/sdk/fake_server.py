@@ -6,6 +6,7 @@ a test has prepared with `answers`.
 
 import asyncio
 import atexit
+import faulthandler
 import threading
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
@@ -315,8 +316,13 @@ async def _stay() -> grpc.aio.Server:
 
 
 def carried_out(work: Coroutine[Any, Any, T]) -> T:
-    """Its result, once the loop of the fake servers has carried it out."""
-    return asyncio.run_coroutine_threadsafe(work, _loop()).result(timeout=30)
+    """Its result, once the loop of the fake servers has carried it out. Raises AssertionError with where it stands."""
+    result = asyncio.run_coroutine_threadsafe(work, _loop())
+    try:
+        return result.result(timeout=30)
+    except TimeoutError:
+        faulthandler.dump_traceback()
+        raise AssertionError("the loop of the fake servers has carried nothing out for 30 s") from None
 
 
 @contextmanager

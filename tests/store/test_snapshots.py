@@ -95,6 +95,7 @@ async def test_more_readers_than_there_may_be_wait_their_turn(story: Story) -> N
     assert 1 <= most <= 4
 
 
+@pytest.mark.slow
 async def test_readers_that_are_cancelled_give_their_place_back(story: Story) -> None:
     async def read() -> None:
         async with story.store.reader() as reader:
