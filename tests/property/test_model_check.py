@@ -24,7 +24,7 @@ STEPS_IN_CI: Final = 5000
 STEPS_TO_A_FAULT: Final = 2500
 """Within so many steps a planted fault is found."""
 STEPS_OF_A_SOAK: Final = 1_000_000
-SHARDS: Final = 4
+SHARDS: Final = 8
 """The steps are run as so many tests, for as many processes."""
 STEPS_OF_A_ROUND: Final = 10_000
 """How many steps of a soak are planned, run and forgotten together: Hypothesis remembers every example of a round."""

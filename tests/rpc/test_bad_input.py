@@ -30,6 +30,11 @@ INVALID = "INVALID_REQUEST"
 
 on_the_fake = pytest.mark.parametrize("server_address", [fake_server], ids=["fake"], indirect=True)
 every_request = pytest.mark.parametrize("request_", REQUESTS)
+# What is refused before the request is known is the same for each: `make test-slow` has the others.
+one_request_at_first = pytest.mark.parametrize(
+    "request_",
+    [pytest.param(each, marks=() if number == 0 else pytest.mark.slow) for number, each in enumerate(REQUESTS)],
+)
 
 
 def test_every_rpc_has_a_well_formed_request() -> None:
@@ -105,7 +110,7 @@ def test_the_table_of_what_is_legal_speaks_of_existing_cases_only() -> None:
     assert not IGNORED - {key for key, _ in known}
 
 
-@every_request
+@one_request_at_first
 async def test_random_bytes_are_an_invalid_argument(any_blockyard: Blockyard, request_: str) -> None:
     world = await make_world(any_blockyard, "world")
     before = await everything(any_blockyard, world)
@@ -122,7 +127,7 @@ async def test_random_bytes_are_an_invalid_argument(any_blockyard: Blockyard, re
     assert await everything(any_blockyard, world) == before
 
 
-@every_request
+@one_request_at_first
 async def test_a_request_with_flipped_bits_never_confuses_the_server(any_blockyard: Blockyard, request_: str) -> None:
     world = await make_world(any_blockyard, "world")
     good = REQUESTS[request_](world).SerializeToString()
@@ -141,10 +146,7 @@ async def test_a_request_with_flipped_bits_never_confuses_the_server(any_blockya
     assert report.clean
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [pytest.param(each, marks=() if number == 0 else pytest.mark.slow) for number, each in enumerate(REQUESTS)],
-)
+@one_request_at_first
 async def test_a_message_of_more_than_4_mib_is_refused_by_the_transport(
     any_blockyard: Blockyard, request_: str
 ) -> None:
