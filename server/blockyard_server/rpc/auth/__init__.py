@@ -1,0 +1,1 @@
+"""Who calls: tokens, JWTs and certificates become principals."""
