@@ -26,6 +26,11 @@
     │   │   ├── NotHolder
     │   │   ├── StaleFencingToken
     │   │   └── BlockNotGranted
+    │   ├── NotAuthenticated        the server does not know who calls
+    │   │   └── CredentialsExpired  those of an open stream; `watch` opens it again with new ones
+    │   ├── AccessDenied            the server knows who calls, and refuses
+    │   │   ├── NotPermitted        the roles do not allow it
+    │   │   └── NotOwner            the allocation is another tenant's
     │   ├── FleetFormatTooOld       every server has to be upgraded first
     │   ├── Compacted               the journal no longer has the revision that was asked for
     │   ├── WatcherTooSlow          the client did not read; `watch` resumes by itself
@@ -33,6 +38,7 @@
     │   │   ├── Overloaded
     │   │   ├── ShuttingDown
     │   │   ├── StoreUnavailable
+    │   │   ├── RateLimited         more than the caller's rate
     │   │   └── FleetFormatTooNew   only servers of a newer release can serve the fleet
     │   ├── DeadlineExceeded        no answer in time to a call that changes nothing
     │   └── ServerFault
@@ -228,6 +234,30 @@ class FleetFormatTooNew(Unavailable):
     """The fleet's records are of a format that this server does not know; servers of a newer release do."""
 
 
+class RateLimited(Unavailable):
+    """The caller asks for more than its rate, or for more at once than it may."""
+
+
+class NotAuthenticated(CallFailed):
+    """The server does not know who calls: the token or the certificate is missing, unknown, expired or revoked."""
+
+
+class CredentialsExpired(NotAuthenticated):
+    """The credentials of an open stream have expired or were revoked."""
+
+
+class AccessDenied(CallFailed):
+    """The server knows who calls, and does not do this for that caller."""
+
+
+class NotPermitted(AccessDenied):
+    """The caller's roles do not allow this on this fleet."""
+
+
+class NotOwner(AccessDenied):
+    """The allocation belongs to another tenant."""
+
+
 class FleetFormatTooOld(CallFailed):
     """What was asked for needs a newer format of the fleet's records, which it gets once all servers are upgraded."""
 
@@ -339,6 +369,11 @@ BY_REASON: Final[Mapping[str, type[CallFailed]]] = MappingProxyType(
         Reason.STORE_DAMAGED: StoreDamaged,
         Reason.FLEET_FORMAT_TOO_NEW: FleetFormatTooNew,
         Reason.FLEET_FORMAT_TOO_OLD: FleetFormatTooOld,
+        Reason.UNAUTHENTICATED: NotAuthenticated,
+        Reason.CREDENTIALS_EXPIRED: CredentialsExpired,
+        Reason.NOT_PERMITTED: NotPermitted,
+        Reason.NOT_OWNER: NotOwner,
+        Reason.RATE_LIMITED: RateLimited,
     }
 )
 """The class of each reason."""

@@ -74,6 +74,16 @@ class Reason(StrEnum):
     """The fleet's records are of a format that this server does not know. Nothing was done."""
     FLEET_FORMAT_TOO_OLD = "FLEET_FORMAT_TOO_OLD"
     """What was asked for needs a newer format of the fleet's records."""
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    """The server does not know who calls: the token or certificate is missing, malformed, unknown, expired, revoked."""
+    CREDENTIALS_EXPIRED = "CREDENTIALS_EXPIRED"
+    """The credentials of an open stream have expired or were revoked."""
+    NOT_PERMITTED = "NOT_PERMITTED"
+    """The caller's roles do not allow this on this fleet."""
+    NOT_OWNER = "NOT_OWNER"
+    """The allocation belongs to another tenant."""
+    RATE_LIMITED = "RATE_LIMITED"
+    """The caller asks for more than its rate, or for more at once than it may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +131,11 @@ REASONS: Final = MappingProxyType(
         Reason.STORE_DAMAGED: _row("DATA_LOSS"),
         Reason.FLEET_FORMAT_TOO_NEW: _row("UNAVAILABLE", retriable=True),
         Reason.FLEET_FORMAT_TOO_OLD: _row("FAILED_PRECONDITION"),
+        Reason.UNAUTHENTICATED: _row("UNAUTHENTICATED"),
+        Reason.CREDENTIALS_EXPIRED: _row("UNAUTHENTICATED"),
+        Reason.NOT_PERMITTED: _row("PERMISSION_DENIED"),
+        Reason.NOT_OWNER: _row("PERMISSION_DENIED"),
+        Reason.RATE_LIMITED: _row("UNAVAILABLE", retriable=True),
     }
 )
 """Every reason with its status. Only UNAVAILABLE is retried automatically."""

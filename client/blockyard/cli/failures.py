@@ -154,6 +154,11 @@ NEXT_STEPS: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.WATCHER_TOO_SLOW: "Watch again from the revision after the last one that was shown.",
         Reason.FLEET_FORMAT_TOO_NEW: "Ask a server of a newer release, or upgrade this one.",
         Reason.FLEET_FORMAT_TOO_OLD: "Upgrade every server of this database; the format then rises by itself.",
+        Reason.UNAUTHENTICATED: "Give a token with --token-file or BLOCKYARD_TOKEN, or a client certificate.",
+        Reason.CREDENTIALS_EXPIRED: "Run it again with new credentials.",
+        Reason.NOT_PERMITTED: "Ask who runs the server for a role that allows it.",
+        Reason.NOT_OWNER: "Only its tenant renews and releases it; an operator may release it.",
+        Reason.RATE_LIMITED: "Wait, and ask for less at once; a batch costs less than single calls.",
         Reason.STORE_DAMAGED: "Stop the server; move its data file, the -wal and the -shm away, and keep them; "
         "put the last good backup in place; start.",
     }

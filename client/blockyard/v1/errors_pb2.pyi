@@ -125,6 +125,28 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     rises by itself once all servers have been upgraded. Metadata: `fleet`, `format` (the fleet's),
     `needed`.
     """
+    UNAUTHENTICATED: _ErrorReason.ValueType  # 30
+    """UNAUTHENTICATED. The server wants to know who calls, and the request does not say it, or not so
+    that the server believes it: the token or the certificate is missing, malformed, unknown, expired
+    or revoked. The server's log says which. Nothing was done. Metadata: `scheme` (what was given:
+    `none`, `bearer`, `certificate`).
+    """
+    CREDENTIALS_EXPIRED: _ErrorReason.ValueType  # 31
+    """UNAUTHENTICATED. The credentials of an open stream have expired or were revoked. Open it again
+    with new ones: a Watch goes on from the revision after the last answer's.
+    """
+    NOT_PERMITTED: _ErrorReason.ValueType  # 32
+    """PERMISSION_DENIED. The caller's roles do not allow this on this fleet. Nothing was done.
+    Metadata: `permission` (which it takes), `fleet`, `principal` (who calls).
+    """
+    NOT_OWNER: _ErrorReason.ValueType  # 33
+    """PERMISSION_DENIED. The allocation belongs to another tenant. Nothing was done. Metadata:
+    `allocation`, `tenant` (the caller's).
+    """
+    RATE_LIMITED: _ErrorReason.ValueType  # 34
+    """UNAVAILABLE. The caller asks for more than its rate, or for more at once than it may. Nothing
+    was done; RetryInfo says when to ask again. Metadata: `limit`, `maximum`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo (domain `blockyard.dev`) that every error carries, by
@@ -233,5 +255,27 @@ FLEET_FORMAT_TOO_OLD: ErrorReason.ValueType  # 29
 """FAILED_PRECONDITION. What was asked for needs a newer format of the fleet's records. The format
 rises by itself once all servers have been upgraded. Metadata: `fleet`, `format` (the fleet's),
 `needed`.
+"""
+UNAUTHENTICATED: ErrorReason.ValueType  # 30
+"""UNAUTHENTICATED. The server wants to know who calls, and the request does not say it, or not so
+that the server believes it: the token or the certificate is missing, malformed, unknown, expired
+or revoked. The server's log says which. Nothing was done. Metadata: `scheme` (what was given:
+`none`, `bearer`, `certificate`).
+"""
+CREDENTIALS_EXPIRED: ErrorReason.ValueType  # 31
+"""UNAUTHENTICATED. The credentials of an open stream have expired or were revoked. Open it again
+with new ones: a Watch goes on from the revision after the last answer's.
+"""
+NOT_PERMITTED: ErrorReason.ValueType  # 32
+"""PERMISSION_DENIED. The caller's roles do not allow this on this fleet. Nothing was done.
+Metadata: `permission` (which it takes), `fleet`, `principal` (who calls).
+"""
+NOT_OWNER: ErrorReason.ValueType  # 33
+"""PERMISSION_DENIED. The allocation belongs to another tenant. Nothing was done. Metadata:
+`allocation`, `tenant` (the caller's).
+"""
+RATE_LIMITED: ErrorReason.ValueType  # 34
+"""UNAVAILABLE. The caller asks for more than its rate, or for more at once than it may. Nothing
+was done; RetryInfo says when to ask again. Metadata: `limit`, `maximum`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -121,6 +121,8 @@ class Event(_message.Message):
     FLEET_FIELD_NUMBER: _builtins.int
     INSTANCE_AFTER_FIELD_NUMBER: _builtins.int
     CORRECTIONS_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    VIA_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The revision that this change made."""
     kind: Global___Event.Kind.ValueType
@@ -137,6 +139,14 @@ class Event(_message.Message):
     """The token of the grant or the cancellation."""
     ended: _builtins.bool
     """The allocation has ended with this event; false for a partial release."""
+    actor: _builtins.str
+    """Who asked for the change, as `tenant/principal`; `system` for what the server does by itself
+    (EXPIRED, LEASES_EXTENDED). Empty where the server did not ask its callers who they are.
+    """
+    via: _builtins.str
+    """How the actor proved who it is: `token:{id}`, `jwt:{issuer}`, a SPIFFE id or another name of its
+    certificate, `socket`. Empty where `actor` is empty or `system`.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was made, by the server's clock."""
@@ -177,10 +187,12 @@ class Event(_message.Message):
         fleet: _resources_pb2.Fleet | None = ...,
         instance_after: _resources_pb2.Instance | None = ...,
         corrections: _abc.Iterable[Global___Correction] | None = ...,
+        actor: _builtins.str = ...,
+        via: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "fleet", b"fleet", "instance_after", b"instance_after", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation", "corrections", b"corrections", "ended", b"ended", "expire_time", b"expire_time", "fleet", b"fleet", "holder", b"holder", "idempotency_token", b"idempotency_token", "instance", b"instance", "instance_after", b"instance_after", "kind", b"kind", "placements", b"placements", "revision", b"revision", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "allocation", b"allocation", "corrections", b"corrections", "ended", b"ended", "expire_time", b"expire_time", "fleet", b"fleet", "holder", b"holder", "idempotency_token", b"idempotency_token", "instance", b"instance", "instance_after", b"instance_after", "kind", b"kind", "placements", b"placements", "revision", b"revision", "time", b"time", "via", b"via"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,6 +8,7 @@
     ├── FleetNotFound, InstanceNotFound, AllocationNotFound
     ├── FleetExists, InstanceExists, FleetInUse, InstanceInUse, EtagMismatch
     ├── Compacted, FleetFormatTooOld                       journal
+    ├── NotPermitted, NotOwner                             identity
     └── InvalidRequest, LimitExceeded
 
 Each class has the reason that clients see; each instance has a message for people and the message's
@@ -154,6 +155,18 @@ class FleetFormatTooOld(Refused):
     """What was asked for needs a newer format of the fleet's records than servers of older releases know."""
 
     reason = "FLEET_FORMAT_TOO_OLD"
+
+
+class NotPermitted(Refused):
+    """The principal's roles do not allow this on this fleet."""
+
+    reason = "NOT_PERMITTED"
+
+
+class NotOwner(Refused):
+    """The allocation belongs to another tenant."""
+
+    reason = "NOT_OWNER"
 
 
 class LimitExceeded(Refused):

@@ -13,7 +13,7 @@ class EngineFailure(Exception):
     """
 
     reason: ClassVar[str]
-    retry_after_s: ClassVar[float | None] = None
+    retry_after_s: float | None = None
     retry_spread_s: ClassVar[float] = 1.0
 
     def __init__(self, message: str, **metadata: object) -> None:
@@ -42,6 +42,33 @@ class StoreUnavailable(EngineFailure):
 
     reason = "STORE_UNAVAILABLE"
     retry_after_s = 1.0
+
+
+class RateLimited(EngineFailure):
+    """The principal asks for more than its rate, or for more at once than it may. Nothing was done.
+
+    `wait_s` is when its rate allows the call. `limit` is the name of what was met, `maximum` its value.
+    """
+
+    reason = "RATE_LIMITED"
+    retry_after_s: float | None = 1.0
+    retry_spread_s = 0.0
+
+    def __init__(self, message: str, *, wait_s: float, limit: str, maximum: float) -> None:
+        super().__init__(message, limit=limit, maximum=maximum)
+        self.retry_after_s = wait_s
+
+
+class CallerUnknown(EngineFailure):
+    """Nobody knows who calls. `scheme` is what was given: `none`, `bearer` or `certificate`. Nothing was done."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class CredentialsExpired(EngineFailure):
+    """The credentials of an open stream have expired or were revoked. It may be opened again with new ones."""
+
+    reason = "CREDENTIALS_EXPIRED"
 
 
 class StoreDamaged(EngineFailure):

@@ -156,4 +156,9 @@ _DETAILS: Final[Mapping[Reason, _Detail]] = {
     Reason.STORE_DAMAGED: _no_detail,
     Reason.FLEET_FORMAT_TOO_NEW: _retry_info,
     Reason.FLEET_FORMAT_TOO_OLD: _precondition("fleet"),
+    Reason.UNAUTHENTICATED: _no_detail,
+    Reason.CREDENTIALS_EXPIRED: _no_detail,
+    Reason.NOT_PERMITTED: _no_detail,
+    Reason.NOT_OWNER: _no_detail,
+    Reason.RATE_LIMITED: _retry_info,
 }
