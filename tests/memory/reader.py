@@ -111,6 +111,11 @@ class MemoryReader:
         found = self._fleets[fleet].allocations.get(allocation)
         return None if found is None else AllocationView(found)
 
+    async def callers_of(self, fleet: str, numbers: Collection[int]) -> dict[int, str]:
+        """As in the protocol."""
+        found = self._fleets[fleet].allocations
+        return {number: found[number].caller for number in numbers if number in found}
+
     async def allocations(self, fleet: str, where: AllocationFilter, *, after: int, limit: int) -> AllocationPage:
         """As in the protocol; filters by holder only."""
         rows = self._fleets[fleet]

@@ -5,11 +5,12 @@ What it cannot do by itself, tests ask of it: `failures` are raised by the next 
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
 from blockyard_server.domain.acquire import view_of
+from blockyard_server.domain.actor import Actor
 from blockyard_server.domain.answers import (
     AllocationFilter,
     AllocationPage,
@@ -59,6 +60,7 @@ class FakeService:
         self.requests: list[Request] = []
         self.discrepancies: tuple[Discrepancy, ...] = ()
         self.corrections: tuple[Correction, ...] = ()
+        self.repaired_by: Actor | None = None
         self.watches: list[Watch] = []
         self.watches_end = asyncio.Event()
         self.news = asyncio.Condition()
@@ -198,7 +200,12 @@ class FakeService:
             events_replayed=len(found.events),
         )
 
-    async def repair(self, fleet: str, *, apply: bool) -> RepairReport:
+    async def callers_of(self, fleet: str, numbers: Collection[int]) -> dict[int, str]:
+        allocations = self._existing(fleet).records.allocations
+        return {number: allocations[number].caller for number in numbers if number in allocations}
+
+    async def repair(self, fleet: str, *, apply: bool, actor: Actor | None = None) -> RepairReport:
+        self.repaired_by = actor
         revision = self._existing(fleet).state.revision
         left = self.discrepancies
         return RepairReport(revision, apply, self.corrections, left, truncated=False, halted=bool(left))

@@ -150,11 +150,16 @@ class DescribePage:
 
 @dataclass(frozen=True, slots=True)
 class AllocationFilter:
-    """Which allocations to list; None is any. `state` is as a client sees it: an ended lease is EXPIRED."""
+    """Which allocations to list; None is any. `state` is as a client sees it: an ended lease is EXPIRED.
+
+    `tenant` finds its own, those of the namespaces below it (`actor.SEPARATOR`), and those of `callers`.
+    """
 
     holder: str | None = None
     state: str | None = None
     instance: str | None = None
+    tenant: str | None = None
+    callers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

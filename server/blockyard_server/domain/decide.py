@@ -1,11 +1,12 @@
 """Every decision by the type of its request: a request in, its answer and its event out."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from blockyard_server.domain.acquire import decide_acquire
 from blockyard_server.domain.answers import Answer
-from blockyard_server.domain.events import Event
+from blockyard_server.domain.events import Event, Expired
 from blockyard_server.domain.fleet import FleetState
 from blockyard_server.domain.fleets import decide_create_fleet, decide_delete_fleet, decide_update_fleet
 from blockyard_server.domain.instances import decide_create_instance, decide_delete_instance, decide_update_instance
@@ -41,6 +42,11 @@ _DECISIONS: Final[dict[type[Request], Callable[[FleetState, Records, Any, int], 
 def decide(state: FleetState, records: Records, request: Request, now_us: int) -> tuple[Answer, Event | None]:
     """The answer to a request, and the event that makes it so; None if nothing changes.
 
+    The event says who asked for it, unless it is the end of a lease, which nobody asks for.
+
     Changes neither `state` nor `records`; the caller applies the event to both. Raises Refused.
     """
-    return _DECISIONS[type(request)](state, records, request, now_us)
+    answer, event = _DECISIONS[type(request)](state, records, request, now_us)
+    if request.actor is not None and event is not None and not isinstance(event, Expired):
+        event = replace(event, actor=request.actor.name, via=request.actor.via)
+    return answer, event

@@ -22,6 +22,10 @@ from blockyard_server.domain.requests import FleetFields, InstanceFields
 class _Event:
     revision: int
     time_us: int
+    actor: str = field(default="", kw_only=True)
+    """Who asked for it, as `Actor.name`. Empty: nobody was asked who he is, or the server did it by itself."""
+    via: str = field(default="", kw_only=True)
+    """How the actor proved that (`Actor.via`)."""
 
 
 @dataclass(frozen=True, slots=True)

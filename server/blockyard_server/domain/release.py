@@ -4,7 +4,7 @@ from blockyard_server.domain.acquire import view_of
 from blockyard_server.domain.allocation import Allocation, AllocationState
 from blockyard_server.domain.answers import ReleaseAnswer, ReleaseOutcome
 from blockyard_server.domain.blocks import Placements, to_mask, within, without
-from blockyard_server.domain.errors import AllocationNotFound, BlockNotGranted, NotHolder, StaleFencingToken
+from blockyard_server.domain.errors import AllocationNotFound, BlockNotGranted, NotHolder, NotOwner, StaleFencingToken
 from blockyard_server.domain.events import Expired, Released, TokenWasCancelled
 from blockyard_server.domain.fleet import FleetState
 from blockyard_server.domain.lease import lease_ended
@@ -17,7 +17,7 @@ def decide_release(
 ) -> tuple[ReleaseAnswer, Released | Expired | TokenWasCancelled | None]:
     """The answer, and what this request changes, if anything.
 
-    Raises FleetNotFound, AllocationNotFound, NotHolder, StaleFencingToken, BlockNotGranted.
+    Raises FleetNotFound, AllocationNotFound, NotOwner, NotHolder, StaleFencingToken, BlockNotGranted.
     """
     state.existing_fields()
     allocation_id = request.allocation
@@ -30,6 +30,8 @@ def decide_release(
             return _cancelled(known.revision, now_us), None
         allocation_id = known.allocation
     allocation = find(state, records, allocation_id or 0)
+    if request.actor is None or not request.actor.may_release_any:
+        check_owner(state, allocation, request)
     check_guards(state, allocation, request)
     _check_granted(state, allocation, request.placements)
     return _end(state, allocation, request.placements, now_us)
@@ -80,6 +82,15 @@ def allocation_not_found(fleet: str, allocation_id: int) -> AllocationNotFound:
         f"fleet {fleet} has no allocation {allocation_id}, or it ended longer ago than the server remembers",
         allocation=f"fleets/{fleet}/allocations/{allocation_id}",
     )
+
+
+def check_owner(state: FleetState, allocation: Allocation, request: Release | Renew) -> None:
+    """Refuses whoever is known and is not of the allocation's tenant. Raises NotOwner."""
+    actor = request.actor
+    if actor is not None and not actor.owns(allocation.caller):
+        name = f"fleets/{state.fleet}/allocations/{allocation.allocation}"
+        message = f"{name} belongs to another tenant than {actor.tenant}: only its own tenant renews and releases it"
+        raise NotOwner(message, allocation=name, tenant=actor.tenant)
 
 
 def check_guards(state: FleetState, allocation: Allocation, request: Release | Renew) -> None:

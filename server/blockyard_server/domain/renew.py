@@ -11,7 +11,7 @@ from blockyard_server.domain.events import Renewed
 from blockyard_server.domain.fleet import FleetState
 from blockyard_server.domain.lease import Lease, lease_ended, renewed_lease
 from blockyard_server.domain.records import Records, changed
-from blockyard_server.domain.release import check_guards, find
+from blockyard_server.domain.release import check_guards, check_owner, find
 from blockyard_server.domain.requests import Renew
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -20,10 +20,11 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 def decide_renew(state: FleetState, records: Records, request: Renew, now_us: int) -> tuple[Renewal, Renewed | None]:
     """The answer, and the extension if there is one.
 
-    Raises FleetNotFound, AllocationNotFound, NotHolder, StaleFencingToken, LeaseExpired, AllocationEnded.
+    Raises FleetNotFound, AllocationNotFound, NotOwner, NotHolder, StaleFencingToken, LeaseExpired, AllocationEnded.
     """
     fields = state.existing_fields()
     allocation = find(state, records, request.allocation)
+    check_owner(state, allocation, request)
     check_guards(state, allocation, request)
     _check_held(state, allocation, now_us)
     event: Renewed | None = None

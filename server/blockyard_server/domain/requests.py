@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from blockyard_server.domain.actor import Actor
 from blockyard_server.domain.blocks import Placements
 
 TokenKey = tuple[str, str]
@@ -77,10 +78,16 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
-class Acquire:
+class _Request:
+    fleet: str
+    actor: Actor | None = field(default=None, kw_only=True)
+    """Who asks. None: the server asks nobody who he is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acquire(_Request):
     """Asks for every demand or none. `strategy` and `ttl_us` are None where the fleet's default holds."""
 
-    fleet: str
     caller: str
     token: str
     holder: str
@@ -102,13 +109,12 @@ class Acquire:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class Release(_Request):
     """Ends an allocation, by id or by token: exactly one of `allocation` and `token` is set.
 
     `placements` is empty for all blocks. The guards `holder` and `fencing_token` are None where not asked.
     """
 
-    fleet: str
     caller: str
     allocation: int | None = None
     token: str | None = None
@@ -128,10 +134,9 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
-class Renew:
+class Renew(_Request):
     """Extends a lease by `ttl_us` from now, or by the allocation's own TTL."""
 
-    fleet: str
     allocation: int
     ttl_us: int | None = None
     holder: str | None = None
@@ -169,9 +174,7 @@ class InstanceFields:
 
 
 @dataclass(frozen=True, slots=True)
-class _AdminRequest:
-    fleet: str
-
+class _AdminRequest(_Request):
     @property
     def token_key(self) -> TokenKey | None:
         """Administration needs no token record."""

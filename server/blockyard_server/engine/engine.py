@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+from blockyard_server.domain.actor import Actor
 from blockyard_server.domain.answers import (
     AllocationFilter,
     AllocationPage,
@@ -199,6 +200,10 @@ class Engine:
 
         return await self._read_swept(fleet, read)
 
+    async def callers_of(self, fleet: str, numbers: Collection[int]) -> dict[int, str]:
+        """The callers of those of these allocations that are remembered."""
+        return await self._read(lambda reader: reader.callers_of(fleet, numbers), fleet)
+
     async def list_allocations(self, fleet: str, where: AllocationFilter, *, after: int, limit: int) -> AllocationPage:
         """A page of allocations."""
 
@@ -274,9 +279,9 @@ class Engine:
         """Compares all records of a fleet at one revision, changes nothing, and halts the fleet if they differ."""
         return await self._ledger.verify(fleet)
 
-    async def repair(self, fleet: str, *, apply: bool) -> RepairReport:
+    async def repair(self, fleet: str, *, apply: bool, actor: Actor | None = None) -> RepairReport:
         """Says what would make a fleet's records agree and, with `apply`, does it."""
-        return await self._ledger.repair(fleet, apply=apply)
+        return await self._ledger.repair(fleet, apply=apply, actor=actor)
 
     @property
     def watches_open(self) -> int:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final, TypeVar
 
+from blockyard_server.domain.actor import Actor
 from blockyard_server.domain.answers import Discrepancy, RepairReport, VerifyReport
 from blockyard_server.domain.repair import Plan
 from blockyard_server.engine.counts import Counts
@@ -67,10 +68,10 @@ class LedgerWork:
         self._expect_room()
         return await self._shielded(asyncio.create_task(self._verify(fleet), name="blockyard-verify"))
 
-    async def repair(self, fleet: str, *, apply: bool) -> RepairReport:
+    async def repair(self, fleet: str, *, apply: bool, actor: Actor | None = None) -> RepairReport:
         """Says what would make the records agree and, with `apply`, does it. Raises Refused, EngineFailure."""
         self._expect_room()
-        work = self._repair(fleet) if apply else self._dry_run(fleet)
+        work = self._repair(fleet, actor) if apply else self._dry_run(fleet)
         return await self._shielded(asyncio.create_task(work, name="blockyard-repair"))
 
     async def in_worker(self, work: Callable[[], T]) -> T:
@@ -152,9 +153,9 @@ class LedgerWork:
         except StoreFailed as failure:
             raise failure_of_store(failure, "the database cannot be read; try again") from failure
 
-    async def _repair(self, fleet: str) -> RepairReport:
+    async def _repair(self, fleet: str, actor: Actor | None) -> RepairReport:
         async with self.turn:
-            planned = await self._apply(fleet)
+            planned = await self._apply(fleet, actor)
             self._counts.repairs += bool(planned.corrections)
             try:
                 return report_of(planned, await self._compare_and_resume(fleet))
@@ -174,12 +175,12 @@ class LedgerWork:
             report = await self._compare(fleet)
         return report
 
-    async def _apply(self, fleet: str) -> Plan:
+    async def _apply(self, fleet: str, actor: Actor | None) -> Plan:
         """Carries out what is planned for the fleet as it is; one that changes meanwhile is made to stand still."""
         for _ in range(MAX_LOOKS):
             _, planned = await self._plan(fleet)
             corrections = planned.plan.corrections
-            apply = partial(self._repairer.apply, fleet, planned)
+            apply = partial(self._repairer.apply, fleet, planned, actor)
             if not corrections or await self._writers.of(fleet).run_exclusive(apply):
                 return planned.plan
             halt = partial(self._transactor.halt, fleet, f"its records need {len(corrections)} corrections")

@@ -85,6 +85,10 @@ class Reader(Protocol):
         """One allocation."""
         ...
 
+    async def callers_of(self, fleet: str, numbers: Collection[int]) -> dict[int, str]:
+        """The callers of those of these allocations that are remembered, by the allocation's id."""
+        ...
+
     async def allocations(self, fleet: str, where: AllocationFilter, *, after: int, limit: int) -> AllocationPage:
         """Allocations in ascending order of the id. A page ends early by `limits.MAX_PAGE_BYTES`."""
         ...

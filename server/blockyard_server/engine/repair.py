@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from blockyard_server.domain.actor import Actor
 from blockyard_server.domain.allocation import Allocation, TokenRecord
 from blockyard_server.domain.answers import Check, Discrepancy, RepairReport, VerifyReport
 from blockyard_server.domain.audit import Findings, Memory, Replay, gather_held
@@ -106,13 +107,14 @@ class Repairer:
     def __init__(self, transactor: Transactor) -> None:
         self._transactor = transactor
 
-    def apply(self, fleet: str, planned: Planned) -> bool:
-        """Carries a plan out in one transaction; False if the fleet is not at its revision any more.
+    def apply(self, fleet: str, planned: Planned, actor: Actor | None = None) -> bool:
+        """Carries a plan out for this actor, in one transaction; False if the fleet is not at its revision any more.
 
         Raises StoreUnavailable, and InvariantViolated if the database refuses it.
         """
         try:
-            done = self._transactor.repair(fleet, planned.revision, planned.plan.corrections, planned.tokens)
+            corrections, tokens = planned.plan.corrections, planned.tokens
+            done = self._transactor.repair(fleet, planned.revision, corrections, tokens, actor)
         except InvariantBroken as broken:
             self._transactor.halt(fleet, str(broken))
             message = f"fleet {fleet} cannot be repaired; keep a copy of the data: the server's log says why"
@@ -121,7 +123,6 @@ class Repairer:
             self._transactor.was_repaired(fleet)  # perhaps it was
             raise failure_of_store(failure, "the database cannot be reached or written; repair again") from failure
         if done:
-            corrections = planned.plan.corrections
             _log.warning("fleet %s: %d corrections were made: %s", fleet, len(corrections), _summary(planned.plan))
             self._transactor.was_repaired(fleet)
         return done

@@ -4,9 +4,10 @@
 Every method may raise `domain.errors.Refused` or `engine.failures.EngineFailure`.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from typing import Protocol, overload
 
+from blockyard_server.domain.actor import Actor
 from blockyard_server.domain.answers import (
     AllocationFilter,
     AllocationPage,
@@ -72,6 +73,10 @@ class Service(Protocol):
         """One allocation, held or ended."""
         ...
 
+    async def callers_of(self, fleet: str, numbers: Collection[int]) -> dict[int, str]:
+        """The callers of those of these allocations that are remembered, by the allocation's id."""
+        ...
+
     async def list_allocations(self, fleet: str, where: AllocationFilter, *, after: int, limit: int) -> AllocationPage:
         """Allocations with ids above `after`, `limit` at most."""
         ...
@@ -116,6 +121,6 @@ class Service(Protocol):
         """Compares all records of a fleet at one revision, changes nothing, and halts the fleet if they differ."""
         ...
 
-    async def repair(self, fleet: str, *, apply: bool) -> RepairReport:
-        """Says what would make a fleet's records agree and, with `apply`, does it."""
+    async def repair(self, fleet: str, *, apply: bool, actor: Actor | None = None) -> RepairReport:
+        """Says what would make a fleet's records agree and, with `apply`, does it; `actor` is who asks."""
         ...

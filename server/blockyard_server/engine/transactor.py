@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
 from blockyard_server.domain import limits
+from blockyard_server.domain.actor import Actor
 from blockyard_server.domain.allocation import TokenRecord
 from blockyard_server.domain.corrections import Correction
 from blockyard_server.domain.events import Repaired
@@ -177,9 +178,14 @@ class Transactor:
         return self._snapshots.of_slice(fleet, after_instance, limit)
 
     def repair(
-        self, fleet: str, revision: int, corrections: tuple[Correction, ...], tokens: Sequence[TokenRecord]
+        self,
+        fleet: str,
+        revision: int,
+        corrections: tuple[Correction, ...],
+        tokens: Sequence[TokenRecord],
+        actor: Actor | None = None,
     ) -> bool:
-        """Carries corrections out, also for a halted fleet; False if it is not at this revision any more.
+        """Carries an actor's corrections out, also for a halted fleet; False if it is not at this revision any more.
 
         Memory is loaded again afterwards. Raises FleetFormatTooNew, StoreUnavailable, StoreFailed, InvariantBroken.
         """
@@ -188,7 +194,8 @@ class Transactor:
             if tx.head is None or tx.head.revision != revision:
                 return False
             now_us = self._unit.time_of_repair_us(fleet, tx)
-            tx.repair(Repaired(tx.head.revision + 1, now_us, corrections), tokens)
+            who = {} if actor is None else {"actor": actor.name, "via": actor.via}
+            tx.repair(Repaired(tx.head.revision + 1, now_us, corrections, **who), tokens)
             return True
 
         return self._unit.run_on_records(fleet, repair)

@@ -5,6 +5,7 @@ A handler holds nothing and starts nothing: if its call is cancelled, the work t
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -12,10 +13,13 @@ import grpc
 from blockyard.v1 import allocator_pb2 as pb
 from blockyard.v1 import allocator_pb2_grpc, resources_pb2
 from blockyard_server.domain.answers import Answer, Grant, ReleaseAnswer, Renewal
-from blockyard_server.domain.errors import InvalidRequest
+from blockyard_server.domain.errors import InvalidRequest, NotPermitted, Refused
+from blockyard_server.domain.policy import Permission
 from blockyard_server.engine.failures import WatcherTooSlow
 from blockyard_server.engine.service import Service
-from blockyard_server.rpc.caller import decode_caller
+from blockyard_server.rpc.auth.principal import current_principal
+from blockyard_server.rpc.authorization import expect_permitted
+from blockyard_server.rpc.caller import asked_by_caller, decode_caller
 from blockyard_server.rpc.decode_allocator import (
     Operation,
     decode_acquire,
@@ -43,6 +47,7 @@ from blockyard_server.rpc.encode_allocator import (
 from blockyard_server.rpc.encode_ledger import encode_watch_page
 from blockyard_server.rpc.error_answers import failure_of
 from blockyard_server.rpc.errors import encode_failure
+from blockyard_server.rpc.visibility import Visibility
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -55,43 +60,54 @@ class AllocatorServicer(allocator_pb2_grpc.AllocatorServicer):
 
     async def Acquire(self, request: pb.AcquireRequest, context: _Context) -> pb.AcquireResponse:
         """Grants every demand of the request, or none."""
-        acquire = decode_acquire(request, decode_caller(context))
+        acquire = asked_by_caller(decode_acquire(request, decode_caller(context)))
         return encode_grant(acquire.fleet, await self._service.submit(acquire))
 
     async def Release(self, request: pb.ReleaseRequest, context: _Context) -> pb.ReleaseResponse:
         """Ends an allocation, wholly or for some blocks."""
-        release = decode_release(request, decode_caller(context))
-        return encode_release(release.fleet, await self._service.submit(release))
+        release = asked_by_caller(decode_release(request, decode_caller(context)))
+        answer = await self._service.submit(release)
+        return encode_release(release.fleet, _shown(release.fleet, answer))
 
     async def Renew(self, request: pb.RenewRequest, context: _Context) -> pb.RenewResponse:
         """Extends a lease."""
-        renew = decode_renew(request)
+        renew = asked_by_caller(decode_renew(request))
         return encode_renewal(renew.fleet, await self._service.submit(renew))
 
     async def Describe(self, request: pb.DescribeRequest, context: _Context) -> pb.DescribeResponse:
         """One page of a snapshot."""
         page = decode_describe(request)
         snapshot = await self._service.describe(page.fleet, full=page.where, after=page.after, limit=page.limit)
+        if page.where:
+            snapshot = await _visibility(page.fleet).snapshot(snapshot, self._service.callers_of)
         return encode_snapshot(snapshot, page.scope)
 
     async def GetAllocation(self, request: pb.GetAllocationRequest, context: _Context) -> resources_pb2.Allocation:
         """One allocation."""
         fleet, allocation = decode_allocation_only(request.name)
-        return encode_allocation(fleet, await self._service.get_allocation(fleet, allocation))
+        view = await self._service.get_allocation(fleet, allocation)
+        return encode_allocation(fleet, _visibility(fleet).allocation(view))
 
     async def ListAllocations(
         self, request: pb.ListAllocationsRequest, context: _Context
     ) -> pb.ListAllocationsResponse:
         """One page of allocations."""
         page = decode_list_allocations(request)
-        found = await self._service.list_allocations(page.fleet, page.where, after=page.after, limit=page.limit)
-        return encode_allocation_page(page.fleet, found, page.scope)
+        visibility = _visibility(page.fleet)
+        where = visibility.narrowed(page.where)
+        found = await self._service.list_allocations(page.fleet, where, after=page.after, limit=page.limit)
+        return encode_allocation_page(page.fleet, visibility.allocations(found), page.scope)
 
     async def Watch(self, request: pb.WatchRequest, context: _Context) -> AsyncIterator[pb.WatchResponse]:
         """The journal as it grows."""
         asked = decode_watch(request)
+        visibility = _visibility(asked.fleet)
+        visibility.expect_searchable(asked.where)
         async with aclosing(self._service.watch(asked)) as pages:
-            async for page in pages:
+            async for each in pages:
+                page = each
+                if not visibility.is_whole:
+                    page = replace(each, events=await visibility.events(each.events, self._service.callers_of))
                 for answer in encode_watch_page(asked.fleet, page):
                     try:
                         yield answer
@@ -102,11 +118,36 @@ class AllocatorServicer(allocator_pb2_grpc.AllocatorServicer):
 
     async def Batch(self, request: pb.BatchRequest, context: _Context) -> pb.BatchResponse:
         """Many operations, each with its own outcome, in order."""
-        operations = decode_operations(request, decode_caller(context))
-        well_formed = [one for one in operations if not isinstance(one, InvalidRequest)]
-        answers = iter(await self._service.submit_many(well_formed) if well_formed else ())
-        results = [one if isinstance(one, InvalidRequest) else next(answers) for one in operations]
+        operations = [_permitted(one) for one in decode_operations(request, decode_caller(context))]
+        accepted = [one for one in operations if not isinstance(one, Refused)]
+        answers = iter(await self._service.submit_many(accepted) if accepted else ())
+        results = [one if isinstance(one, Refused) else next(answers) for one in operations]
         return _encode_results(operations, results)
+
+
+def _visibility(fleet: str) -> Visibility:
+    return Visibility(current_principal(), fleet)
+
+
+def _shown(fleet: str, answer: ReleaseAnswer) -> ReleaseAnswer:
+    """As who asks may see it: an operator who releases another tenant's allocation does not see its token."""
+    if answer.view is None:
+        return answer
+    return answer._replace(view=_visibility(fleet).changed(answer.view))
+
+
+def _permitted(operation: Operation | InvalidRequest) -> Operation | Refused:
+    """An operation of a batch with who asks it, or its refusal, in its place."""
+    if isinstance(operation, InvalidRequest):
+        return operation
+    principal = current_principal()
+    if not principal.is_known:
+        return operation
+    try:
+        expect_permitted(principal, Permission.ACQUIRE, operation.fleet)
+    except NotPermitted as refusal:
+        return refusal
+    return asked_by_caller(operation)
 
 
 def _too_slow(fleet: str, revision: int) -> WatcherTooSlow:
@@ -115,18 +156,18 @@ def _too_slow(fleet: str, revision: int) -> WatcherTooSlow:
 
 
 def _encode_results(
-    operations: Sequence[Operation | InvalidRequest], results: Sequence[Answer | Exception]
+    operations: Sequence[Operation | Refused], results: Sequence[Answer | Exception]
 ) -> pb.BatchResponse:
     message = pb.BatchResponse()
     add_result = message.results.add
     for operation, result in zip(operations, results, strict=True):
         into = add_result()
         match result:
-            case Grant() if not isinstance(operation, InvalidRequest):
+            case Grant() if not isinstance(operation, Refused):
                 fill_grant(into.acquire, operation.fleet, result)
-            case ReleaseAnswer() if not isinstance(operation, InvalidRequest):
-                fill_release(into.release, operation.fleet, result)
-            case Renewal() if not isinstance(operation, InvalidRequest):
+            case ReleaseAnswer() if not isinstance(operation, Refused):
+                fill_release(into.release, operation.fleet, _shown(operation.fleet, result))
+            case Renewal() if not isinstance(operation, Refused):
                 fill_renewal(into.renew, operation.fleet, result)
             case Exception():
                 into.error.CopyFrom(encode_failure(failure_of(result)))

@@ -1,24 +1,34 @@
-"""Who calls: the namespace of idempotency tokens, out of a request's metadata."""
+"""Whose tokens a call uses: the namespace that its metadata names, within what its principal owns."""
 
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, TypeVar
 
 import grpc.aio
 
 from blockyard._defaults import CALLER_KEY
 from blockyard_server.domain.errors import InvalidRequest
+from blockyard_server.domain.requests import Request
+from blockyard_server.rpc.auth.principal import current_principal
 from blockyard_server.rpc.fields import quoted
 from blockyard_server.rpc.names import ID_RULE, is_id
 
-DEFAULT_CALLER: Final = "default"
+Asked = TypeVar("Asked", bound=Request)
+
+_FIELD: Final = f"metadata.{CALLER_KEY}"
 
 
 def decode_caller(context: grpc.aio.ServicerContext[Any, Any]) -> str:
-    """The caller that the metadata names, or `default`. Raises InvalidRequest if it is malformed or named twice."""
-    caller = None
+    """The owner of this call's tokens. Raises InvalidRequest if the metadata's caller is malformed or given twice."""
+    named = None
     for key, value in context.invocation_metadata() or ():
         if key == CALLER_KEY:
-            if caller is not None or not isinstance(value, str) or not is_id(value):
-                problem = f"must be given once, as {ID_RULE}; not {quoted(str(value))}"
-                raise InvalidRequest((f"metadata.{CALLER_KEY}", problem))
-            caller = value
-    return DEFAULT_CALLER if caller is None else caller
+            if named is not None or not isinstance(value, str) or not is_id(value):
+                raise InvalidRequest((_FIELD, f"must be given once, as {ID_RULE}; not {quoted(str(value))}"))
+            named = value
+    return current_principal().caller(named)
+
+
+def asked_by_caller(request: Asked) -> Asked:
+    """The request with who asks it, if that is known."""
+    actor = current_principal().actor_on(request.fleet)
+    return request if actor is None else replace(request, actor=actor)

@@ -32,6 +32,9 @@ from blockyard_server.rpc.page_tokens import encode_page_token
 from blockyard_server.rpc.pages import fill_page
 from blockyard_server.rpc.times import fill_timestamp
 
+SYSTEM: Final = "system"
+"""The actor of what the server does by itself."""
+_OF_SYSTEM: Final = (Expired, LeasesExtended)
 _KINDS: Final = {kind: pb.Event.Kind.Value(kind) for kind in KINDS}
 _CORRECTIONS: Final = {kind: pb.Correction.Kind.Value(kind.value) for kind in CorrectionKind}
 _CHECKS: Final = {check: pb.Discrepancy.Check.Value(check.value) for check in Check}
@@ -42,6 +45,7 @@ def fill_event(message: pb.Event, fleet: str, event: Event) -> None:
     message.revision = event.revision
     fill_timestamp(message.time, event.time_us)
     message.kind = _KINDS[event.kind]
+    message.actor, message.via = (SYSTEM, "") if isinstance(event, _OF_SYSTEM) else (event.actor, event.via)
     match event:
         case Granted() | Released() | Renewed() | Expired():
             _fill_allocation_event(message, fleet, event)

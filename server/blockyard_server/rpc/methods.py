@@ -17,6 +17,8 @@ from google.protobuf.message import DecodeError, Message
 
 from blockyard_server.domain.errors import InvalidRequest
 from blockyard_server.engine.failures import WatcherTooSlow
+from blockyard_server.rpc.auth.principal import ANONYMOUS, set_principal
+from blockyard_server.rpc.authorization import Check, check_of
 from blockyard_server.rpc.interceptors import Context, Handler, Interceptor, Method, compose
 
 _Parse = Callable[[bytes], Message]
@@ -44,9 +46,14 @@ class Methods(grpc.GenericRpcHandler):
         self._handlers: dict[str, _RpcHandler] = {}
 
     def service(self, handler_call_details: Any) -> "_RpcHandler | None":
-        """The method's handler, or None if there is no such method."""
+        """The method's handler for who is not asked who he is, or None if there is no such method."""
+        set_principal(ANONYMOUS)
+        return self.find(handler_call_details.method)
+
+    def find(self, path: str) -> "_RpcHandler | None":
+        """The method's handler, or None if there is no such method. Whoever asks has set the principal."""
         self._arrived()
-        return self._handlers.get(handler_call_details.method)
+        return self._handlers.get(path)
 
     def add(
         self,
@@ -80,6 +87,7 @@ class Methods(grpc.GenericRpcHandler):
         parse = _parser(message_factory.GetMessageClass(descriptor.input_type))
         if not _is_asynchronous(handle):
             return _unimplemented(descriptor.full_name)
+        parse = _checked(parse, check_of(descriptor.full_name))
         if not descriptor.server_streaming:
 
             async def answer(data: bytes, context: Context) -> bytes:
@@ -139,6 +147,19 @@ def _parser(message_class: type[Message]) -> _Parse:
             raise InvalidRequest(("request", f"the bytes are not a {name}")) from None
 
     return parse
+
+
+def _checked(parse: _Parse, check: Check | None) -> _Parse:
+    """Parses, and then expects the caller to have the permission that the request needs."""
+    if check is None:
+        return parse
+
+    def parse_permitted(data: bytes) -> Message:
+        request = parse(data)
+        check(request)
+        return request
+
+    return parse_permitted
 
 
 async def _parsed(incoming: AsyncIterator[bytes], parse: _Parse) -> AsyncIterator[Message]:

@@ -12,8 +12,9 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2
 
-from blockyard.v1 import allocator_pb2, fleet_admin_pb2, ledger_pb2
+from blockyard.v1 import access_pb2, allocator_pb2, fleet_admin_pb2, ledger_pb2
 from blockyard_server.engine.service import Service
+from blockyard_server.rpc.access import AccessServicer
 from blockyard_server.rpc.admission import Admission
 from blockyard_server.rpc.allocator import AllocatorServicer
 from blockyard_server.rpc.call_counts import CallCounts
@@ -99,6 +100,7 @@ class Edge:
             (_service(allocator_pb2, "Allocator"), AllocatorServicer(service)),
             (_service(fleet_admin_pb2, "FleetAdmin"), FleetAdminServicer(service)),
             (_service(ledger_pb2, "Ledger"), LedgerServicer(service)),
+            (_service(access_pb2, "Access"), AccessServicer()),
         ]
         self.health = Health([descriptor.full_name for descriptor, _ in services])
         services.append((_service(health_pb2, "Health"), self.health))

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, func, literal_column, select
+from sqlalchemy import ColumnElement, Select, func, literal_column, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from blockyard_server.domain.actor import SEPARATOR
 from blockyard_server.domain.answers import AllocationFilter
 from blockyard_server.store.codec import placement_pattern
 from blockyard_server.store.schema import allocations, held_blocks
@@ -83,8 +84,13 @@ class AllocationSearch:
         found: Select[Any] = select(held_blocks.c.allocation).where(
             held_blocks.c.fleet == self._fleet, held_blocks.c.instance == instance
         )
+        wanted: list[ColumnElement[bool]] = []
         if self._where.holder is not None:
-            found = self._among(allocations.c.allocation.in_(found)).where(allocations.c.holder == self._where.holder)
+            wanted.append(allocations.c.holder == self._where.holder)
+        if self._where.tenant is not None:
+            wanted.append(_owned_by(self._where.tenant, self._where.callers))
+        if wanted:
+            found = self._among(allocations.c.allocation.in_(found)).where(*wanted)
         numbers: set[int] = {row[0] for row in await self._connection.execute(found)}
         return sorted(number for number in numbers if self._upto is None or number <= self._upto)
 
@@ -107,4 +113,12 @@ def _plan(fleet: str, where: AllocationFilter) -> _Plan:
         plan = _Plan([*plan.indexed, _LIVE])
     elif in_state:
         plan = _Plan([*plan.indexed, _ENDED], in_state)
+    if where.tenant is not None:
+        plan.rest.append(_owned_by(where.tenant, where.callers))
     return plan
+
+
+def _owned_by(tenant: str, callers: Sequence[str]) -> ColumnElement[bool]:
+    caller = allocations.c.caller
+    below = caller.startswith(f"{tenant}{SEPARATOR}", autoescape=True)
+    return or_(caller == tenant, below, caller.in_(callers))

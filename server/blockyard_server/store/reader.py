@@ -54,7 +54,7 @@ from blockyard_server.store.pages import (
 from blockyard_server.store.schema import allocations, fleets, held_blocks, instances, journal, tokens
 
 NAMES_AT_ONCE = 500
-"""How many instances one statement names."""
+"""How many instances or allocations one statement names."""
 
 _LIVE = allocations.c.live == literal_column("1")
 _ENDED = allocations.c.live == literal_column("0")
@@ -207,6 +207,17 @@ class SqlReader(Reader):
         if not rows:
             return None
         return (await self._views(fleet, [decode_allocation(rows[0])]))[0]
+
+    @override
+    async def callers_of(self, fleet: str, numbers: Collection[int]) -> dict[int, str]:
+        found: dict[int, str] = {}
+        wanted = sorted(numbers)
+        for begin in range(0, len(wanted), NAMES_AT_ONCE):
+            among = allocations.c.allocation.in_(wanted[begin : begin + NAMES_AT_ONCE])
+            columns = select(allocations.c.allocation, allocations.c.caller)
+            rows = await self._rows(columns.where(allocations.c.fleet == fleet, among))
+            found.update((row[0], row[1]) for row in rows)
+        return found
 
     @override
     async def allocations(self, fleet: str, where: AllocationFilter, *, after: int, limit: int) -> AllocationPage:

@@ -34,7 +34,8 @@ _WIRE: Final[Mapping[Any, _Wire]] = MappingProxyType({bytes: _Wire(str, bytes.he
 class RecordCodec(Generic[T]):
     """The codec of one dataclass. Those of its fields that have columns of their own are not in the JSON.
 
-    A field that is a dataclass itself is not nested: its fields stand beside the others.
+    A field that is a dataclass itself is not nested: its fields stand beside the others. A field that is keyword-only
+    is left out of the JSON where it has its default.
     """
 
     def __init__(self, record: type[T], columns: Sequence[str] = ()) -> None:
@@ -44,6 +45,8 @@ class RecordCodec(Generic[T]):
         paths: list[str] = []
         wire: list[tuple[str, Any, Any]] = []
         parts: dict[str, tuple[Any, list[str]]] = {}
+        optional: dict[str, Any] = {}
+        left_out: list[tuple[str, Any, Any]] = []
         hints: dict[str, Any] = get_type_hints(record)
         for each in fields(record):  # type: ignore[arg-type]  # any dataclass will do
             hint = hints[each.name]
@@ -55,13 +58,19 @@ class RecordCodec(Generic[T]):
                 parts[each.name] = (hint, [field.name for field in fields(hint)])
                 paths += [f"{each.name}.{field.name}" for field in own]
                 wire += [_wire_field(field, inner[field.name]) for field in own]
+            elif each.kw_only:
+                optional[each.name] = each.default
+                left_out.append((each.name, hint | msgspec.UnsetType, msgspec.UNSET))
             else:
                 paths.append(each.name)
                 wire.append(_wire_field(each, hint))
         names = [*self.columns, *(name for name, _, _ in wire)]
-        self._struct = msgspec.defstruct(record.__name__, wire, frozen=True, gc=False)
+        self._struct = msgspec.defstruct(record.__name__, [*wire, *left_out], frozen=True, gc=False)
         self._decode_json = msgspec.json.Decoder(self._struct).decode
         self._values = _tuple_of(attrgetter(*paths) if paths else None, len(paths))
+        self._optional = tuple(optional.items())
+        self._optional_values = _tuple_of(attrgetter(*optional) if optional else None, len(optional))
+        self._defaults = tuple(optional.values())
         self._converted = [
             (index, _WIRE[hint]) for index, path in enumerate(paths) if (hint := hints.get(path)) in _WIRE
         ]
@@ -69,7 +78,8 @@ class RecordCodec(Generic[T]):
         for name, (hint, own_names) in parts.items():
             self._parts.append((hint, _picking([names.index(own_name) for own_name in own_names])))
             names.append(name)
-        self._arguments = _picking([names.index(each.name) for each in fields(record)])  # type: ignore[arg-type]  # as above
+        positional = [each.name for each in fields(record) if not each.kw_only]  # type: ignore[arg-type]  # as above
+        self._arguments = _picking([names.index(name) for name in positional])
 
     def encode(self, record: T) -> str:
         """The fields that have no column, as JSON."""
@@ -79,17 +89,27 @@ class RecordCodec(Generic[T]):
             for index, wire in self._converted:
                 changed[index] = wire.encode(changed[index])
             values = tuple(changed)
+        optional = self._optional_values(record)
+        if optional != self._defaults:
+            values += tuple(
+                msgspec.UNSET if value == default else value
+                for value, default in zip(optional, self._defaults, strict=True)
+            )
         return encode_json(self._struct(*values)).decode()
 
     def decode(self, text: str, *columns: Any) -> T:
         """The record, given the values of its columns. Raises msgspec.MsgspecError, ValueError."""
         values = [*columns, *msgspec.structs.astuple(self._decode_json(text))]
+        optional = {}
+        for name, default in reversed(self._optional):
+            value = values.pop()
+            optional[name] = default if value is msgspec.UNSET else value
         for index, wire in self._converted:
             place = len(columns) + index
             values[place] = wire.decode(values[place])
         for part, own in self._parts:
             values.append(part(*own(values)))
-        return self._record(*self._arguments(values))
+        return self._record(*self._arguments(values), **optional)
 
 
 def _wire_field(field: "Field[Any]", hint: Any) -> tuple[str, Any, Any]:

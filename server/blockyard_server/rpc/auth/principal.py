@@ -4,17 +4,16 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final
 
-from blockyard_server.domain.policy import FULL_ACCESS, Policy
-
-DEFAULT_UNITS_PER_S: Final = 0.0
-"""No limit of the rate."""
+from blockyard_server.domain.actor import SEPARATOR, Actor
+from blockyard_server.domain.policy import FULL_ACCESS, Permission, Policy
 
 
 @dataclass(frozen=True, slots=True)
 class PrincipalLimits:
-    """What one principal may use at once. Zero: no limit of its own."""
+    """What one principal may use at once."""
 
-    units_per_s: float = DEFAULT_UNITS_PER_S
+    units_per_s: float = 0.0
+    """Its rate. Zero: no limit of the rate."""
     burst: float = 0.0
     """How many units it may use at once after a rest."""
     calls: int = 1024
@@ -26,7 +25,7 @@ class PrincipalLimits:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls. `ANONYMOUS` is everybody where the server has no auth file."""
+    """Who calls. `ANONYMOUS` is everybody where the server asks nobody who he is."""
 
     id: str
     """Its name in the auth file, such as `sched-a`."""
@@ -36,23 +35,53 @@ class Principal:
     """How it proved who it is: `token:k3v9`, `jwt:k8s`, `spiffe://corp.example/…`, `socket`."""
     policy: Policy = FULL_ACCESS
     callers: frozenset[str] = frozenset()
-    """Values of `blockyard-caller` from before identities that it owns."""
+    """Values of `blockyard-caller` from before identities that its tenant owns, too."""
     weight: int = 1
     """Its tenant's share of the writer."""
     limits: PrincipalLimits = field(default_factory=PrincipalLimits)
     expires_s: float | None = None
     """When its credentials end, in seconds since the epoch; None: not by themselves."""
+    is_known: bool = True
+    """It has proved who it is. Only `ANONYMOUS` has not."""
+    _actors: tuple[Actor, Actor] = field(init=False, repr=False, compare=False)
 
-    @property
-    def name(self) -> str:
-        """As the journal shows it."""
-        return f"{self.tenant}/{self.id}"
+    def __post_init__(self) -> None:
+        """Makes what its requests carry, once for all of them."""
+        name = f"{self.tenant}{SEPARATOR}{self.id}"
+        own, any_ = (Actor(name, self.via, self.tenant, self.callers, may_release_any=may) for may in (False, True))
+        object.__setattr__(self, "_actors", (own, any_))
+
+    def actor_on(self, fleet: str) -> Actor | None:
+        """What its requests on this fleet carry; None if nobody was asked who he is."""
+        if not self.is_known:
+            return None
+        return self._actors[Permission.RELEASE_ANY in self.policy.on(fleet)]
+
+    def owns(self, caller: str) -> bool:
+        """Whether an allocation or a token of this caller is its tenant's. Nobody's is hidden from `ANONYMOUS`."""
+        return not self.is_known or self._actors[0].owns(caller)
+
+    def caller(self, named: str | None) -> str:
+        """Whose tokens a call uses that names this `blockyard-caller`, or none.
+
+        A known principal has its tenant's, a namespace below its tenant, or one from before that it owns.
+        """
+        if not self.is_known:
+            return DEFAULT_CALLER if named is None else named
+        if named is None or named == self.tenant:
+            return self.tenant
+        return named if named in self.callers else f"{self.tenant}{SEPARATOR}{named}"
 
 
-ANONYMOUS: Final = Principal("anonymous", "anonymous", "none")
+DEFAULT_CALLER: Final = "default"
+"""Of calls that name none, where nobody is asked who he is."""
+ANONYMOUS: Final = Principal("anonymous", "anonymous", "none", is_known=False)
 """Everybody, where nobody is asked. It may do everything, and names its caller itself."""
 
 _current: ContextVar[Principal | None] = ContextVar("principal", default=None)
+
+set_principal: Final = _current.set
+"""For the rest of this call's task."""
 
 
 def current_principal() -> Principal:
@@ -63,6 +92,6 @@ def current_principal() -> Principal:
     return principal
 
 
-def set_principal(principal: Principal) -> None:
-    """For the rest of this call's task."""
-    _current.set(principal)
+def principal_so_far() -> Principal | None:
+    """Whose call this is, or None before that is known."""
+    return _current.get()
