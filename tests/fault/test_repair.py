@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 
 from blockyard import AsyncClient, EventKind, FleetNotFound, InvariantViolated, TokenMismatch
+from blockyard_server.domain.actor import Actor
 from blockyard_server.domain.requests import Acquire, Demand
 from blockyard_server.engine.repair import Planned, Repairer
 from blockyard_server.store.sqlite.triggers import SQLITE_TRIGGERS
@@ -260,12 +261,12 @@ async def test_a_fleet_that_keeps_changing_is_made_to_stand_still_and_then_mende
         undisturbed = Repairer.apply
         disturbed: list[object] = []
 
-        def mend(self: Repairer, fleet: str, planned: Planned) -> bool:
+        def mend(self: Repairer, fleet: str, planned: Planned, actor: Actor | None) -> bool:
             if not disturbed:
                 disturbed.append(
                     self._transactor.carry_out(fleet, [Acquire("gpu", "c", "t", "h", (Demand(blocks=1),))])
                 )
-            return undisturbed(self, fleet, planned)
+            return undisturbed(self, fleet, planned, actor)
 
         monkeypatch.setattr(Repairer, "apply", mend)
         done = await client.repair("gpu", apply=True)

@@ -116,6 +116,7 @@ class FakeService:
             if view.allocation.allocation > after
             and where.holder in {None, view.allocation.holder}
             and where.state in {None, view.allocation.state}
+            and (where.tenant is None or _is_of(where, view.allocation.caller))
             and (where.instance is None or where.instance in dict(view.allocation.placements))
         ]
         page, following = _page(matching, limit)
@@ -242,3 +243,7 @@ def _instance_blocks(fleet: _Fleet, instance: Instance, *, full: bool) -> Instan
         instance.busy.bit_count(),
         holds if full else (),
     )
+
+
+def _is_of(where: AllocationFilter, caller: str) -> bool:
+    return caller.split("/", maxsplit=1)[0] == where.tenant or caller in where.callers

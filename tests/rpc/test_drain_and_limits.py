@@ -208,6 +208,7 @@ async def test_a_stream_that_stays_open_does_not_hold_the_server_up(edge: Edge, 
 
     for each in listed:
         assert {service.name for service in each.list_services_response.service} == {
+            "blockyard.v1.Access",
             "blockyard.v1.Allocator",
             "blockyard.v1.FleetAdmin",
             "blockyard.v1.Ledger",

@@ -9,7 +9,7 @@ from blockyard.reasons import DOMAIN, REASONS, Reason
 from blockyard_server.domain import errors
 from blockyard_server.domain.errors import InvalidRequest, LimitExceeded, Refused
 from blockyard_server.engine import failures
-from blockyard_server.engine.failures import EngineFailure
+from blockyard_server.engine.failures import EngineFailure, RateLimited
 from blockyard_server.rpc.errors import MAX_STATUS_BYTES, Failure, encode_abort, encode_failure, truncated
 from tests.rpc.fake_service import FakeService
 from tests.rpc.wire import Blockyard, Refusal, acquire_request, refusal_of, unpacked
@@ -40,6 +40,8 @@ def failure_of(reason: str) -> Failure:
     kind = FAILURES[reason]
     if kind is InvalidRequest:
         return InvalidRequest(("holder", "is required"))
+    if kind is RateLimited:
+        return RateLimited("too fast", wait_s=0.25, limit="units_per_s", maximum=3)
     if kind is LimitExceeded:
         return LimitExceeded("too many fleets", limit="fleets", maximum=3)
     return kind("a sentence", **METADATA)

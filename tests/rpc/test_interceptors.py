@@ -9,6 +9,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from blockyard.v1 import allocator_pb2, allocator_pb2_grpc
+from blockyard_server.rpc.auth.identity import ListenerMethods
 from blockyard_server.rpc.call_counts import CallCounts
 from blockyard_server.rpc.error_answers import ErrorAnswers
 from blockyard_server.rpc.interceptors import Context, Handler, Method
@@ -55,7 +56,7 @@ class Served:
         self.server = grpc.aio.server()
 
     async def __aenter__(self) -> grpc.aio.Channel:
-        self.server.add_generic_rpc_handlers((self.methods,))
+        self.server.add_generic_rpc_handlers((ListenerMethods(self.methods.find, None),))
         port = self.server.add_insecure_port("127.0.0.1:0")
         await self.server.start()
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")

@@ -1,6 +1,8 @@
 """What a test sees of a server: stubs to call it, and errors with their details unpacked."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc
@@ -8,8 +10,15 @@ import grpc.aio
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from blockyard.v1 import (
+    access_pb2_grpc,
+    allocator_pb2_grpc,
+    fleet_admin_pb2,
+    fleet_admin_pb2_grpc,
+    ledger_pb2_grpc,
+    resources_pb2,
+)
 from blockyard.v1 import allocator_pb2 as pb
-from blockyard.v1 import allocator_pb2_grpc, fleet_admin_pb2, fleet_admin_pb2_grpc, ledger_pb2_grpc, resources_pb2
 
 _DETAILS = (
     error_details_pb2.ErrorInfo,
@@ -46,14 +55,28 @@ class Refusal:
         return [violation.field for violation in self.details["BadRequest"].field_violations]
 
 
+class _WithMetadata:
+    """A stub whose calls have this metadata."""
+
+    def __init__(self, stub: object, metadata: Sequence[tuple[str, str]]) -> None:
+        self._stub = stub
+        self._metadata = tuple(metadata)
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._stub, name)
+        return partial(call, metadata=self._metadata) if self._metadata else call
+
+
 class Blockyard:
     """A client of the server at the other end of a channel."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, metadata: Sequence[tuple[str, str]] = ()) -> None:
+        """`metadata` goes with each call."""
         self.channel = channel
-        self.allocator: Any = allocator_pb2_grpc.AllocatorStub(channel)
-        self.admin: Any = fleet_admin_pb2_grpc.FleetAdminStub(channel)
-        self.ledger: Any = ledger_pb2_grpc.LedgerStub(channel)
+        self.allocator: Any = _WithMetadata(allocator_pb2_grpc.AllocatorStub(channel), metadata)
+        self.admin: Any = _WithMetadata(fleet_admin_pb2_grpc.FleetAdminStub(channel), metadata)
+        self.ledger: Any = _WithMetadata(ledger_pb2_grpc.LedgerStub(channel), metadata)
+        self.access: Any = _WithMetadata(access_pb2_grpc.AccessStub(channel), metadata)
 
     async def make_fleet(self, fleet: str, *instances: str, blocks: int = 8) -> None:
         """A fleet with instances of so many blocks."""

@@ -17,7 +17,6 @@ from google.protobuf.message import DecodeError, Message
 
 from blockyard_server.domain.errors import InvalidRequest
 from blockyard_server.engine.failures import WatcherTooSlow
-from blockyard_server.rpc.auth.principal import ANONYMOUS, set_principal
 from blockyard_server.rpc.authorization import Check, check_of
 from blockyard_server.rpc.interceptors import Context, Handler, Interceptor, Method, compose
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     _RpcHandler = grpc.RpcMethodHandler[Any, Any]  # generic in its types, not in its code
 
 
-class Methods(grpc.GenericRpcHandler):
+class Methods:
     """Registered methods. A method that is not here is answered by grpc itself: UNIMPLEMENTED."""
 
     def __init__(
@@ -45,13 +44,13 @@ class Methods(grpc.GenericRpcHandler):
         self._arrived = arrived
         self._handlers: dict[str, _RpcHandler] = {}
 
-    def service(self, handler_call_details: Any) -> "_RpcHandler | None":
-        """The method's handler for who is not asked who he is, or None if there is no such method."""
-        set_principal(ANONYMOUS)
-        return self.find(handler_call_details.method)
+    @property
+    def names(self) -> list[str]:
+        """The full names of all methods, such as `blockyard.v1.Allocator.Acquire`."""
+        return [path.strip("/").replace("/", ".") for path in self._handlers]
 
     def find(self, path: str) -> "_RpcHandler | None":
-        """The method's handler, or None if there is no such method. Whoever asks has set the principal."""
+        """The method's handler, or None if there is no such method. `auth.identity.ListenerMethods` offers it."""
         self._arrived()
         return self._handlers.get(path)
 

@@ -17,6 +17,8 @@ from blockyard_server.engine.service import Service
 from blockyard_server.rpc.access import AccessServicer
 from blockyard_server.rpc.admission import Admission
 from blockyard_server.rpc.allocator import AllocatorServicer
+from blockyard_server.rpc.auth.authenticator import Authenticator
+from blockyard_server.rpc.auth.identity import RECHECK_S, Identity, ListenerMethods
 from blockyard_server.rpc.call_counts import CallCounts
 from blockyard_server.rpc.calls_under_way import CallsUnderWay
 from blockyard_server.rpc.error_answers import ErrorAnswers
@@ -64,6 +66,8 @@ class EdgeSettings:
     """A ping that is not answered for so long ends the connection."""
     min_client_ping_interval_s: float = 5.0
     """Clients that ping an idle connection more often are disconnected."""
+    recheck_s: float = RECHECK_S
+    """An open stream's credentials are looked at again after so long."""
     write_patience_s: float = 10.0
     """A stream whose client takes no answer for so long is ended: WATCHER_TOO_SLOW."""
     stream_patience_s: float = 2.0
@@ -85,14 +89,21 @@ class EdgeSettings:
 class Edge:
     """The server with all its services. `bind`, then `start`; in the end `stop`. For one event loop."""
 
-    def __init__(self, service: Service, settings: EdgeSettings) -> None:
+    def __init__(self, service: Service, settings: EdgeSettings, authenticator: Authenticator | None = None) -> None:
+        """No authenticator: nobody is asked who he is."""
         self._settings = settings
         self._service = service
         self.calls = CallCounts()
         self.admission = Admission(settings.max_concurrent_calls)
         self.error_answers = ErrorAnswers()
         self.under_way = CallsUnderWay()
-        interceptors: list[Interceptor] = [self.calls, self.admission, self.error_answers, self.under_way]
+        interceptors: list[Interceptor] = [
+            self.calls,
+            self.admission,
+            self.error_answers,
+            self.under_way,
+            Identity(settings.recheck_s),
+        ]
         self.methods = Methods(
             interceptors, write_patience_s=settings.write_patience_s, arrived=self.admission.note_arrival
         )
@@ -109,7 +120,7 @@ class Edge:
             # Whoever asks a draining server for its health is to hear NOT_SERVING.
             self.methods.add(descriptor, servicer, changes=CHANGES, serve_while_draining=servicer is self.health)
         self.server = grpc.aio.server(options=_options(settings))
-        self.server.add_generic_rpc_handlers((self.methods,))
+        self.server.add_generic_rpc_handlers((ListenerMethods(self.methods.find, authenticator),))
 
     def bind(self, address: str) -> int:
         """Takes the address, `host:port`, and returns the port; 0 is any free one. Raises OSError if it is taken."""
@@ -157,9 +168,11 @@ class Edge:
         self.under_way.end_changes()
 
 
-def build_server(service: Service, settings: EdgeSettings | None = None) -> Edge:
+def build_server(
+    service: Service, settings: EdgeSettings | None = None, authenticator: Authenticator | None = None
+) -> Edge:
     """The gRPC edge over a service, not yet listening. Call it inside the event loop that is to run it."""
-    return Edge(service, EdgeSettings() if settings is None else settings)
+    return Edge(service, EdgeSettings() if settings is None else settings, authenticator)
 
 
 def _try_address(address: str) -> None:

@@ -25,3 +25,7 @@ class Authenticator(Protocol):
     def authenticate(self, metadata: Metadata, certificate: Certificate) -> Principal:
         """The principal. Raises Unauthenticated. Never waits: it is called in the event loop for every call."""
         ...
+
+    def is_still_valid(self, principal: Principal) -> bool:
+        """Whether the credentials by which this principal was found are good still. For streams that stay open."""
+        ...

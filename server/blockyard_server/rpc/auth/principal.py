@@ -92,6 +92,11 @@ def current_principal() -> Principal:
     return principal
 
 
+def forget_principal() -> None:
+    """From here on nobody is known, until somebody is."""
+    _current.set(None)
+
+
 def principal_so_far() -> Principal | None:
     """Whose call this is, or None before that is known."""
     return _current.get()
