@@ -95,14 +95,19 @@ async def test_each_role_may_do_what_the_table_says(request_: str) -> None:
 @pytest.mark.parametrize("request_", REQUESTS)
 async def test_a_role_on_some_fleets_is_none_on_the_others(request_: str) -> None:
     """Whatever the role: it is the fleet of the request that counts, and its name is known before anything is said."""
-    elsewhere = principal(Role.ADMIN, fleets="others-*")
-    async with knowing(FakeService(), {"builder": principal(Role.ADMIN), "elsewhere": elsewhere}) as server:
+    principals = {
+        "builder": principal(Role.ADMIN),
+        "here": principal(Role.ADMIN, fleets="world*"),
+        "elsewhere": principal(Role.ADMIN, fleets="others-*"),
+    }
+    async with knowing(FakeService(), principals) as server:
         world = await make_world(await server.client("builder"), "world")
-        client = await server.client("elsewhere")
+        given = {
+            name: (await answer(await server.client(name), request_, REQUESTS[request_](world))).reason
+            for name in ("elsewhere", "here")
+        }
 
-        given = await answer(client, request_, REQUESTS[request_](world))
-
-    assert given.reason == (OK if request_ in ALLOWED_ELSEWHERE else "NOT_PERMITTED")
+    assert given == {"elsewhere": OK if request_ in ALLOWED_ELSEWHERE else "NOT_PERMITTED", "here": OK}
 
 
 async def test_a_refusal_names_the_permission_the_fleet_and_the_principal() -> None:
