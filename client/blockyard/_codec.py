@@ -299,6 +299,8 @@ def _decode_event(message: ledger_pb2.Event) -> Event:
         fleet=decode_fleet(message.fleet) if message.HasField("fleet") else None,
         instance_after=decode_instance(message.instance_after) if message.HasField("instance_after") else None,
         corrections=_decode_corrections(message.corrections),
+        actor=message.actor or None,
+        via=message.via or None,
     )
 
 

@@ -26,7 +26,7 @@
     │   │   ├── NotHolder
     │   │   ├── StaleFencingToken
     │   │   └── BlockNotGranted
-    │   ├── NotAuthenticated        the server does not know who calls
+    │   ├── Unauthenticated        the server does not know who calls
     │   │   └── CredentialsExpired  those of an open stream; `watch` opens it again with new ones
     │   ├── AccessDenied            the server knows who calls, and refuses
     │   │   ├── NotPermitted        the roles do not allow it
@@ -238,11 +238,11 @@ class RateLimited(Unavailable):
     """The caller asks for more than its rate, or for more at once than it may."""
 
 
-class NotAuthenticated(CallFailed):
+class Unauthenticated(CallFailed):
     """The server does not know who calls: the token or the certificate is missing, unknown, expired or revoked."""
 
 
-class CredentialsExpired(NotAuthenticated):
+class CredentialsExpired(Unauthenticated):
     """The credentials of an open stream have expired or were revoked."""
 
 
@@ -369,7 +369,7 @@ BY_REASON: Final[Mapping[str, type[CallFailed]]] = MappingProxyType(
         Reason.STORE_DAMAGED: StoreDamaged,
         Reason.FLEET_FORMAT_TOO_NEW: FleetFormatTooNew,
         Reason.FLEET_FORMAT_TOO_OLD: FleetFormatTooOld,
-        Reason.UNAUTHENTICATED: NotAuthenticated,
+        Reason.UNAUTHENTICATED: Unauthenticated,
         Reason.CREDENTIALS_EXPIRED: CredentialsExpired,
         Reason.NOT_PERMITTED: NotPermitted,
         Reason.NOT_OWNER: NotOwner,

@@ -363,6 +363,10 @@ class Event:
     """The instance's own fields after the change; its busy and idle blocks are not counted here."""
     corrections: tuple[Correction, ...] = ()
     """What a repair changed."""
+    actor: str | None = None
+    """Who asked for it, as `tenant/principal`; `system` for what the server does by itself. None: nobody was asked."""
+    via: str | None = None
+    """How the actor proved who it is, such as `token:k3v9`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

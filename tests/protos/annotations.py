@@ -6,12 +6,12 @@ from typing import Any, Final
 
 from google.api import field_behavior_pb2, resource_pb2
 
-from blockyard.v1 import allocator_pb2, errors_pb2, fleet_admin_pb2, ledger_pb2, resources_pb2
+from blockyard.v1 import access_pb2, allocator_pb2, errors_pb2, fleet_admin_pb2, ledger_pb2, resources_pb2
 
 PACKAGE: Final = "blockyard.v1"
 FOLDER: Final = Path(__file__).parents[2] / "protos"
 FILES: Final[list[Any]] = [
-    module.DESCRIPTOR for module in (allocator_pb2, errors_pb2, fleet_admin_pb2, ledger_pb2, resources_pb2)
+    module.DESCRIPTOR for module in (access_pb2, allocator_pb2, errors_pb2, fleet_admin_pb2, ledger_pb2, resources_pb2)
 ]
 MESSAGES: Final[dict[str, Any]] = {name: kind for file in FILES for name, kind in file.message_types_by_name.items()}
 METHODS: Final[dict[str, Any]] = {

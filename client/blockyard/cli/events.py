@@ -1,7 +1,7 @@
 """`blockyard events`: a fleet's journal."""
 
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -20,6 +20,9 @@ from blockyard.cli.safe_text import safe
 from blockyard.client import Client
 from blockyard.enums import EventKind
 from blockyard.types import Event
+
+OF_SYSTEM: Final = "system"
+"""The actor of what the server does by itself, which the kind of the event says already."""
 
 
 def list_events(
@@ -79,9 +82,16 @@ def describe_event(event: Event) -> str:
         parts.append(f"each by its own ttl, until {until} at most" if cap else f"until {until}")
     if event.kind is EventKind.TOKEN_CANCELLED and event.idempotency_token:
         parts.append(f"token {event.idempotency_token}")
-    if event.corrections:
-        kinds = [each.kind.value for each in event.corrections]
-        parts.append(", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)))
     if event.kind is EventKind.RELEASED and not event.ended:
         parts.append("(a part)")
+    parts += _describe_repair(event)
+    if event.actor and event.actor != OF_SYSTEM:
+        parts.append(f"by {event.actor}")
     return safe("  ".join(parts)) or "-"
+
+
+def _describe_repair(event: Event) -> list[str]:
+    if not event.corrections:
+        return []
+    kinds = [each.kind.value for each in event.corrections]
+    return [", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))]

@@ -129,7 +129,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAUTHENTICATED. The server wants to know who calls, and the request does not say it, or not so
     that the server believes it: the token or the certificate is missing, malformed, unknown, expired
     or revoked. The server's log says which. Nothing was done. Metadata: `scheme` (what was given:
-    `none`, `bearer`, `certificate`).
+    "none", "bearer" or "certificate").
     """
     CREDENTIALS_EXPIRED: _ErrorReason.ValueType  # 31
     """UNAUTHENTICATED. The credentials of an open stream have expired or were revoked. Open it again
@@ -260,7 +260,7 @@ UNAUTHENTICATED: ErrorReason.ValueType  # 30
 """UNAUTHENTICATED. The server wants to know who calls, and the request does not say it, or not so
 that the server believes it: the token or the certificate is missing, malformed, unknown, expired
 or revoked. The server's log says which. Nothing was done. Metadata: `scheme` (what was given:
-`none`, `bearer`, `certificate`).
+"none", "bearer" or "certificate").
 """
 CREDENTIALS_EXPIRED: ErrorReason.ValueType  # 31
 """UNAUTHENTICATED. The credentials of an open stream have expired or were revoked. Open it again
