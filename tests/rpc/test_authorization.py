@@ -64,7 +64,7 @@ ROWS: Final = {line[:28].strip(): line[28:].split() for line in TABLE.strip("\n"
 ALLOWED_ELSEWHERE: Final = {"ListFleets"}
 
 
-def test_every_method_of_the_server_has_a_rule() -> None:
+async def test_every_method_of_the_server_has_a_rule() -> None:
     registered = set(build_server(FakeService()).methods.names)
 
     assert registered == set(RULES)

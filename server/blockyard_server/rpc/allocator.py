@@ -17,6 +17,7 @@ from blockyard_server.domain.errors import InvalidRequest, NotPermitted, Refused
 from blockyard_server.domain.policy import Permission
 from blockyard_server.engine.failures import WatcherTooSlow
 from blockyard_server.engine.service import Service
+from blockyard_server.rpc.audit_log import AuditLog
 from blockyard_server.rpc.auth.principal import current_principal
 from blockyard_server.rpc.authorization import expect_permitted
 from blockyard_server.rpc.caller import asked_by_caller, decode_caller
@@ -55,8 +56,9 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class AllocatorServicer(allocator_pb2_grpc.AllocatorServicer):
     """For schedulers. What each RPC means, its limits and its errors are in `allocator.proto`."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, audit_log: AuditLog) -> None:
         self._service = service
+        self._audit_log = audit_log
 
     async def Acquire(self, request: pb.AcquireRequest, context: _Context) -> pb.AcquireResponse:
         """Grants every demand of the request, or none."""
@@ -122,6 +124,9 @@ class AllocatorServicer(allocator_pb2_grpc.AllocatorServicer):
         accepted = [one for one in operations if not isinstance(one, Refused)]
         answers = iter(await self._service.submit_many(accepted) if accepted else ())
         results = [one if isinstance(one, Refused) else next(answers) for one in operations]
+        for result in results:
+            if isinstance(result, Refused):
+                self._audit_log.note_denial("Batch", result)
         return _encode_results(operations, results)
 
 

@@ -17,6 +17,7 @@ from blockyard_server.engine.service import Service
 from blockyard_server.rpc.access import AccessServicer
 from blockyard_server.rpc.admission import Admission
 from blockyard_server.rpc.allocator import AllocatorServicer
+from blockyard_server.rpc.audit_log import AuditLog
 from blockyard_server.rpc.auth.authenticator import Authenticator
 from blockyard_server.rpc.auth.identity import RECHECK_S, Identity, ListenerMethods
 from blockyard_server.rpc.call_counts import CallCounts
@@ -97,18 +98,20 @@ class Edge:
         self.admission = Admission(settings.max_concurrent_calls)
         self.error_answers = ErrorAnswers()
         self.under_way = CallsUnderWay()
+        self.audit_log = AuditLog()
         interceptors: list[Interceptor] = [
             self.calls,
             self.admission,
             self.error_answers,
             self.under_way,
             Identity(settings.recheck_s),
+            self.audit_log,
         ]
         self.methods = Methods(
             interceptors, write_patience_s=settings.write_patience_s, arrived=self.admission.note_arrival
         )
         services: list[tuple[ServiceDescriptor, object]] = [
-            (_service(allocator_pb2, "Allocator"), AllocatorServicer(service)),
+            (_service(allocator_pb2, "Allocator"), AllocatorServicer(service, self.audit_log)),
             (_service(fleet_admin_pb2, "FleetAdmin"), FleetAdminServicer(service)),
             (_service(ledger_pb2, "Ledger"), LedgerServicer(service)),
             (_service(access_pb2, "Access"), AccessServicer()),

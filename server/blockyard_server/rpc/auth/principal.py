@@ -51,6 +51,11 @@ class Principal:
         own, any_ = (Actor(name, self.via, self.tenant, self.callers, may_release_any=may) for may in (False, True))
         object.__setattr__(self, "_actors", (own, any_))
 
+    @property
+    def name(self) -> str:
+        """As the journal and the audit log show it."""
+        return self._actors[0].name
+
     def actor_on(self, fleet: str) -> Actor | None:
         """What its requests on this fleet carry; None if nobody was asked who he is."""
         if not self.is_known:
