@@ -45,7 +45,6 @@ async def test_denials_and_what_operators_do_are_logged(caplog: pytest.LogCaptur
             "permission": "VERIFY",
             "fleet": "fleets/gpu",
             **who,
-            "principal": "scheduler-of-train",
         },
         {**owner, "rpc": "Release"},
         {**owner, "rpc": "Batch"},
