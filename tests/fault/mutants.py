@@ -16,6 +16,7 @@ TOKENS: Final = "tests/race/test_tokens.py"
 WRITERS: Final = "tests/race/test_two_writers.py"
 EDGE: Final = "tests/rpc/test_drain_and_limits.py"
 SERVERS: Final = "tests/race/test_two_servers.py"
+AUTHORIZATION: Final = "tests/rpc/test_authorization.py"
 
 
 @dataclass(frozen=True)
@@ -380,5 +381,44 @@ MUTANTS: Final[dict[str, Mutant]] = {
         "a server that drains says NOT_SERVING",
         (Edit("rpc/server.py", "        self.health.drain()\n", ""),),
         ("tests/race/test_shutdown.py::test_a_call_under_way_is_answered_though_the_server_stops",),
+    ),
+    # Who calls, and what they may do.
+    "asks for the permission on any fleet": Mutant(
+        "a role counts on the fleet of the request",
+        (
+            Edit(
+                "rpc/authorization.py",
+                "expect_permitted(principal, needed, _fleet_of(request, rule.fields))",
+                'expect_permitted(principal, needed, "others-1")',
+            ),
+        ),
+        (f"{AUTHORIZATION}::test_a_role_on_some_fleets_is_none_on_the_others",),
+    ),
+    "believes the caller that the metadata name": Mutant(
+        "a tenant's tokens are its own, whatever it says",
+        (
+            Edit(
+                "rpc/auth/principal.py",
+                'return named if named in self.callers else f"{self.tenant}{SEPARATOR}{named}"',
+                "return named",
+            ),
+        ),
+        ("tests/rpc/test_identity.py::test_a_tenants_tokens_are_its_own_whatever_caller_it_names",),
+    ),
+    "keeps no operator's name": Mutant(
+        "the journal says who released what is another tenant's",
+        (
+            Edit(
+                "domain/decide.py",
+                "if request.actor is not None and event is not None",
+                "if request.actor is not None and not request.actor.may_release_any and event is not None",
+            ),
+        ),
+        ("tests/unit/test_ownership.py::test_an_operator_releases_it_and_does_not_renew_it",),
+    ),
+    "lets anybody renew": Mutant(
+        "nobody renews for another tenant",
+        (Edit("domain/renew.py", "    check_owner(state, allocation, request)\n", ""),),
+        ("tests/unit/test_ownership.py::test_another_tenant_does_not",),
     ),
 }
