@@ -128,6 +128,10 @@ bench-watch: $(VENV)/.dev  ## How long a change takes to reach who watches
 stress: $(VENV)/.dev  ## Loads that must not stop the others: goal, figure and verdict of each; ARGS=--short for CI's form
 	$(BIN)/python -m benchmarks.stress $(ARGS)
 
+.PHONY: abuse
+abuse: $(VENV)/.dev  ## Goals that hold under abuse: goal, figure and verdict of each; ARGS=--short for CI's form
+	$(BIN)/python -m benchmarks.abuse $(ARGS)
+
 .PHONY: soak
 soak: $(VENV)/.dev  ## The model check, the crashes, the repairs and the real logs, for hours
 	BLOCKYARD_SOAK=1 $(PYTEST) -n $(WORKERS) -m soak --timeout=0 tests/property tests/fault/test_crash.py tests/logs \

@@ -1,0 +1,16 @@
+"""Runs the scenarios of abuse and prints goal, figure and verdict of each. Ends with 1 if a goal was missed.
+
+The short form, for CI, fails only on figures that do not depend on the machine's speed.
+"""
+
+import sys
+from typing import Final
+
+from benchmarks.stress import bursts
+from benchmarks.stress.command import main
+from benchmarks.stress.scenario import Scenario
+
+SCENARIOS: Final[tuple[Scenario, ...]] = (bursts.SCENARIO,)
+
+if __name__ == "__main__":
+    sys.exit(main(SCENARIOS, program="python -m benchmarks.abuse", description=__doc__))
