@@ -1,4 +1,4 @@
-"""What `make stress` and `make abuse` have in common: run scenarios, print their figures, and say whether all were met."""
+"""What `make stress` and `make abuse` have in common: run scenarios, print their figures, say whether all were met."""
 
 import argparse
 import tempfile

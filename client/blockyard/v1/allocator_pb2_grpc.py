@@ -37,8 +37,13 @@ class AllocatorStub(object):
     (the same form as an id), or `default` without it: schedulers that share a fleet choose different
     callers, and never meet each other's tokens. It is a namespace, not a proof of identity.
 
+    A server may want to know who calls (`Access`). Then an allocation belongs to the caller's tenant,
+    and the metadata name a namespace below the tenant. Who may not read holders sees other tenants'
+    blocks as busy, without holder, token, annotations and actor.
+
     Any RPC may also answer INVALID_REQUEST (a field is malformed; `BadRequest.field_violations`
-    names it), and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or STORE_UNAVAILABLE and a RetryInfo.
+    names it), UNAUTHENTICATED, NOT_PERMITTED, and UNAVAILABLE with OVERLOADED, RATE_LIMITED,
+    SHUTTING_DOWN or STORE_UNAVAILABLE and a RetryInfo.
     """
 
     def __init__(self, channel):
@@ -100,8 +105,13 @@ class AllocatorServicer(object):
     (the same form as an id), or `default` without it: schedulers that share a fleet choose different
     callers, and never meet each other's tokens. It is a namespace, not a proof of identity.
 
+    A server may want to know who calls (`Access`). Then an allocation belongs to the caller's tenant,
+    and the metadata name a namespace below the tenant. Who may not read holders sees other tenants'
+    blocks as busy, without holder, token, annotations and actor.
+
     Any RPC may also answer INVALID_REQUEST (a field is malformed; `BadRequest.field_violations`
-    names it), and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or STORE_UNAVAILABLE and a RetryInfo.
+    names it), UNAUTHENTICATED, NOT_PERMITTED, and UNAVAILABLE with OVERLOADED, RATE_LIMITED,
+    SHUTTING_DOWN or STORE_UNAVAILABLE and a RetryInfo.
     """
 
     def Acquire(self, request, context):
@@ -128,8 +138,8 @@ class AllocatorServicer(object):
         By token, it also cancels an Acquire whose answer never came: if the token is not known yet, a
         late Acquire with it is refused with TOKEN_CANCELLED.
 
-        Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_HOLDER; STALE_FENCING_TOKEN;
-        BLOCK_NOT_GRANTED (a partial release names a block that this allocation never had);
+        Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_OWNER (it is another tenant's, and the caller
+        is no operator); NOT_HOLDER; STALE_FENCING_TOKEN; BLOCK_NOT_GRANTED (a partial release names a block that this allocation never had);
         INVARIANT_VIOLATED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -140,8 +150,8 @@ class AllocatorServicer(object):
         """Extends a lease: `expire_time = max(expire_time, now + ttl)`. Never shortens, never revives. An
         allocation without a lease stays as it is, and the answer is OK.
 
-        Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_HOLDER; STALE_FENCING_TOKEN; LEASE_EXPIRED;
-        ALLOCATION_ENDED; INVARIANT_VIOLATED.
+        Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_OWNER (it is another tenant's); NOT_HOLDER;
+        STALE_FENCING_TOKEN; LEASE_EXPIRED; ALLOCATION_ENDED; INVARIANT_VIOLATED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -162,14 +172,16 @@ class AllocatorServicer(object):
         """One allocation, held or ended (ended ones are kept for the server's retention, 7 days by
         default).
 
-        Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND.
+        Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND (also of another tenant's, for who may not read
+        holders).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAllocations(self, request, context):
-        """A fleet's allocations in the order in which they were granted.
+        """A fleet's allocations in the order in which they were granted. Who may not read holders sees
+        those of the own tenant.
 
         Errors: FLEET_NOT_FOUND.
         """
@@ -197,7 +209,8 @@ class AllocatorServicer(object):
 
         Errors: FLEET_NOT_FOUND (never existed); COMPACTED (events from that revision on are no longer
         kept); WATCHER_TOO_SLOW (the client did not read for 10 seconds; ask again from the revision
-        after the last answer's); SHUTTING_DOWN (ask again, at another server).
+        after the last answer's); SHUTTING_DOWN (ask again, at another server); CREDENTIALS_EXPIRED
+        (ask again with new ones); NOT_PERMITTED (also for a search by holder by who may not read them).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -265,8 +278,13 @@ class Allocator(object):
     (the same form as an id), or `default` without it: schedulers that share a fleet choose different
     callers, and never meet each other's tokens. It is a namespace, not a proof of identity.
 
+    A server may want to know who calls (`Access`). Then an allocation belongs to the caller's tenant,
+    and the metadata name a namespace below the tenant. Who may not read holders sees other tenants'
+    blocks as busy, without holder, token, annotations and actor.
+
     Any RPC may also answer INVALID_REQUEST (a field is malformed; `BadRequest.field_violations`
-    names it), and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or STORE_UNAVAILABLE and a RetryInfo.
+    names it), UNAUTHENTICATED, NOT_PERMITTED, and UNAVAILABLE with OVERLOADED, RATE_LIMITED,
+    SHUTTING_DOWN or STORE_UNAVAILABLE and a RetryInfo.
     """
 
     @staticmethod

@@ -38,8 +38,13 @@ class AllocatorStub:
     (the same form as an id), or `default` without it: schedulers that share a fleet choose different
     callers, and never meet each other's tokens. It is a namespace, not a proof of identity.
 
+    A server may want to know who calls (`Access`). Then an allocation belongs to the caller's tenant,
+    and the metadata name a namespace below the tenant. Who may not read holders sees other tenants'
+    blocks as busy, without holder, token, annotations and actor.
+
     Any RPC may also answer INVALID_REQUEST (a field is malformed; `BadRequest.field_violations`
-    names it), and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or STORE_UNAVAILABLE and a RetryInfo.
+    names it), UNAUTHENTICATED, NOT_PERMITTED, and UNAVAILABLE with OVERLOADED, RATE_LIMITED,
+    SHUTTING_DOWN or STORE_UNAVAILABLE and a RetryInfo.
     """
 
     @_typing.overload
@@ -66,16 +71,16 @@ class AllocatorStub:
     By token, it also cancels an Acquire whose answer never came: if the token is not known yet, a
     late Acquire with it is refused with TOKEN_CANCELLED.
 
-    Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_HOLDER; STALE_FENCING_TOKEN;
-    BLOCK_NOT_GRANTED (a partial release names a block that this allocation never had);
+    Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_OWNER (it is another tenant's, and the caller
+    is no operator); NOT_HOLDER; STALE_FENCING_TOKEN; BLOCK_NOT_GRANTED (a partial release names a block that this allocation never had);
     INVARIANT_VIOLATED.
     """
     Renew: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.RenewRequest, _allocator_pb2.RenewResponse]
     """Extends a lease: `expire_time = max(expire_time, now + ttl)`. Never shortens, never revives. An
     allocation without a lease stays as it is, and the answer is OK.
 
-    Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_HOLDER; STALE_FENCING_TOKEN; LEASE_EXPIRED;
-    ALLOCATION_ENDED; INVARIANT_VIOLATED.
+    Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_OWNER (it is another tenant's); NOT_HOLDER;
+    STALE_FENCING_TOKEN; LEASE_EXPIRED; ALLOCATION_ENDED; INVARIANT_VIOLATED.
     """
     Describe: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.DescribeRequest, _allocator_pb2.DescribeResponse]
     """One page of a fleet's instances and the fleet's totals, out of one consistent snapshot. All
@@ -88,10 +93,12 @@ class AllocatorStub:
     """One allocation, held or ended (ended ones are kept for the server's retention, 7 days by
     default).
 
-    Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND.
+    Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND (also of another tenant's, for who may not read
+    holders).
     """
     ListAllocations: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.ListAllocationsRequest, _allocator_pb2.ListAllocationsResponse]
-    """A fleet's allocations in the order in which they were granted.
+    """A fleet's allocations in the order in which they were granted. Who may not read holders sees
+    those of the own tenant.
 
     Errors: FLEET_NOT_FOUND.
     """
@@ -111,7 +118,8 @@ class AllocatorStub:
 
     Errors: FLEET_NOT_FOUND (never existed); COMPACTED (events from that revision on are no longer
     kept); WATCHER_TOO_SLOW (the client did not read for 10 seconds; ask again from the revision
-    after the last answer's); SHUTTING_DOWN (ask again, at another server).
+    after the last answer's); SHUTTING_DOWN (ask again, at another server); CREDENTIALS_EXPIRED
+    (ask again with new ones); NOT_PERMITTED (also for a search by holder by who may not read them).
     """
 
 @_typing.type_check_only
@@ -126,8 +134,13 @@ class AllocatorAsyncStub(AllocatorStub):
     (the same form as an id), or `default` without it: schedulers that share a fleet choose different
     callers, and never meet each other's tokens. It is a namespace, not a proof of identity.
 
+    A server may want to know who calls (`Access`). Then an allocation belongs to the caller's tenant,
+    and the metadata name a namespace below the tenant. Who may not read holders sees other tenants'
+    blocks as busy, without holder, token, annotations and actor.
+
     Any RPC may also answer INVALID_REQUEST (a field is malformed; `BadRequest.field_violations`
-    names it), and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or STORE_UNAVAILABLE and a RetryInfo.
+    names it), UNAUTHENTICATED, NOT_PERMITTED, and UNAVAILABLE with OVERLOADED, RATE_LIMITED,
+    SHUTTING_DOWN or STORE_UNAVAILABLE and a RetryInfo.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -151,16 +164,16 @@ class AllocatorAsyncStub(AllocatorStub):
     By token, it also cancels an Acquire whose answer never came: if the token is not known yet, a
     late Acquire with it is refused with TOKEN_CANCELLED.
 
-    Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_HOLDER; STALE_FENCING_TOKEN;
-    BLOCK_NOT_GRANTED (a partial release names a block that this allocation never had);
+    Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_OWNER (it is another tenant's, and the caller
+    is no operator); NOT_HOLDER; STALE_FENCING_TOKEN; BLOCK_NOT_GRANTED (a partial release names a block that this allocation never had);
     INVARIANT_VIOLATED.
     """
     Renew: _aio.UnaryUnaryMultiCallable[_allocator_pb2.RenewRequest, _allocator_pb2.RenewResponse]  # type: ignore[assignment]
     """Extends a lease: `expire_time = max(expire_time, now + ttl)`. Never shortens, never revives. An
     allocation without a lease stays as it is, and the answer is OK.
 
-    Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_HOLDER; STALE_FENCING_TOKEN; LEASE_EXPIRED;
-    ALLOCATION_ENDED; INVARIANT_VIOLATED.
+    Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_OWNER (it is another tenant's); NOT_HOLDER;
+    STALE_FENCING_TOKEN; LEASE_EXPIRED; ALLOCATION_ENDED; INVARIANT_VIOLATED.
     """
     Describe: _aio.UnaryUnaryMultiCallable[_allocator_pb2.DescribeRequest, _allocator_pb2.DescribeResponse]  # type: ignore[assignment]
     """One page of a fleet's instances and the fleet's totals, out of one consistent snapshot. All
@@ -173,10 +186,12 @@ class AllocatorAsyncStub(AllocatorStub):
     """One allocation, held or ended (ended ones are kept for the server's retention, 7 days by
     default).
 
-    Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND.
+    Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND (also of another tenant's, for who may not read
+    holders).
     """
     ListAllocations: _aio.UnaryUnaryMultiCallable[_allocator_pb2.ListAllocationsRequest, _allocator_pb2.ListAllocationsResponse]  # type: ignore[assignment]
-    """A fleet's allocations in the order in which they were granted.
+    """A fleet's allocations in the order in which they were granted. Who may not read holders sees
+    those of the own tenant.
 
     Errors: FLEET_NOT_FOUND.
     """
@@ -196,7 +211,8 @@ class AllocatorAsyncStub(AllocatorStub):
 
     Errors: FLEET_NOT_FOUND (never existed); COMPACTED (events from that revision on are no longer
     kept); WATCHER_TOO_SLOW (the client did not read for 10 seconds; ask again from the revision
-    after the last answer's); SHUTTING_DOWN (ask again, at another server).
+    after the last answer's); SHUTTING_DOWN (ask again, at another server); CREDENTIALS_EXPIRED
+    (ask again with new ones); NOT_PERMITTED (also for a search by holder by who may not read them).
     """
 
 class AllocatorServicer(metaclass=_abc_1.ABCMeta):
@@ -210,8 +226,13 @@ class AllocatorServicer(metaclass=_abc_1.ABCMeta):
     (the same form as an id), or `default` without it: schedulers that share a fleet choose different
     callers, and never meet each other's tokens. It is a namespace, not a proof of identity.
 
+    A server may want to know who calls (`Access`). Then an allocation belongs to the caller's tenant,
+    and the metadata name a namespace below the tenant. Who may not read holders sees other tenants'
+    blocks as busy, without holder, token, annotations and actor.
+
     Any RPC may also answer INVALID_REQUEST (a field is malformed; `BadRequest.field_violations`
-    names it), and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or STORE_UNAVAILABLE and a RetryInfo.
+    names it), UNAUTHENTICATED, NOT_PERMITTED, and UNAVAILABLE with OVERLOADED, RATE_LIMITED,
+    SHUTTING_DOWN or STORE_UNAVAILABLE and a RetryInfo.
     """
 
     @_abc_1.abstractmethod
@@ -245,8 +266,8 @@ class AllocatorServicer(metaclass=_abc_1.ABCMeta):
         By token, it also cancels an Acquire whose answer never came: if the token is not known yet, a
         late Acquire with it is refused with TOKEN_CANCELLED.
 
-        Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_HOLDER; STALE_FENCING_TOKEN;
-        BLOCK_NOT_GRANTED (a partial release names a block that this allocation never had);
+        Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_OWNER (it is another tenant's, and the caller
+        is no operator); NOT_HOLDER; STALE_FENCING_TOKEN; BLOCK_NOT_GRANTED (a partial release names a block that this allocation never had);
         INVARIANT_VIOLATED.
         """
 
@@ -259,8 +280,8 @@ class AllocatorServicer(metaclass=_abc_1.ABCMeta):
         """Extends a lease: `expire_time = max(expire_time, now + ttl)`. Never shortens, never revives. An
         allocation without a lease stays as it is, and the answer is OK.
 
-        Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_HOLDER; STALE_FENCING_TOKEN; LEASE_EXPIRED;
-        ALLOCATION_ENDED; INVARIANT_VIOLATED.
+        Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_OWNER (it is another tenant's); NOT_HOLDER;
+        STALE_FENCING_TOKEN; LEASE_EXPIRED; ALLOCATION_ENDED; INVARIANT_VIOLATED.
         """
 
     @_abc_1.abstractmethod
@@ -285,7 +306,8 @@ class AllocatorServicer(metaclass=_abc_1.ABCMeta):
         """One allocation, held or ended (ended ones are kept for the server's retention, 7 days by
         default).
 
-        Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND.
+        Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND (also of another tenant's, for who may not read
+        holders).
         """
 
     @_abc_1.abstractmethod
@@ -294,7 +316,8 @@ class AllocatorServicer(metaclass=_abc_1.ABCMeta):
         request: _allocator_pb2.ListAllocationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_allocator_pb2.ListAllocationsResponse, _abc.Awaitable[_allocator_pb2.ListAllocationsResponse]]:
-        """A fleet's allocations in the order in which they were granted.
+        """A fleet's allocations in the order in which they were granted. Who may not read holders sees
+        those of the own tenant.
 
         Errors: FLEET_NOT_FOUND.
         """
@@ -326,7 +349,8 @@ class AllocatorServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: FLEET_NOT_FOUND (never existed); COMPACTED (events from that revision on are no longer
         kept); WATCHER_TOO_SLOW (the client did not read for 10 seconds; ask again from the revision
-        after the last answer's); SHUTTING_DOWN (ask again, at another server).
+        after the last answer's); SHUTTING_DOWN (ask again, at another server); CREDENTIALS_EXPIRED
+        (ask again with new ones); NOT_PERMITTED (also for a search by holder by who may not read them).
         """
 
 def add_AllocatorServicer_to_server(servicer: AllocatorServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -30,8 +30,8 @@ if _version_not_supported:
 class FleetAdminStub(object):
     """For operators: fleets and their instances (AIP-131 to AIP-135).
 
-    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
-    STORE_UNAVAILABLE; any change also INVARIANT_VIOLATED.
+    Any RPC may also answer INVALID_REQUEST, UNAUTHENTICATED, NOT_PERMITTED, and UNAVAILABLE with
+    OVERLOADED, RATE_LIMITED, SHUTTING_DOWN or STORE_UNAVAILABLE; any change also INVARIANT_VIOLATED.
     """
 
     def __init__(self, channel):
@@ -105,8 +105,8 @@ class FleetAdminStub(object):
 class FleetAdminServicer(object):
     """For operators: fleets and their instances (AIP-131 to AIP-135).
 
-    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
-    STORE_UNAVAILABLE; any change also INVARIANT_VIOLATED.
+    Any RPC may also answer INVALID_REQUEST, UNAUTHENTICATED, NOT_PERMITTED, and UNAVAILABLE with
+    OVERLOADED, RATE_LIMITED, SHUTTING_DOWN or STORE_UNAVAILABLE; any change also INVARIANT_VIOLATED.
     """
 
     def CreateFleet(self, request, context):
@@ -288,8 +288,8 @@ def add_FleetAdminServicer_to_server(servicer, server):
 class FleetAdmin(object):
     """For operators: fleets and their instances (AIP-131 to AIP-135).
 
-    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
-    STORE_UNAVAILABLE; any change also INVARIANT_VIOLATED.
+    Any RPC may also answer INVALID_REQUEST, UNAUTHENTICATED, NOT_PERMITTED, and UNAVAILABLE with
+    OVERLOADED, RATE_LIMITED, SHUTTING_DOWN or STORE_UNAVAILABLE; any change also INVARIANT_VIOLATED.
     """
 
     @staticmethod

@@ -31,8 +31,8 @@ GRPC_VERSION: str
 class FleetAdminStub:
     """For operators: fleets and their instances (AIP-131 to AIP-135).
 
-    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
-    STORE_UNAVAILABLE; any change also INVARIANT_VIOLATED.
+    Any RPC may also answer INVALID_REQUEST, UNAUTHENTICATED, NOT_PERMITTED, and UNAVAILABLE with
+    OVERLOADED, RATE_LIMITED, SHUTTING_DOWN or STORE_UNAVAILABLE; any change also INVARIANT_VIOLATED.
     """
 
     @_typing.overload
@@ -97,8 +97,8 @@ class FleetAdminStub:
 class FleetAdminAsyncStub(FleetAdminStub):
     """For operators: fleets and their instances (AIP-131 to AIP-135).
 
-    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
-    STORE_UNAVAILABLE; any change also INVARIANT_VIOLATED.
+    Any RPC may also answer INVALID_REQUEST, UNAUTHENTICATED, NOT_PERMITTED, and UNAVAILABLE with
+    OVERLOADED, RATE_LIMITED, SHUTTING_DOWN or STORE_UNAVAILABLE; any change also INVARIANT_VIOLATED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -159,8 +159,8 @@ class FleetAdminAsyncStub(FleetAdminStub):
 class FleetAdminServicer(metaclass=_abc_1.ABCMeta):
     """For operators: fleets and their instances (AIP-131 to AIP-135).
 
-    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
-    STORE_UNAVAILABLE; any change also INVARIANT_VIOLATED.
+    Any RPC may also answer INVALID_REQUEST, UNAUTHENTICATED, NOT_PERMITTED, and UNAVAILABLE with
+    OVERLOADED, RATE_LIMITED, SHUTTING_DOWN or STORE_UNAVAILABLE; any change also INVARIANT_VIOLATED.
     """
 
     @_abc_1.abstractmethod

@@ -28,8 +28,8 @@ if _version_not_supported:
 class LedgerStub(object):
     """For who wants proof: the journal of every change, and a check that all records agree.
 
-    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
-    STORE_UNAVAILABLE.
+    Any RPC may also answer INVALID_REQUEST, UNAUTHENTICATED, NOT_PERMITTED, and UNAVAILABLE with
+    OVERLOADED, RATE_LIMITED, SHUTTING_DOWN or STORE_UNAVAILABLE.
     """
 
     def __init__(self, channel):
@@ -58,8 +58,8 @@ class LedgerStub(object):
 class LedgerServicer(object):
     """For who wants proof: the journal of every change, and a check that all records agree.
 
-    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
-    STORE_UNAVAILABLE.
+    Any RPC may also answer INVALID_REQUEST, UNAUTHENTICATED, NOT_PERMITTED, and UNAVAILABLE with
+    OVERLOADED, RATE_LIMITED, SHUTTING_DOWN or STORE_UNAVAILABLE.
     """
 
     def ListEvents(self, request, context):
@@ -127,8 +127,8 @@ def add_LedgerServicer_to_server(servicer, server):
 class Ledger(object):
     """For who wants proof: the journal of every change, and a check that all records agree.
 
-    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
-    STORE_UNAVAILABLE.
+    Any RPC may also answer INVALID_REQUEST, UNAUTHENTICATED, NOT_PERMITTED, and UNAVAILABLE with
+    OVERLOADED, RATE_LIMITED, SHUTTING_DOWN or STORE_UNAVAILABLE.
     """
 
     @staticmethod

@@ -29,8 +29,8 @@ GRPC_VERSION: str
 class LedgerStub:
     """For who wants proof: the journal of every change, and a check that all records agree.
 
-    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
-    STORE_UNAVAILABLE.
+    Any RPC may also answer INVALID_REQUEST, UNAUTHENTICATED, NOT_PERMITTED, and UNAVAILABLE with
+    OVERLOADED, RATE_LIMITED, SHUTTING_DOWN or STORE_UNAVAILABLE.
     """
 
     @_typing.overload
@@ -66,8 +66,8 @@ class LedgerStub:
 class LedgerAsyncStub(LedgerStub):
     """For who wants proof: the journal of every change, and a check that all records agree.
 
-    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
-    STORE_UNAVAILABLE.
+    Any RPC may also answer INVALID_REQUEST, UNAUTHENTICATED, NOT_PERMITTED, and UNAVAILABLE with
+    OVERLOADED, RATE_LIMITED, SHUTTING_DOWN or STORE_UNAVAILABLE.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -99,8 +99,8 @@ class LedgerAsyncStub(LedgerStub):
 class LedgerServicer(metaclass=_abc_1.ABCMeta):
     """For who wants proof: the journal of every change, and a check that all records agree.
 
-    Any RPC may also answer INVALID_REQUEST, and UNAVAILABLE with OVERLOADED, SHUTTING_DOWN or
-    STORE_UNAVAILABLE.
+    Any RPC may also answer INVALID_REQUEST, UNAUTHENTICATED, NOT_PERMITTED, and UNAVAILABLE with
+    OVERLOADED, RATE_LIMITED, SHUTTING_DOWN or STORE_UNAVAILABLE.
     """
 
     @_abc_1.abstractmethod
