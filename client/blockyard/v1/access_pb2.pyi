@@ -101,12 +101,14 @@ class WhoAmIResponse(_message.Message):
     GRANTS_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     principal: _builtins.str
-    """The principal's id, as the server's auth file has it; `anonymous` where the server does not ask."""
+    """The principal's id, as the server's auth file has it; `anonymous` where the server does not
+    ask.
+    """
     tenant: _builtins.str
     """The owner of what the caller acquires; `anonymous` where the server does not ask."""
     via: _builtins.str
-    """How the caller proved who it is: `token:{id}`, `jwt:{issuer}`, a SPIFFE id or another name of its
-    certificate, `socket`; `none` where the server does not ask.
+    """How the caller proved who it is: `token:{id}`, `jwt:{issuer}`, a SPIFFE id or another name of
+    its certificate, `socket`; `none` where the server does not ask.
     """
     @_builtins.property
     def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoleGrant]:

@@ -37,9 +37,9 @@ class AllocatorStub(object):
     (the same form as an id), or `default` without it: schedulers that share a fleet choose different
     callers, and never meet each other's tokens. It is a namespace, not a proof of identity.
 
-    A server may want to know who calls (`Access`). Then an allocation belongs to the caller's tenant,
-    and the metadata name a namespace below the tenant. Who may not read holders sees other tenants'
-    blocks as busy, without holder, token, annotations and actor.
+    A server may want to know who calls (`Access`). Then an allocation belongs to the caller's
+    tenant, and the metadata name a namespace below the tenant. Who may not read holders sees other
+    tenants' blocks as busy, without holder, token, annotations and actor.
 
     Any RPC may also answer INVALID_REQUEST (a field is malformed; `BadRequest.field_violations`
     names it), UNAUTHENTICATED, NOT_PERMITTED, and UNAVAILABLE with OVERLOADED, RATE_LIMITED,
@@ -105,9 +105,9 @@ class AllocatorServicer(object):
     (the same form as an id), or `default` without it: schedulers that share a fleet choose different
     callers, and never meet each other's tokens. It is a namespace, not a proof of identity.
 
-    A server may want to know who calls (`Access`). Then an allocation belongs to the caller's tenant,
-    and the metadata name a namespace below the tenant. Who may not read holders sees other tenants'
-    blocks as busy, without holder, token, annotations and actor.
+    A server may want to know who calls (`Access`). Then an allocation belongs to the caller's
+    tenant, and the metadata name a namespace below the tenant. Who may not read holders sees other
+    tenants' blocks as busy, without holder, token, annotations and actor.
 
     Any RPC may also answer INVALID_REQUEST (a field is malformed; `BadRequest.field_violations`
     names it), UNAUTHENTICATED, NOT_PERMITTED, and UNAVAILABLE with OVERLOADED, RATE_LIMITED,
@@ -138,9 +138,9 @@ class AllocatorServicer(object):
         By token, it also cancels an Acquire whose answer never came: if the token is not known yet, a
         late Acquire with it is refused with TOKEN_CANCELLED.
 
-        Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_OWNER (it is another tenant's, and the caller
-        is no operator); NOT_HOLDER; STALE_FENCING_TOKEN; BLOCK_NOT_GRANTED (a partial release names a block that this allocation never had);
-        INVARIANT_VIOLATED.
+        Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_OWNER (it is another tenant's, and the
+        caller is no operator); NOT_HOLDER; STALE_FENCING_TOKEN; BLOCK_NOT_GRANTED (a partial release
+        names a block that this allocation never had); INVARIANT_VIOLATED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -210,7 +210,8 @@ class AllocatorServicer(object):
         Errors: FLEET_NOT_FOUND (never existed); COMPACTED (events from that revision on are no longer
         kept); WATCHER_TOO_SLOW (the client did not read for 10 seconds; ask again from the revision
         after the last answer's); SHUTTING_DOWN (ask again, at another server); CREDENTIALS_EXPIRED
-        (ask again with new ones); NOT_PERMITTED (also for a search by holder by who may not read them).
+        (ask again with new ones); NOT_PERMITTED (also for a search by holder by who may not read
+        them).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -278,9 +279,9 @@ class Allocator(object):
     (the same form as an id), or `default` without it: schedulers that share a fleet choose different
     callers, and never meet each other's tokens. It is a namespace, not a proof of identity.
 
-    A server may want to know who calls (`Access`). Then an allocation belongs to the caller's tenant,
-    and the metadata name a namespace below the tenant. Who may not read holders sees other tenants'
-    blocks as busy, without holder, token, annotations and actor.
+    A server may want to know who calls (`Access`). Then an allocation belongs to the caller's
+    tenant, and the metadata name a namespace below the tenant. Who may not read holders sees other
+    tenants' blocks as busy, without holder, token, annotations and actor.
 
     Any RPC may also answer INVALID_REQUEST (a field is malformed; `BadRequest.field_violations`
     names it), UNAUTHENTICATED, NOT_PERMITTED, and UNAVAILABLE with OVERLOADED, RATE_LIMITED,

@@ -38,9 +38,9 @@ class AllocatorStub:
     (the same form as an id), or `default` without it: schedulers that share a fleet choose different
     callers, and never meet each other's tokens. It is a namespace, not a proof of identity.
 
-    A server may want to know who calls (`Access`). Then an allocation belongs to the caller's tenant,
-    and the metadata name a namespace below the tenant. Who may not read holders sees other tenants'
-    blocks as busy, without holder, token, annotations and actor.
+    A server may want to know who calls (`Access`). Then an allocation belongs to the caller's
+    tenant, and the metadata name a namespace below the tenant. Who may not read holders sees other
+    tenants' blocks as busy, without holder, token, annotations and actor.
 
     Any RPC may also answer INVALID_REQUEST (a field is malformed; `BadRequest.field_violations`
     names it), UNAUTHENTICATED, NOT_PERMITTED, and UNAVAILABLE with OVERLOADED, RATE_LIMITED,
@@ -71,9 +71,9 @@ class AllocatorStub:
     By token, it also cancels an Acquire whose answer never came: if the token is not known yet, a
     late Acquire with it is refused with TOKEN_CANCELLED.
 
-    Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_OWNER (it is another tenant's, and the caller
-    is no operator); NOT_HOLDER; STALE_FENCING_TOKEN; BLOCK_NOT_GRANTED (a partial release names a block that this allocation never had);
-    INVARIANT_VIOLATED.
+    Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_OWNER (it is another tenant's, and the
+    caller is no operator); NOT_HOLDER; STALE_FENCING_TOKEN; BLOCK_NOT_GRANTED (a partial release
+    names a block that this allocation never had); INVARIANT_VIOLATED.
     """
     Renew: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.RenewRequest, _allocator_pb2.RenewResponse]
     """Extends a lease: `expire_time = max(expire_time, now + ttl)`. Never shortens, never revives. An
@@ -119,7 +119,8 @@ class AllocatorStub:
     Errors: FLEET_NOT_FOUND (never existed); COMPACTED (events from that revision on are no longer
     kept); WATCHER_TOO_SLOW (the client did not read for 10 seconds; ask again from the revision
     after the last answer's); SHUTTING_DOWN (ask again, at another server); CREDENTIALS_EXPIRED
-    (ask again with new ones); NOT_PERMITTED (also for a search by holder by who may not read them).
+    (ask again with new ones); NOT_PERMITTED (also for a search by holder by who may not read
+    them).
     """
 
 @_typing.type_check_only
@@ -134,9 +135,9 @@ class AllocatorAsyncStub(AllocatorStub):
     (the same form as an id), or `default` without it: schedulers that share a fleet choose different
     callers, and never meet each other's tokens. It is a namespace, not a proof of identity.
 
-    A server may want to know who calls (`Access`). Then an allocation belongs to the caller's tenant,
-    and the metadata name a namespace below the tenant. Who may not read holders sees other tenants'
-    blocks as busy, without holder, token, annotations and actor.
+    A server may want to know who calls (`Access`). Then an allocation belongs to the caller's
+    tenant, and the metadata name a namespace below the tenant. Who may not read holders sees other
+    tenants' blocks as busy, without holder, token, annotations and actor.
 
     Any RPC may also answer INVALID_REQUEST (a field is malformed; `BadRequest.field_violations`
     names it), UNAUTHENTICATED, NOT_PERMITTED, and UNAVAILABLE with OVERLOADED, RATE_LIMITED,
@@ -164,9 +165,9 @@ class AllocatorAsyncStub(AllocatorStub):
     By token, it also cancels an Acquire whose answer never came: if the token is not known yet, a
     late Acquire with it is refused with TOKEN_CANCELLED.
 
-    Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_OWNER (it is another tenant's, and the caller
-    is no operator); NOT_HOLDER; STALE_FENCING_TOKEN; BLOCK_NOT_GRANTED (a partial release names a block that this allocation never had);
-    INVARIANT_VIOLATED.
+    Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_OWNER (it is another tenant's, and the
+    caller is no operator); NOT_HOLDER; STALE_FENCING_TOKEN; BLOCK_NOT_GRANTED (a partial release
+    names a block that this allocation never had); INVARIANT_VIOLATED.
     """
     Renew: _aio.UnaryUnaryMultiCallable[_allocator_pb2.RenewRequest, _allocator_pb2.RenewResponse]  # type: ignore[assignment]
     """Extends a lease: `expire_time = max(expire_time, now + ttl)`. Never shortens, never revives. An
@@ -212,7 +213,8 @@ class AllocatorAsyncStub(AllocatorStub):
     Errors: FLEET_NOT_FOUND (never existed); COMPACTED (events from that revision on are no longer
     kept); WATCHER_TOO_SLOW (the client did not read for 10 seconds; ask again from the revision
     after the last answer's); SHUTTING_DOWN (ask again, at another server); CREDENTIALS_EXPIRED
-    (ask again with new ones); NOT_PERMITTED (also for a search by holder by who may not read them).
+    (ask again with new ones); NOT_PERMITTED (also for a search by holder by who may not read
+    them).
     """
 
 class AllocatorServicer(metaclass=_abc_1.ABCMeta):
@@ -226,9 +228,9 @@ class AllocatorServicer(metaclass=_abc_1.ABCMeta):
     (the same form as an id), or `default` without it: schedulers that share a fleet choose different
     callers, and never meet each other's tokens. It is a namespace, not a proof of identity.
 
-    A server may want to know who calls (`Access`). Then an allocation belongs to the caller's tenant,
-    and the metadata name a namespace below the tenant. Who may not read holders sees other tenants'
-    blocks as busy, without holder, token, annotations and actor.
+    A server may want to know who calls (`Access`). Then an allocation belongs to the caller's
+    tenant, and the metadata name a namespace below the tenant. Who may not read holders sees other
+    tenants' blocks as busy, without holder, token, annotations and actor.
 
     Any RPC may also answer INVALID_REQUEST (a field is malformed; `BadRequest.field_violations`
     names it), UNAUTHENTICATED, NOT_PERMITTED, and UNAVAILABLE with OVERLOADED, RATE_LIMITED,
@@ -266,9 +268,9 @@ class AllocatorServicer(metaclass=_abc_1.ABCMeta):
         By token, it also cancels an Acquire whose answer never came: if the token is not known yet, a
         late Acquire with it is refused with TOKEN_CANCELLED.
 
-        Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_OWNER (it is another tenant's, and the caller
-        is no operator); NOT_HOLDER; STALE_FENCING_TOKEN; BLOCK_NOT_GRANTED (a partial release names a block that this allocation never had);
-        INVARIANT_VIOLATED.
+        Errors: FLEET_NOT_FOUND; ALLOCATION_NOT_FOUND; NOT_OWNER (it is another tenant's, and the
+        caller is no operator); NOT_HOLDER; STALE_FENCING_TOKEN; BLOCK_NOT_GRANTED (a partial release
+        names a block that this allocation never had); INVARIANT_VIOLATED.
         """
 
     @_abc_1.abstractmethod
@@ -350,7 +352,8 @@ class AllocatorServicer(metaclass=_abc_1.ABCMeta):
         Errors: FLEET_NOT_FOUND (never existed); COMPACTED (events from that revision on are no longer
         kept); WATCHER_TOO_SLOW (the client did not read for 10 seconds; ask again from the revision
         after the last answer's); SHUTTING_DOWN (ask again, at another server); CREDENTIALS_EXPIRED
-        (ask again with new ones); NOT_PERMITTED (also for a search by holder by who may not read them).
+        (ask again with new ones); NOT_PERMITTED (also for a search by holder by who may not read
+        them).
         """
 
 def add_AllocatorServicer_to_server(servicer: AllocatorServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -127,9 +127,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     UNAUTHENTICATED: _ErrorReason.ValueType  # 30
     """UNAUTHENTICATED. The server wants to know who calls, and the request does not say it, or not so
-    that the server believes it: the token or the certificate is missing, malformed, unknown, expired
-    or revoked. The server's log says which. Nothing was done. Metadata: `scheme` (what was given:
-    "none", "bearer" or "certificate").
+    that the server believes it: the token or the certificate is missing, malformed, unknown,
+    expired or revoked. The server's log says which. Nothing was done. Metadata: `scheme` (what was
+    given: "none", "bearer" or "certificate").
     """
     CREDENTIALS_EXPIRED: _ErrorReason.ValueType  # 31
     """UNAUTHENTICATED. The credentials of an open stream have expired or were revoked. Open it again
@@ -258,9 +258,9 @@ rises by itself once all servers have been upgraded. Metadata: `fleet`, `format`
 """
 UNAUTHENTICATED: ErrorReason.ValueType  # 30
 """UNAUTHENTICATED. The server wants to know who calls, and the request does not say it, or not so
-that the server believes it: the token or the certificate is missing, malformed, unknown, expired
-or revoked. The server's log says which. Nothing was done. Metadata: `scheme` (what was given:
-"none", "bearer" or "certificate").
+that the server believes it: the token or the certificate is missing, malformed, unknown,
+expired or revoked. The server's log says which. Nothing was done. Metadata: `scheme` (what was
+given: "none", "bearer" or "certificate").
 """
 CREDENTIALS_EXPIRED: ErrorReason.ValueType  # 31
 """UNAUTHENTICATED. The credentials of an open stream have expired or were revoked. Open it again

@@ -144,8 +144,8 @@ class Event(_message.Message):
     (EXPIRED, LEASES_EXTENDED). Empty where the server did not ask its callers who they are.
     """
     via: _builtins.str
-    """How the actor proved who it is: `token:{id}`, `jwt:{issuer}`, a SPIFFE id or another name of its
-    certificate, `socket`. Empty where `actor` is empty or `system`.
+    """How the actor proved who it is: `token:{id}`, `jwt:{issuer}`, a SPIFFE id or another name of
+    its certificate, `socket`. Empty where `actor` is empty or `system`.
     """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
