@@ -55,8 +55,9 @@ async def test_whoever_watches_over_a_server_needs_no_credentials() -> None:
     async with knowing(FakeService(), BOTH) as server:
         stub: Any = health_pb2_grpc.HealthStub((await server.client(None)).channel)
         answer = await stub.Check(health_pb2.HealthCheckRequest())
+        watched = await stub.Watch(health_pb2.HealthCheckRequest()).read()
 
-    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    assert answer.status == watched.status == health_pb2.HealthCheckResponse.SERVING
 
 
 async def test_calls_that_are_under_way_at_once_do_not_mix_up_who_calls() -> None:

@@ -32,8 +32,8 @@ MAX_REFUSALS: Final = 256
 """Strangers whose refusal is under way at once. One more waits for its turn, and the others of its connection, too."""
 RECHECK_S: Final = 15.0
 """An open stream's credentials are looked at again after so long."""
-OPEN_TO_STRANGERS: Final = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/List"})
-"""Whoever watches over a server asks these, and has no credentials."""
+OPEN_TO_STRANGERS: Final = frozenset(f"/grpc.health.v1.Health/{method}" for method in ("Check", "List", "Watch"))
+"""Whoever watches over a server asks these, and has no credentials; gRPC's own health checks of a client send none."""
 
 _pending: ContextVar[Authenticator | None] = ContextVar("authenticator", default=None)
 
