@@ -21,9 +21,7 @@ def concerns(violation: str, path: str) -> bool:
 
 def call_of(blockyard: Blockyard, request_: str) -> Any:
     rpc = request_.split(maxsplit=1)[0]
-    return next(
-        getattr(stub, rpc) for stub in (blockyard.allocator, blockyard.admin, blockyard.ledger) if hasattr(stub, rpc)
-    )
+    return next(getattr(stub, rpc) for stub in blockyard.stubs if hasattr(stub, rpc))
 
 
 class Given:

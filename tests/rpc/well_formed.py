@@ -9,7 +9,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from blockyard.v1 import allocator_pb2, fleet_admin_pb2, ledger_pb2, resources_pb2
+from blockyard.v1 import access_pb2, allocator_pb2, fleet_admin_pb2, ledger_pb2, resources_pb2
 from tests.rpc.wire import Blockyard
 
 pb = allocator_pb2
@@ -197,5 +197,7 @@ REQUESTS: dict[str, Make] = {
     ),
     "Verify": lambda world: ledger_pb2.VerifyRequest(fleet=world.name),
     "Repair": lambda world: ledger_pb2.RepairRequest(fleet=world.name, apply=True),
+    "WhoAmI": lambda _world: access_pb2.WhoAmIRequest(),
+    "CanI": lambda world: access_pb2.CanIRequest(permission=access_pb2.READ, fleet=world.name),
 }
 """By the name of the RPC, and words that tell its requests apart."""

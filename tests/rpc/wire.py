@@ -78,6 +78,11 @@ class Blockyard:
         self.ledger: Any = _WithMetadata(ledger_pb2_grpc.LedgerStub(channel), metadata)
         self.access: Any = _WithMetadata(access_pb2_grpc.AccessStub(channel), metadata)
 
+    @property
+    def stubs(self) -> tuple[Any, ...]:
+        """Of all services."""
+        return self.allocator, self.admin, self.ledger, self.access
+
     async def make_fleet(self, fleet: str, *instances: str, blocks: int = 8) -> None:
         """A fleet with instances of so many blocks."""
         await self.admin.CreateFleet(fleet_admin_pb2.CreateFleetRequest(fleet_id=fleet))
