@@ -72,13 +72,15 @@ class AdminSocket:
             self._lock.release()
 
     def _take_lock(self) -> None:
+        if not self.path.parent.is_dir():
+            # The lock would make it, open to whomever the umask lets in.
+            raise self._refused("its folder is not there; make it, or choose another --admin-socket")
         try:
             self._lock.acquire(blocking=False)
         except Timeout as taken:
             raise self._refused("another server has it; stop that one, or choose another --admin-socket") from taken
         except OSError as error:
-            advice = "its folder must be there, and this user must be able to write it"
-            raise self._refused(f"{error.strerror}; {advice}") from error
+            raise self._refused(f"{error.strerror}; this user must be able to write the folder") from error
 
     def _expect_free(self) -> None:
         """Expects nothing at the path, or a socket that nobody listens at. Raises OSError."""

@@ -215,10 +215,8 @@ def _expect_usable_key(path: Path, certificate: x509.Certificate) -> None:
 def _read(path: Path) -> bytes:
     """All of a file. Raises CertificateRefused."""
     try:
-        # Without blocking: somebody may name a pipe.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:  # noqa: PTH123 - of a descriptor
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        with open(path, "rb", opener=_opener) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise CertificateRefused(f"{path} is not a file")
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
@@ -226,6 +224,11 @@ def _read(path: Path) -> bytes:
     if len(data) > MAX_FILE_BYTES:
         raise CertificateRefused(f"{path} is longer than {MAX_FILE_BYTES} bytes")
     return data
+
+
+def _opener(path: str, flags: int) -> int:
+    """Without blocking: the path may lead to a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _tell_validity(files: CertificateFiles, loaded: _Loaded) -> None:
