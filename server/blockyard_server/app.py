@@ -20,8 +20,10 @@ from blockyard_server.engine.formats import FormatSettings
 from blockyard_server.engine.store_protocol import Store, StoreRefused
 from blockyard_server.engine.sweeper import SweeperSettings
 from blockyard_server.engine.writer import WriterLimits
+from blockyard_server.listeners import Listeners, ListenRefused, listeners_of
 from blockyard_server.metrics import MetricsServer
-from blockyard_server.rpc.server import EdgeSettings, build_server
+from blockyard_server.rpc.auth.authenticator import Authenticator
+from blockyard_server.rpc.server import Edge, EdgeSettings, build_server
 from blockyard_server.settings import Settings
 from blockyard_server.store.postgres.store import PostgresStore
 from blockyard_server.store.sqlite.store import SqliteStore
@@ -44,22 +46,29 @@ class RunningServer:
     """A server that is serving."""
 
     address: str
-    """Where, as `host:port` with the real port."""
+    """Where, as clients name it, with the real port; of several listeners the first."""
     engine: Engine
     made_new: bool = False
     """There was no data where the settings say: an empty database was made."""
     metrics_address: str | None = None
     """Where the metrics are, as `host:port` with the real port; None: nowhere."""
+    addresses: tuple[str, ...] = ()
+    """Of all listeners."""
 
 
 @asynccontextmanager
 async def running_server(
-    settings: Settings, *, clock: Clock | None = None, store: Store | None = None
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    store: Store | None = None,
+    authenticator: Authenticator | None = None,
 ) -> AsyncIterator[RunningServer]:
     """Serves while the block runs, then drains: NOT_SERVING, calls end, what was accepted is committed, store closed.
 
-    `clock` and `store` stand in for the real ones where a test says so. Raises StartRefused.
+    `clock`, `store` and `authenticator` stand in for the real ones where a test says so. Raises StartRefused.
     """
+    listeners = _listeners(settings, authenticator)
     try:
         descriptors = share_out(settings)
     except TooFewDescriptors as refused:
@@ -83,13 +92,13 @@ async def running_server(
     except StoreRefused as refused:
         raise StartRefused(str(refused)) from refused
     try:
-        port = edge.bind(settings.listen)
+        addresses = edge.listen(listeners.all)
         await edge.start()
     except OSError as error:
         await engine.stop()
-        raise StartRefused(f"{error}; choose another --listen, or stop the program that has this one") from error
+        raise StartRefused(str(error)) from error
     try:
-        metrics = MetricsServer(engine, edge.calls, settings.metrics_listen) if settings.metrics_listen else None
+        metrics = _metrics(settings, engine, edge, listeners)
     except OSError as error:
         await edge.stop(0)
         await engine.stop()
@@ -101,8 +110,8 @@ async def running_server(
         descriptors.own,
     )
     try:
-        address = f"{settings.listen.rpartition(':')[0]}:{port}"
-        yield RunningServer(address, engine, store.made_new, metrics.address if metrics is not None else None)
+        metrics_address = metrics.address if metrics is not None else None
+        yield RunningServer(addresses[0], engine, store.made_new, metrics_address, tuple(addresses))
     finally:
         _log.info("draining")
         await edge.stop(settings.drain_grace_s)
@@ -172,6 +181,23 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
+
+
+def _listeners(settings: Settings, authenticator: Authenticator | None) -> Listeners:
+    """Raises StartRefused."""
+    if settings.auth_file is not None and authenticator is None:
+        raise StartRefused("this release does not read --auth-file")
+    try:
+        return listeners_of(settings, authenticator)
+    except ListenRefused as refused:
+        raise StartRefused(str(refused)) from refused
+
+
+def _metrics(settings: Settings, engine: Engine, edge: Edge, listeners: Listeners) -> MetricsServer | None:
+    """Raises OSError."""
+    if not settings.metrics_listen:
+        return None
+    return MetricsServer(engine, edge.calls, settings.metrics_listen, listeners.certificates)
 
 
 def _store(settings: Settings) -> Store:

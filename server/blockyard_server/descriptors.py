@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from blockyard_server.metrics import MAX_SCRAPES
+from blockyard_server.rpc.server import MAX_LOCAL_CONNECTIONS
 from blockyard_server.settings import Settings
 from blockyard_server.store.postgres.store import WRITER_SHARDS
 
@@ -25,6 +26,8 @@ OF_READER: Final = 2
 """SQLite: the file and its log. PostgreSQL: the connection, and the poll that waits for it to be made."""
 OF_VERIFY: Final = 8
 """Verify's own connection, and SQLite's temporary files."""
+OF_ADMIN_SOCKET: Final = MAX_LOCAL_CONNECTIONS + 2
+"""Its connections, itself and its lock."""
 OF_SIGNALS: Final = 4
 """What hears and tells of other servers by way of PostgreSQL."""
 SPARE: Final = 64
@@ -83,4 +86,5 @@ def _needed(settings: Settings) -> int:
     """What the server will open, at most."""
     own = OF_GRPC + OF_READER * settings.readers + OF_VERIFY + SPARE
     own += OF_DATA_FILE if settings.database is None else OF_READER * WRITER_SHARDS + OF_SIGNALS
+    own += 0 if settings.admin_socket is None else OF_ADMIN_SOCKET
     return own + (MAX_SCRAPES + 1 if settings.metrics_listen else 0)

@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from socketserver import ThreadingMixIn
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
@@ -18,6 +18,9 @@ from prometheus_client.registry import Collector
 from blockyard_server.engine.counts import Counts, Durations
 from blockyard_server.engine.engine import Engine
 from blockyard_server.rpc.call_counts import CallCounts
+
+if TYPE_CHECKING:
+    from blockyard_server.rpc.tls import Certificates  # brings cryptography, which only TLS needs
 
 MAX_SCRAPES: Final = 16
 """Connections that are answered at once; one more is closed. Each has a thread and a file descriptor."""
@@ -41,9 +44,10 @@ _COUNTERS: Final = {
 class EngineMetrics(Collector):
     """What an engine and its edge have counted, at the moment of the scrape."""
 
-    def __init__(self, engine: Engine, calls: CallCounts) -> None:
+    def __init__(self, engine: Engine, calls: CallCounts, certificates: "Certificates | None" = None) -> None:
         self._engine = engine
         self._calls = calls
+        self._certificates = certificates
 
     def collect(self) -> Iterator[Metric]:
         """Every metric; `docs/how-to/operate.md` says which to watch."""
@@ -60,6 +64,8 @@ class EngineMetrics(Collector):
         )
         yield GaugeMetricFamily("blockyard_watches", "Watches that are open.", value=self._engine.watches_open)
         yield from _calls(self._calls)
+        if self._certificates is not None:
+            yield from _tls(self._certificates)
 
 
 def _requests(counts: Counts) -> Metric:
@@ -88,6 +94,20 @@ def _calls(calls: CallCounts) -> Iterator[Metric]:
     for method, durations in sorted(calls.durations.items()):
         took.add_metric((method,), _buckets(durations), durations.total_s)
     yield took
+
+
+def _tls(certificates: "Certificates") -> Iterator[Metric]:
+    certificates.look()  # there may be no handshake for hours, and a wrong file is to be known before the next one
+    yield CounterMetricFamily(
+        "blockyard_tls_reload_failures",
+        "Changes of the certificate's files that were not taken.",
+        value=certificates.reload_failures,
+    )
+    yield GaugeMetricFamily(
+        "blockyard_tls_not_after_seconds",
+        "When the certificate in use ends, in seconds since the epoch.",
+        value=certificates.not_after_s,
+    )
 
 
 def _buckets(durations: Durations) -> list[tuple[str, int]]:
@@ -144,10 +164,12 @@ class _BoundedServer(ThreadingMixIn, WSGIServer):
 class MetricsServer:
     """Serves one engine's metrics while it is open."""
 
-    def __init__(self, engine: Engine, calls: CallCounts, listen: str) -> None:
+    def __init__(
+        self, engine: Engine, calls: CallCounts, listen: str, certificates: "Certificates | None" = None
+    ) -> None:
         """Raises OSError if the address cannot be listened on. `listen` is HOST:PORT; port 0 takes a free one."""
         registry = CollectorRegistry()
-        registry.register(EngineMetrics(engine, calls))
+        registry.register(EngineMetrics(engine, calls, certificates))
         host, _, port = listen.rpartition(":")
         bare = host.strip("[]")
         family, *_ = socket.getaddrinfo(bare, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]

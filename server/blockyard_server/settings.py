@@ -4,6 +4,7 @@ Each field's metadata has its help; the flag is the name with dashes (`--max-bat
 the name in capitals after `BLOCKYARD_` (`BLOCKYARD_MAX_BATCH`). Units are in the names.
 """
 
+import os
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,6 +21,10 @@ MIN_RETENTION_S: Final = 600.0
 timeouts is five minutes): no retry of theirs may meet a token that was forgotten. A test compares the two."""
 MIN_JOURNAL_RETENTION_S: Final = 60.0
 """Servers that share a database, and watches that begin again, follow the journal: they are given at least this."""
+MAX_LISTENERS: Final = 8
+"""Ports of one server: each has its own part of what may be connected and may wait."""
+MAX_SOCKET_PATH_BYTES: Final = 103
+"""Systems allow 103 to 107 in the path of a Unix socket."""
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(\d{1,5})")
@@ -36,28 +41,64 @@ def _setting(default: Any, help_: str, *, least: float | None = None, most: floa
     return field(default=default, metadata={"help": help_, "least": least, "most": most})
 
 
+def _help(text: str) -> dict[str, str | None]:
+    """The metadata of a setting without limits."""
+    return {"help": text, "least": None, "most": None}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Defaults serve a laptop. Raises SettingsRefused."""
 
-    listen: str = _setting(DEFAULT_ADDRESS, "Address and port to serve on. Port 0 takes a free one.")
+    listen: str = _setting(
+        DEFAULT_ADDRESS,
+        "Address and port to serve on; several with commas between, or none. Port 0 takes a free one. With --tls-cert"
+        " they speak TLS.",
+    )
+    mtls_listen: str = _setting(
+        "", "The same for clients with a certificate of --tls-client-ca; nobody else is let in there. Empty: none."
+    )
+    admin_socket: Path | None = field(
+        default=None,
+        metadata=_help(
+            "A Unix socket for the administrators of this machine, made with mode 0600: whoever may open it may do"
+            " everything."
+        ),
+    )
+    tls_cert: Path | None = field(
+        default=None,
+        metadata=_help(
+            "The server's certificate and those that lead to its authority, in PEM. Read again when it changes, as the"
+            " two other files are."
+        ),
+    )
+    tls_key: Path | None = field(
+        default=None, metadata=_help("The private key of --tls-cert, in PEM, without a password.")
+    )
+    tls_client_ca: Path | None = field(
+        default=None, metadata=_help("The authorities whose client certificates --mtls-listen lets in, in PEM.")
+    )
+    auth_file: Path | None = field(
+        default=None,
+        metadata=_help("Who may call, and what each may do. Without, everybody who reaches a port may do everything."),
+    )
+    insecure_no_auth: bool = _setting(
+        False, "Serve other machines without --auth-file: everybody who reaches the port may do everything."
+    )
+    insecure_no_tls: bool = _setting(
+        False, "Serve other machines on --listen in plaintext: everybody in between can read and change everything."
+    )
     data: Path = field(
         default_factory=lambda: user_data_path("blockyard") / "blockyard.db",
-        metadata={
-            "help": "The SQLite file with all data. Made at the first start. Not together with --database.",
-            "least": None,
-            "most": None,
-        },
+        metadata=_help("The SQLite file with all data. Made at the first start. Not together with --database."),
     )
     database: str | None = field(
         default=None,
         repr=False,  # there may be a password in it
-        metadata={
-            "help": "A PostgreSQL for all data, instead of --data, as postgresql://user@host:5432/name. Any number of"
-            " servers may share one. Give a password in the variable, not on the command line.",
-            "least": None,
-            "most": None,
-        },
+        metadata=_help(
+            "A PostgreSQL for all data, instead of --data, as postgresql://user@host:5432/name. Any number of servers"
+            " may share one. Give a password in the variable, not on the command line."
+        ),
     )
     database_schema: str = _setting(
         "",
@@ -136,14 +177,62 @@ class Settings:
         if self.database is not None and not self.database.startswith(_DATABASES):
             message = f"database must begin with {_DATABASES[0]}, as in postgresql://user@host:5432/name"
             raise SettingsRefused(message)
-        _check_address("listen", self.listen, DEFAULT_PORT)
+        self._check_listeners()
+        self._check_tls()
         if self.metrics_listen:
             _check_address("metrics_listen", self.metrics_listen, DEFAULT_METRICS_PORT)
+
+    def _check_listeners(self) -> None:
+        addresses = [*self.listen_addresses, *self.mtls_addresses]
+        for name, each in (("listen", self.listen_addresses), ("mtls_listen", self.mtls_addresses)):
+            for address in each:
+                _check_address(name, address, DEFAULT_PORT)
+        if len(addresses) > MAX_LISTENERS:
+            message = f"listen and mtls_listen have {len(addresses)} addresses, and must have at most {MAX_LISTENERS}"
+            raise SettingsRefused(message)
+        twice = {address for address in addresses if addresses.count(address) > 1 and not address.endswith(":0")}
+        if twice:
+            raise SettingsRefused(f"listen and mtls_listen name {min(twice)} twice, and must name each address once")
+        if not addresses and self.admin_socket is None:
+            raise SettingsRefused("listen, mtls_listen and admin_socket are all empty, and one of them must be given")
+        if self.admin_socket is not None and len(os.fsencode(self.admin_socket.absolute())) > MAX_SOCKET_PATH_BYTES:
+            message = f"the path of admin_socket must have at most {MAX_SOCKET_PATH_BYTES} bytes: {self.admin_socket}"
+            raise SettingsRefused(message)
+        if self.insecure_no_auth and self.auth_file is not None:
+            raise SettingsRefused("insecure_no_auth and auth_file are both given, and contradict each other")
+
+    def _check_tls(self) -> None:
+        """What is not used must not seem to protect anything."""
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise SettingsRefused("tls_cert and tls_key must be given together")
+        if (self.tls_client_ca is None) != (not self.mtls_addresses):
+            raise SettingsRefused("mtls_listen and tls_client_ca must be given together")
+        if self.mtls_addresses and self.tls_cert is None:
+            raise SettingsRefused("mtls_listen needs tls_cert and tls_key")
+        plain = self.insecure_no_tls or not self.listen_addresses
+        if self.tls_cert is not None and plain and not self.mtls_addresses:
+            message = "tls_cert is given, and no listener would use it: leave out insecure_no_tls, or name a listener"
+            raise SettingsRefused(message)
+
+    @property
+    def listen_addresses(self) -> tuple[str, ...]:
+        """Where clients without a certificate connect to."""
+        return _addresses(self.listen)
+
+    @property
+    def mtls_addresses(self) -> tuple[str, ...]:
+        """Where clients with a certificate connect to."""
+        return _addresses(self.mtls_listen)
 
     @property
     def place(self) -> str:
         """Where the data is, for people: without user, password and options."""
         return str(self.data) if self.database is None else _CREDENTIALS.sub("", self.database)
+
+
+def _addresses(text: str) -> tuple[str, ...]:
+    """The parts between commas."""
+    return tuple(part.strip() for part in text.split(",")) if text else ()
 
 
 def _check_address(name: str, value: str, example_port: int) -> None:

@@ -59,6 +59,12 @@ def _serve(values: dict[str, Any], *, demo: bool) -> None:
         raise CommandFailed(
             f"{refused}.", next_step="`blockyard serve --help` shows the settings.", exit_code=ExitCode.USAGE
         ) from refused
+    if demo and settings.admin_socket is None and (settings.tls_cert or settings.auth_file):
+        raise CommandFailed(
+            "The demo fleet is made through a listener that asks for nothing, and this server has none.",
+            next_step="Give --admin-socket, too, or leave out --demo.",
+            exit_code=ExitCode.USAGE,
+        )
     try:
         from blockyard_server.app import StartRefused, serve_forever  # noqa: PLC0415  # clients may lack its parts
     except ModuleNotFoundError as missing:
@@ -75,11 +81,14 @@ def _serve(values: dict[str, Any], *, demo: bool) -> None:
 
 def _welcome(running: "RunningServer", settings: Settings, *, demo: bool) -> None:
     new = " (a new, empty database)" if running.made_new else ""
+    *others, last = running.addresses
+    where = f"{', '.join(others)} and {last}" if others else last
     with contextlib.suppress(OSError, OutputClosed):  # a full disk under the output ends no service
-        print_line(f"Serving on {running.address}, data in {settings.place}{new}. Ctrl-C stops.")
+        print_line(f"Serving on {where}, data in {settings.place}{new}. Ctrl-C stops.")
     if demo:
+        address = running.address if settings.admin_socket is None else last
         # A thread, because this one is the service's own.
-        threading.Thread(target=_make_demo, args=(running.address,), name="blockyard-demo", daemon=True).start()
+        threading.Thread(target=_make_demo, args=(address,), name="blockyard-demo", daemon=True).start()
 
 
 def _make_demo(address: str) -> None:

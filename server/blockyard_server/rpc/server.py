@@ -1,10 +1,10 @@
-"""The gRPC server over a `Service`: what it offers, its limits, how it starts and how it drains.
+"""The gRPC edge over a `Service`: what it offers, its limits, how it starts and how it drains, over all listeners.
 
 Transport settings have their reasons here; `app.py` decides when each step happens.
 """
 
 import asyncio
-import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from blockyard_server.rpc.fleet_admin import FleetAdminServicer
 from blockyard_server.rpc.health import Health
 from blockyard_server.rpc.interceptors import Interceptor
 from blockyard_server.rpc.ledger import LedgerServicer
+from blockyard_server.rpc.listen import Listener, PortListener
 from blockyard_server.rpc.methods import Methods
 from blockyard_server.rpc.reflection import reflection_services
 
@@ -44,6 +45,8 @@ TIME_OF_READS: Final = 0.5
 """The part of the grace after which a read, a Verify or a Repair that is still under way is ended."""
 TIME_OF_CHANGES: Final = 0.9
 """The part of the grace after which a change that was not begun is refused. The rest is for the answers."""
+MAX_LOCAL_CONNECTIONS: Final = 16
+"""Connections to the admin socket open at once; those who have it have no use for more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class EdgeSettings:
     max_pending_s: int = 600
     """gRPC drops, in the same way, a call that nobody has looked at for so long."""
     max_connections: int = 10_000
-    """Connections open at once; one more is closed as soon as it is accepted."""
+    """Connections open at once, of all ports, in equal shares; one more is closed as soon as it is accepted."""
     handshake_timeout_s: float = 10.0
     """A connection that has not said its first words of HTTP/2 after so long is closed."""
     keepalive_time_s: float = 60.0
@@ -67,6 +70,16 @@ class EdgeSettings:
     """A ping that is not answered for so long ends the connection."""
     min_client_ping_interval_s: float = 5.0
     """Clients that ping an idle connection more often are disconnected."""
+    max_metadata_bytes: int = 16_384
+    """A call with metadata up to this is always accepted: a token with many groups takes 15 kB."""
+    max_metadata_hard_bytes: int = 32_768
+    """One with more than this never is. In between gRPC refuses some at random, which tells clients to have less."""
+    idle_connection_s: float = 900.0
+    """A connection without a call ends after so long, where connections are replaced (`Listener`)."""
+    connection_age_s: float = 1800.0
+    """There every connection ends after so long, give or take a tenth: clients must show who they are again."""
+    connection_age_grace_s: float = 60.0
+    """What is under way on it may take so long; then it is ended, and its client asks again."""
     recheck_s: float = RECHECK_S
     """An open stream's credentials are looked at again after so long."""
     write_patience_s: float = 10.0
@@ -88,10 +101,16 @@ class EdgeSettings:
 
 
 class Edge:
-    """The server with all its services. `bind`, then `start`; in the end `stop`. For one event loop."""
+    """All services, offered by every listener. `listen`, then `start`; in the end `stop`. For one event loop.
+
+    Each listener has a gRPC server of its own. What limits the process is shared by all: calls under way, streams,
+    health, the drain.
+    """
 
     def __init__(self, service: Service, settings: EdgeSettings, authenticator: Authenticator | None = None) -> None:
-        """No authenticator: nobody is asked who he is."""
+        """The authenticator is for `bind` alone. None: nobody is asked who he is."""
+        self._authenticator = authenticator
+        self._listeners: list[tuple[Listener, grpc.aio.Server]] = []
         self._settings = settings
         self._service = service
         self.calls = CallCounts()
@@ -122,23 +141,37 @@ class Edge:
         for descriptor, servicer in services:
             # Whoever asks a draining server for its health is to hear NOT_SERVING.
             self.methods.add(descriptor, servicer, changes=CHANGES, serve_while_draining=servicer is self.health)
-        self.server = grpc.aio.server(options=_options(settings))
-        self.server.add_generic_rpc_handlers((ListenerMethods(self.methods.find, authenticator),))
 
     def bind(self, address: str) -> int:
-        """Takes the address, `host:port`, and returns the port; 0 is any free one. Raises OSError if it is taken."""
-        try:
-            _try_address(address)
-        except (OSError, UnicodeError) as error:
-            raise OSError(f"cannot listen on {address}: {getattr(error, 'strerror', None) or error}") from error
-        try:
-            return self.server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}: the address is in use or not of this machine") from error
+        """Listens on one plaintext port, `host:port`, and returns the port; 0 is any free one. Raises OSError."""
+        (found,) = self.listen([PortListener(address, self._authenticator)])
+        return int(found.rpartition(":")[2])
+
+    def listen(self, listeners: Sequence[Listener]) -> list[str]:
+        """Takes all addresses, and returns each as its clients name it. Once. Raises OSError, which says why not."""
+        ports = sum(listener.is_port for listener in listeners)
+        addresses = []
+        for listener in listeners:
+            server = grpc.aio.server(options=_options(self._settings, listener, ports))
+            methods = ListenerMethods(self.methods.find, listener.authenticator, by_certificate=listener.by_certificate)
+            server.add_generic_rpc_handlers((methods,))
+            try:
+                addresses.append(listener.bind(server))
+            except OSError:
+                self._close()
+                raise
+            self._listeners.append((listener, server))
+        return addresses
+
+    def _close(self) -> None:
+        for listener, _ in self._listeners:
+            listener.close()
+        self._listeners.clear()
 
     async def start(self) -> None:
         """Begins to serve."""
-        await self.server.start()
+        for _, server in self._listeners:
+            await server.start()
 
     async def stop(self, grace_s: float) -> None:
         """Drains within `grace_s`: NOT_SERVING, streams end, new calls are refused, those under way are answered.
@@ -157,9 +190,11 @@ class Edge:
             await self.admission.refuse_until_quiet(
                 self._settings.quiet_s, min(self._settings.drain_reject_max_s, grace_s / 4), until_s - grace_s / 4
             )
-            await self.server.stop(max(0.0, until_s - loop.time()))
+            left_s = max(0.0, until_s - loop.time())
+            await asyncio.gather(*(server.stop(left_s) for _, server in self._listeners))
         finally:
             ending.cancel()
+            self._close()
 
     async def _end_in_time(self, grace_s: float) -> None:
         await asyncio.sleep(grace_s * TIME_OF_READS)
@@ -178,30 +213,17 @@ def build_server(
     return Edge(service, EdgeSettings() if settings is None else settings, authenticator)
 
 
-def _try_address(address: str) -> None:
-    """Binds the address for a moment, because gRPC tells its own log, and not us, why it cannot. Raises OSError."""
-    host, _, port = address.rpartition(":")
-    refusals: list[OSError] = []
-    found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    for family, kind, protocol, _, place in found:
-        try:
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(place)
-        except OSError as refusal:
-            refusals.append(refusal)
-    # A name may have addresses that this machine cannot serve on; gRPC is content with one.
-    if len(refusals) == len(found):
-        raise refusals[0]
-
-
 def _service(module: Any, name: str) -> ServiceDescriptor:
     descriptor: ServiceDescriptor = module.DESCRIPTOR.services_by_name[name]
     return descriptor
 
 
-def _options(settings: EdgeSettings) -> tuple[tuple[str, int], ...]:
-    return (
+def _options(settings: EdgeSettings, listener: Listener, ports: int) -> tuple[tuple[str, int], ...]:
+    """What a listener's gRPC server is made with, beside so many ports. Each port has its own counts in gRPC."""
+    # Never below what `EdgeSettings` demands.
+    pending = max(settings.max_pending_calls // max(1, ports), 2 * settings.max_concurrent_calls)
+    connections = settings.max_connections // ports if listener.is_port else MAX_LOCAL_CONNECTIONS
+    options = (
         # Without this a second server binds the same port silently, and with SQLite that is a second writer.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
@@ -210,16 +232,30 @@ def _options(settings: EdgeSettings) -> tuple[tuple[str, int], ...]:
         # What is waiting beyond this waits in the client, where its deadline is known.
         ("grpc.max_concurrent_streams", settings.max_concurrent_calls),
         # Between the two limits gRPC would drop calls at random (docs/adr/0015).
-        ("grpc.server.max_pending_requests", settings.max_pending_calls),
-        ("grpc.server.max_pending_requests_hard_limit", settings.max_pending_calls),
+        ("grpc.server.max_pending_requests", pending),
+        ("grpc.server.max_pending_requests_hard_limit", pending),
         ("grpc.server_max_unrequested_time_in_server", settings.max_pending_s),
         # One more would take a file descriptor that the database needs.
-        ("grpc.max_allowed_incoming_connections", settings.max_connections),
-        ("grpc.server_handshake_timeout_ms", int(settings.handshake_timeout_s * 1000)),
-        ("grpc.keepalive_time_ms", int(settings.keepalive_time_s * 1000)),
-        ("grpc.keepalive_timeout_ms", int(settings.keepalive_timeout_s * 1000)),
+        ("grpc.max_allowed_incoming_connections", max(1, connections)),
+        ("grpc.max_metadata_size", settings.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_metadata_hard_bytes),
+        ("grpc.server_handshake_timeout_ms", _ms(settings.handshake_timeout_s)),
+        ("grpc.keepalive_time_ms", _ms(settings.keepalive_time_s)),
+        ("grpc.keepalive_timeout_ms", _ms(settings.keepalive_timeout_s)),
         # Since gRPC has two timers for one ping, the earlier one counts; this one's default is a minute.
-        ("grpc.http2.ping_timeout_ms", int(settings.keepalive_timeout_s * 1000)),
+        ("grpc.http2.ping_timeout_ms", _ms(settings.keepalive_timeout_s)),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", int(settings.min_client_ping_interval_s * 1000)),
+        ("grpc.http2.min_ping_interval_without_data_ms", _ms(settings.min_client_ping_interval_s)),
     )
+    if not listener.replaces_connections:
+        return options
+    return (
+        *options,
+        ("grpc.max_connection_idle_ms", _ms(settings.idle_connection_s)),
+        ("grpc.max_connection_age_ms", _ms(settings.connection_age_s)),
+        ("grpc.max_connection_age_grace_ms", _ms(settings.connection_age_grace_s)),
+    )
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
