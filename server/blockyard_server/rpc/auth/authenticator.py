@@ -11,12 +11,14 @@ Certificate = Mapping[str, Sequence[bytes]]
 
 
 class Unauthenticated(Exception):
-    """Nobody knows who this is. `hint` is for the log; the client learns the scheme alone."""
+    """Nobody knows who this is. `hint` and `subject` are for the log; the client learns the scheme alone."""
 
-    def __init__(self, scheme: str, hint: str) -> None:
+    def __init__(self, scheme: str, hint: str, subject: str = "") -> None:
         super().__init__(f"{scheme}: {hint}")
         self.scheme = scheme
         self.hint = hint
+        self.subject = subject
+        """Whose proof it was, if the auth file names it: `token:k3v9`, `jwt:k8s`. Never text that a stranger chose."""
 
 
 class Authenticator(Protocol):
