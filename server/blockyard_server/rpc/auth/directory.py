@@ -120,7 +120,10 @@ class Directory:
                 today = self.tokens.get(digest)
                 return today is not None and _rights(today) == _rights(principal)
             case CertificateProof(name):
-                found = self._names.owner_of([name])
+                try:
+                    found = self._names.owner_of([name])
+                except Unauthenticated:
+                    return False
                 return found is not None and self._is_entry(principal, found[1])
             case JwtProof(issuer, subject, mapped=mapped):
                 entry = self._subjects.get(JwtSubject(issuer.name, subject))
