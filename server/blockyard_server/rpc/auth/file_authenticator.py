@@ -211,7 +211,7 @@ class FileAuthenticator:
             cache = known.get(issuer.name)
             if cache is None or not cache.is_of(issuer):
                 cache = KeyCache(issuer, self._jwts.clear)
-                cache.read_file()
+                cache.read_local()
             keys[issuer.name] = cache
         return _State(directory, JwtVerifier(directory.issuers, keys, self._now))
 

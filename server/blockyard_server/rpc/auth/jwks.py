@@ -21,7 +21,7 @@ from blockyard_server.rpc.auth.auth_file import IssuerEntry
 from blockyard_server.rpc.auth.auth_file_rules import ALGORITHMS
 from blockyard_server.rpc.auth.authenticator import Unauthenticated
 from blockyard_server.rpc.auth.hints import Hint, Scheme
-from blockyard_server.rpc.auth.jwks_source import TIMEOUT_S, FileSource, JwksFailed, JwksSource, source_of
+from blockyard_server.rpc.auth.jwks_source import TIMEOUT_S, JwksFailed, JwksSource, source_of
 from blockyard_server.rpc.fields import quoted
 
 MAX_KEYS: Final = 100
@@ -79,6 +79,7 @@ class KeyCache:
         self._logged_s = float("-inf")
         self._wanted = asyncio.Event()
         self._thread: threading.Thread | None = None
+        """Of a read that nobody waits for any more."""
         self._task: asyncio.Task[None] | None = None
 
     def is_of(self, issuer: IssuerEntry) -> bool:
@@ -108,9 +109,9 @@ class KeyCache:
         """Whether a JWT may have been signed with this key."""
         return self.has_keys and any(each == key_id for each, _ in self._keys)
 
-    def read_file(self) -> None:
-        """Reads the keys now if they are in a file, so that a start does not begin with refusals. May wait."""
-        if isinstance(self._source, FileSource):
+    def read_local(self) -> None:
+        """Reads the keys now if they are on this machine, so that a start does not begin with refusals."""
+        if self._source.is_local:
             try:
                 self._take(self._read())
             except JwksFailed as failed:
@@ -169,15 +170,16 @@ class KeyCache:
             with suppress(RuntimeError):  # the event loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(_resolve, done, found)
 
-        self._thread = threading.Thread(target=read, name=f"blockyard-jwks-{self.issuer.name}", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=read, name=f"blockyard-jwks-{self.issuer.name}", daemon=True)
+        thread.start()
         try:
             async with asyncio.timeout(self._times.limit_s):
                 return await done
         except TimeoutError as error:
             raise JwksFailed(f"{self.issuer.jwks} has not answered within {self._times.limit_s:g} s") from error
         finally:
-            if not done.done() or done.cancelled():
+            if done.cancelled():
+                self._thread = thread
                 self._source.abort()
 
     def _read(self) -> Keys | None:

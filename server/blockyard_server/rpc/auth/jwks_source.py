@@ -28,6 +28,8 @@ class JwksSource(Protocol):
 
     interval_s: float
     """How often it is asked."""
+    is_local: bool
+    """It answers at once."""
 
     def read(self) -> bytes | None:
         """The document; None if it is surely the same as the last time. Waits. Raises JwksFailed."""
@@ -59,6 +61,7 @@ class FileSource:
     """A file, such as one that Kubernetes mounts and replaces by another symbolic link."""
 
     interval_s = FILE_INTERVAL_S
+    is_local = True
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -87,6 +90,7 @@ class HttpsSource:
     """An HTTPS address. Proxies of the environment are used, redirects are not followed."""
 
     interval_s = HTTPS_INTERVAL_S
+    is_local = False
 
     def __init__(self, url: str, ca: str | None, *, timeout_s: float = TIMEOUT_S) -> None:
         self._url = url
