@@ -19,5 +19,8 @@ class Memory:
             raise JwksFailed("the issuer is away")
         return self.document
 
+    def forget(self) -> None:
+        """It remembers nothing."""
+
     def abort(self) -> None:
         """It never waits."""

@@ -255,6 +255,17 @@ def test_a_mounted_file_that_is_replaced_by_another_link_is_read_again(tmp_path:
     assert source.read() == SECOND
 
 
+async def test_a_file_that_is_no_jwks_stays_a_failure_as_long_as_it_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "jwks.json"
+    path.write_bytes(b"half of")
+    cache = KeyCache(entry(path.as_uri()))
+
+    assert [await cache.refresh() for _ in range(3)] == [False] * 3
+    path.write_bytes(FIRST)
+    assert [await cache.refresh() for _ in range(3)] == [True] * 3
+    assert cache.failures == 3
+
+
 # How long they are kept.
 
 

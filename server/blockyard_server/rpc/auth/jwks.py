@@ -185,7 +185,11 @@ class KeyCache:
     def _read(self) -> Keys | None:
         """Raises JwksFailed."""
         data = self._source.read()
-        return None if data is None else parse_keys(data, self.issuer.algorithms)
+        try:
+            return None if data is None else parse_keys(data, self.issuer.algorithms)
+        except JwksFailed:
+            self._source.forget()
+            raise
 
     def _take(self, keys: Keys | None) -> None:
         expired = self.read_s is not None and not self.has_keys

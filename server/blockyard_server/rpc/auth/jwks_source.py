@@ -35,6 +35,9 @@ class JwksSource(Protocol):
         """The document; None if it is surely the same as the last time. Waits. Raises JwksFailed."""
         ...
 
+    def forget(self) -> None:
+        """What was read could not be used: the next `read` gives the document, changed or not."""
+
     def abort(self) -> None:
         """Makes a `read` that is under way in another thread end soon."""
 
@@ -82,6 +85,10 @@ class FileSource:
         self._signature = signature
         return data
 
+    def forget(self) -> None:
+        """The next `read` reads."""
+        self._signature = None
+
     def abort(self) -> None:
         """A file is read as long as it takes."""
 
@@ -115,6 +122,9 @@ class HttpsSource:
             self._sockets.clear()
         _check_size(data)
         return data
+
+    def forget(self) -> None:
+        """Every `read` asks anew."""
 
     def abort(self) -> None:
         """Ends the connection: a host that sends a byte now and then would keep the thread for hours."""
