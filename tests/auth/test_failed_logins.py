@@ -1,5 +1,8 @@
 """All failed logins are counted, and strangers do not decide how long the log is."""
 
+import json
+from typing import Any
+
 import pytest
 
 from blockyard_server.rpc.auth.authenticator import Unauthenticated
@@ -22,8 +25,12 @@ def clock() -> Clock:
     return Clock()
 
 
-def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.message.removeprefix("login refused: ") for record in caplog.records]
+def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    return [json.loads(record.message) for record in caplog.records]
+
+
+def line(peer: str, times: int, **more: str) -> dict[str, Any]:
+    return {"event": "login_refused", "peer": peer, "scheme": "token", "hint": "unknown", **more, "times": times}
 
 
 def unknown(subject: str = "") -> Unauthenticated:
@@ -48,12 +55,12 @@ def test_the_first_is_logged_at_once_and_the_others_of_ten_seconds_as_one_line(
         clock.now_s += 0.1
         failed.note("ipv4:192.0.2.1:2", unknown("token:k3v9"))
         failed.flush()
-    assert lines(caplog) == ["peer 192.0.2.1, token, unknown, token:k3v9, 1 time"]
+    assert lines(caplog) == [line("192.0.2.1", 1, subject="token:k3v9")]
 
     clock.now_s += 5
     failed.flush()
     failed.flush()
-    assert lines(caplog)[1:] == ["peer 192.0.2.1, token, unknown, token:k3v9, 50 times"]
+    assert lines(caplog)[1:] == [line("192.0.2.1", 50, subject="token:k3v9")]
     assert {record.name for record in caplog.records} == {"blockyard.audit"}
 
 
@@ -72,7 +79,7 @@ def test_a_peer_has_six_lines_a_minute_whatever_it_tries(clock: Clock, caplog: p
     for _ in range(100):
         clock.now_s += 10
         failed.flush()
-    told = [int(line.split()[-2]) for line in lines(caplog)]
+    told = [each["times"] for each in lines(caplog)]
     assert sum(told) == 600 * len(Hint)  # late, and none is lost
 
 
@@ -82,7 +89,7 @@ def test_one_peer_does_not_take_the_lines_of_another(clock: Clock, caplog: pytes
         failed.note("ipv4:192.0.2.1:1", Unauthenticated(Scheme.JWT, hint))
     failed.note("ipv4:192.0.2.2:1", unknown())
 
-    assert lines(caplog)[-1] == "peer 192.0.2.2, token, unknown, 1 time"
+    assert lines(caplog)[-1] == line("192.0.2.2", 1)
 
 
 def test_memory_is_bounded_and_quiet_peers_are_forgotten(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
@@ -97,7 +104,7 @@ def test_memory_is_bounded_and_quiet_peers_are_forgotten(clock: Clock, caplog: p
         clock.now_s += 60
         failed.flush()
     assert failed._peers == {}
-    assert lines(caplog)[-1] == f"peer {OTHERS}, token, unknown, {2 * MAX_PEERS - 1} times"
+    assert lines(caplog)[-1] == line(OTHERS, 2 * MAX_PEERS - 1)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_its_line_is_what_the_auth_file_takes() -> None:
     line = made.toml(datetime(2027, 1, 1, tzinfo=UTC))
     file = parse_auth_file(f'[[principal]]\nid = "sched-a"\ntokens = [{line}]\ngrant = []')
 
-    ((_, entry),) = file.tokens
+    (entry,) = file.principals[0].tokens
     assert (entry.id, entry.sha256) == (made.id, digest(made.secret))
     assert entry.not_after_s == datetime(2027, 1, 1, tzinfo=UTC).timestamp()
     assert made.toml() == f'{{ id = "{made.id}", sha256 = "{made.sha256}" }}'

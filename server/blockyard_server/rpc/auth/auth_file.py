@@ -118,11 +118,6 @@ class AuthFile:
     warnings: tuple[str, ...] = ()
     """What is allowed and probably not meant."""
 
-    @property
-    def tokens(self) -> Iterator[tuple[PrincipalEntry, TokenEntry]]:
-        """All static tokens, each with its principal."""
-        return ((principal, token) for principal in self.principals for token in principal.tokens)
-
 
 def load_auth_file(path: Path) -> AuthFile:
     """Reads the file. Raises AuthFileRefused, also if it cannot be read."""

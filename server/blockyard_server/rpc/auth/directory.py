@@ -10,12 +10,13 @@ from blockyard_server.rpc.auth.auth_file_rules import TENANT
 from blockyard_server.rpc.auth.authenticator import Certificate, Unauthenticated
 from blockyard_server.rpc.auth.certificates import NamedOwners, names_in, proof_by
 from blockyard_server.rpc.auth.hints import Hint, Scheme
-from blockyard_server.rpc.auth.principal import Principal
-from blockyard_server.rpc.caller import DEFAULT_CALLER
+from blockyard_server.rpc.auth.principal import DEFAULT_CALLER, Principal
 from blockyard_server.rpc.names import is_id
 
 MAX_MAPPED_POLICIES: Final = 1000
 """Policies of mapped tenants that are remembered: so many. Names of tenants come from outside."""
+MAX_CERTIFICATES: Final = 10_000
+"""Principals of certificates that are remembered: so many. A pattern may stand for any number of names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,28 +72,39 @@ class Directory:
         self.file = file
         self.issuers: Mapping[str, IssuerEntry] = {issuer.iss: issuer for issuer in file.issuers}
         """By `iss`."""
+        self._policies = {entry.id: Policy(entry.grants) for entry in file.principals}
         self.tokens: Mapping[bytes, FilePrincipal] = {
-            token.sha256: _principal(entry, policy, f"token:{token.id}", TokenProof(token.sha256), token.not_after_s)
-            for entry, policy in ((entry, Policy(entry.grants)) for entry in file.principals)
+            token.sha256: _principal(
+                entry, self._policies[entry.id], f"token:{token.id}", TokenProof(token.sha256), token.not_after_s
+            )
+            for entry in file.principals
             for token in entry.tokens
         }
         """By digest."""
-        self._policies = {entry.id: Policy(entry.grants) for entry in file.principals}
         self._entries = {entry.id: entry for entry in file.principals}
         self._subjects = {subject: entry for entry in file.principals for subject in entry.jwt}
         self._names = NamedOwners({name: entry for entry in file.principals for name in entry.x509})
         self._taken_tenants = {DEFAULT_CALLER, *(caller for entry in file.principals for caller in entry.callers)}
         self._mapped_policies: dict[tuple[str, str], Policy] = {}
+        self._by_names: dict[tuple[str, ...], FilePrincipal] = {}
 
     def of_certificate(self, certificate: Certificate) -> FilePrincipal:
         """The principal of a peer that has shown nothing but this. Raises Unauthenticated."""
         if not certificate:
             raise Unauthenticated(Scheme.NONE, Hint.MISSING)
-        found = self._names.owner_of(names_in(certificate))
+        names = names_in(certificate)
+        principal = self._by_names.get(names)
+        if principal is not None:
+            return principal
+        found = self._names.owner_of(names)
         if found is None:
             raise Unauthenticated(Scheme.CERTIFICATE, Hint.UNKNOWN)
         name, entry = found
-        return _principal(entry, self._policies[entry.id], proof_by(name), CertificateProof(name))
+        principal = _principal(entry, self._policies[entry.id], proof_by(name), CertificateProof(name))
+        if len(self._by_names) >= MAX_CERTIFICATES:
+            self._by_names.clear()
+        self._by_names[names] = principal
+        return principal
 
     def of_jwt(self, jwt: VerifiedJwt) -> FilePrincipal:
         """The principal that a JWT stands for: the entry with its subject, else what the issuer's `map` makes.

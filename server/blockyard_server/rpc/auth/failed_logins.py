@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from blockyard_server.rpc.audit_log import write_line
 from blockyard_server.rpc.auth.authenticator import Unauthenticated
 
 LINE_INTERVAL_S: Final = 10.0
@@ -18,8 +19,6 @@ MAX_PEERS: Final = 1000
 """Peers that are told apart; all others are one."""
 OTHERS: Final = "others"
 MAX_PEER_LENGTH: Final = 64
-
-_log = logging.getLogger("blockyard.audit")
 
 
 @dataclass(slots=True)
@@ -78,14 +77,9 @@ class FailedLogins:
         if full or now_s - failures.logged_s < LINE_INTERVAL_S:
             return
         scheme, hint = kind
-        _log.warning(
-            "login refused: peer %s, %s, %s%s, %d time%s",
-            host,
-            scheme,
-            hint,
-            f", {failures.subject}" if failures.subject else "",
-            failures.waiting,
-            "" if failures.waiting == 1 else "s",
+        subject = {"subject": failures.subject} if failures.subject else {}
+        write_line(
+            logging.WARNING, "login_refused", peer=host, scheme=scheme, hint=hint, **subject, times=failures.waiting
         )
         failures.waiting = 0
         failures.logged_s = now_s

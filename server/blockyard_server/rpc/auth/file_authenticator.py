@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from blockyard_server.rpc.audit_log import write_line
 from blockyard_server.rpc.auth.auth_file import AuthFile, AuthFileRefused, load_auth_file
 from blockyard_server.rpc.auth.authenticator import Certificate, Metadata, Unauthenticated
 from blockyard_server.rpc.auth.directory import Directory, FilePrincipal, JwtProof
@@ -45,7 +46,6 @@ _PREFIX: Final = "Bearer "
 _PREFIX_LENGTH: Final = len(_PREFIX)
 
 _log = logging.getLogger(__name__)
-_audit = logging.getLogger("blockyard.audit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class FileAuthenticator:
             raise Unauthenticated(Scheme.TOKEN, Hint.EXPIRED, principal.via)
         return principal
 
-    def still_valid(self, principal: Principal) -> bool:
+    def is_still_valid(self, principal: Principal) -> bool:
         """Whether a long call may go on: the proof is still good, and leads to the same principal and rights."""
         if not isinstance(principal, FilePrincipal):
             return False
@@ -283,15 +283,16 @@ def _tell_changes(before: AuthFile, after: AuthFile) -> None:
     """Who came, went and changed. Ids alone."""
     old = {f"issuer {each.name}": each for each in before.issuers} | {each.id: each for each in before.principals}
     new = {f"issuer {each.name}": each for each in after.issuers} | {each.id: each for each in after.principals}
-    _audit.info(
-        "the auth file was read: added %s; removed %s; changed %s",
-        _named(new.keys() - old.keys()),
-        _named(old.keys() - new.keys()),
-        _named(name for name in old.keys() & new.keys() if old[name] != new[name]),
+    write_line(
+        logging.INFO,
+        "auth_file_read",
+        added=_named(new.keys() - old.keys()),
+        removed=_named(old.keys() - new.keys()),
+        changed=_named(name for name in old.keys() & new.keys() if old[name] != new[name]),
     )
 
 
-def _named(ids: Iterable[str]) -> str:
+def _named(ids: Iterable[str]) -> list[str]:
     found = sorted(ids)
-    more = f" and {len(found) - MAX_NAMED_CHANGES} more" if len(found) > MAX_NAMED_CHANGES else ""
-    return (", ".join(found[:MAX_NAMED_CHANGES]) or "nothing") + more
+    more = len(found) - MAX_NAMED_CHANGES
+    return [*found[:MAX_NAMED_CHANGES], f"and {more} more"] if more > 0 else found
