@@ -177,7 +177,7 @@ def test_a_rate_without_a_burst_has_one_of_a_second() -> None:
         *(
             (
                 principal(f"limits = {{ units_per_s = {value} }}"),
-                "limits: units_per_s: must be a number from 0 to 1e+09",
+                "limits: units_per_s: must be a number from 0 to 1,000,000,000",
             )
             for value in ("-1", "nan", "inf", "true", '"1"', "1_000_000_001")
         ),

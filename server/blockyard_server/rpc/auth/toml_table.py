@@ -109,7 +109,7 @@ class Table:
             return default
         kinds = (int,) if whole else (int, float)
         if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
-            self.refuse(key, f"must be a {'whole ' if whole else ''}number from {least:g} to {most:g}")
+            self.refuse(key, f"must be a {'whole ' if whole else ''}number from {least:,} to {most:,}")
             return default
         return value
 
