@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final
 
+from blockyard_server.audit_output import audit_lines_on_stderr
 from blockyard_server.descriptors import TooFewDescriptors, share_out
 from blockyard_server.engine.auditor import AuditorSettings
 from blockyard_server.engine.clock import Clock, SystemClock
@@ -22,7 +23,9 @@ from blockyard_server.engine.sweeper import SweeperSettings
 from blockyard_server.engine.writer import WriterLimits
 from blockyard_server.listeners import Listeners, ListenRefused, listeners_of
 from blockyard_server.metrics import MetricsServer
+from blockyard_server.rpc.auth.auth_file import AuthFileRefused
 from blockyard_server.rpc.auth.authenticator import Authenticator
+from blockyard_server.rpc.auth.file_authenticator import FileAuthenticator
 from blockyard_server.rpc.server import Edge, EdgeSettings, build_server
 from blockyard_server.settings import Settings
 from blockyard_server.store.postgres.store import PostgresStore
@@ -54,6 +57,8 @@ class RunningServer:
     """Where the metrics are, as `host:port` with the real port; None: nowhere."""
     addresses: tuple[str, ...] = ()
     """Of all listeners."""
+    reload: Callable[[], None] | None = None
+    """Has the auth file read anew, soon; None: there is none."""
 
 
 @asynccontextmanager
@@ -68,7 +73,8 @@ async def running_server(
 
     `clock`, `store` and `authenticator` stand in for the real ones where a test says so. Raises StartRefused.
     """
-    listeners = _listeners(settings, authenticator)
+    followed = _file_authenticator(settings) if authenticator is None else None
+    listeners = _listeners(settings, authenticator or followed)
     try:
         descriptors = share_out(settings)
     except TooFewDescriptors as refused:
@@ -98,7 +104,7 @@ async def running_server(
         await engine.stop()
         raise StartRefused(str(error)) from error
     try:
-        metrics = _metrics(settings, engine, edge, listeners)
+        metrics = _metrics(settings, engine, edge, listeners, followed)
     except OSError as error:
         await edge.stop(0)
         await engine.stop()
@@ -109,13 +115,18 @@ async def running_server(
         descriptors.limit,
         descriptors.own,
     )
+    if followed is not None:
+        followed.start()
     try:
         metrics_address = metrics.address if metrics is not None else None
-        yield RunningServer(addresses[0], engine, store.made_new, metrics_address, tuple(addresses))
+        reload = None if followed is None else followed.reload
+        yield RunningServer(addresses[0], engine, store.made_new, metrics_address, tuple(addresses), reload)
     finally:
         _log.info("draining")
         await edge.stop(settings.drain_grace_s)
         await engine.stop()
+        if followed is not None:
+            await followed.stop()
         if metrics is not None:
             await asyncio.to_thread(metrics.close)
         _log.info("stopped")
@@ -136,6 +147,8 @@ async def serve(
     async with running_server(settings) as running:
         for number in STOPPING:
             loop.add_signal_handler(number, stop.set)
+        if running.reload is not None:
+            loop.add_signal_handler(signal.SIGHUP, running.reload)
         spare_the_collector()
         on_ready(running)
         await stop.wait()
@@ -159,7 +172,7 @@ def serve_forever(settings: Settings, *, on_ready: Callable[[RunningServer], Non
     exit_ = threading.Timer(settings.drain_grace_s + EXIT_MARGIN_S, _exit_now)
     exit_.daemon = True
     try:
-        with asyncio.Runner(loop_factory=_new_event_loop) as runner:
+        with audit_lines_on_stderr(), asyncio.Runner(loop_factory=_new_event_loop) as runner:
             runner.run(serve(settings, on_ready=on_ready, on_stop=exit_.start))
     finally:
         exit_.cancel()
@@ -183,21 +196,31 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
+def _file_authenticator(settings: Settings) -> FileAuthenticator | None:
+    """Raises StartRefused."""
+    if settings.auth_file is None:
+        return None
+    try:
+        return FileAuthenticator(settings.auth_file)
+    except AuthFileRefused as refused:
+        raise StartRefused(f"the auth file is refused: {'; '.join(refused.problems)}") from refused
+
+
 def _listeners(settings: Settings, authenticator: Authenticator | None) -> Listeners:
     """Raises StartRefused."""
-    if settings.auth_file is not None and authenticator is None:
-        raise StartRefused("this release does not read --auth-file")
     try:
         return listeners_of(settings, authenticator)
     except ListenRefused as refused:
         raise StartRefused(str(refused)) from refused
 
 
-def _metrics(settings: Settings, engine: Engine, edge: Edge, listeners: Listeners) -> MetricsServer | None:
+def _metrics(
+    settings: Settings, engine: Engine, edge: Edge, listeners: Listeners, followed: FileAuthenticator | None
+) -> MetricsServer | None:
     """Raises OSError."""
     if not settings.metrics_listen:
         return None
-    return MetricsServer(engine, edge.calls, settings.metrics_listen, listeners.certificates)
+    return MetricsServer(engine, edge, settings.metrics_listen, listeners.certificates, followed)
 
 
 def _store(settings: Settings) -> Store:

@@ -17,7 +17,10 @@ from prometheus_client.registry import Collector
 
 from blockyard_server.engine.counts import Counts, Durations
 from blockyard_server.engine.engine import Engine
+from blockyard_server.rpc.audit_log import AuditLog
+from blockyard_server.rpc.auth.file_authenticator import FileAuthenticator
 from blockyard_server.rpc.call_counts import CallCounts
+from blockyard_server.rpc.server import Edge
 
 if TYPE_CHECKING:
     from blockyard_server.rpc.tls import Certificates  # brings cryptography, which only TLS needs
@@ -44,10 +47,17 @@ _COUNTERS: Final = {
 class EngineMetrics(Collector):
     """What an engine and its edge have counted, at the moment of the scrape."""
 
-    def __init__(self, engine: Engine, calls: CallCounts, certificates: "Certificates | None" = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        edge: Edge,
+        certificates: "Certificates | None" = None,
+        auth_file: FileAuthenticator | None = None,
+    ) -> None:
         self._engine = engine
-        self._calls = calls
+        self._edge = edge
         self._certificates = certificates
+        self._auth_file = auth_file
 
     def collect(self) -> Iterator[Metric]:
         """Every metric; `docs/how-to/operate.md` says which to watch."""
@@ -63,7 +73,9 @@ class EngineMetrics(Collector):
             "blockyard_requests_waiting", "Requests that wait for a transaction.", value=self._engine.requests_waiting
         )
         yield GaugeMetricFamily("blockyard_watches", "Watches that are open.", value=self._engine.watches_open)
-        yield from _calls(self._calls)
+        yield from _calls(self._edge.calls)
+        if self._auth_file is not None:
+            yield from _identity(self._edge.audit_log, self._auth_file)
         if self._certificates is not None:
             yield from _tls(self._certificates)
 
@@ -75,6 +87,32 @@ def _requests(counts: Counts) -> Metric:
     for (kind, outcome), number in sorted(dict(counts.requests).items()):
         metric.add_metric((kind, outcome), number)
     return metric
+
+
+def _identity(audit_log: AuditLog, auth_file: FileAuthenticator) -> Iterator[Metric]:
+    failures = CounterMetricFamily(
+        "blockyard_auth_failures", "Calls of strangers that were refused.", labels=("scheme", "hint")
+    )
+    for (scheme, hint), number in sorted(dict(auth_file.failed_logins.counts).items()):
+        failures.add_metric((scheme, hint), number)
+    yield failures
+    denied = CounterMetricFamily(
+        "blockyard_denied", "Calls and operations that were denied, by what they took.", labels=("permission",)
+    )
+    for permission, number in sorted(dict(audit_log.denied).items()):
+        denied.add_metric((permission,), number)
+    yield denied
+    status = auth_file.status
+    yield CounterMetricFamily(
+        "blockyard_auth_file_failures",
+        "Auth files that were refused; the last good one goes on.",
+        value=status.failures,
+    )
+    yield GaugeMetricFamily(
+        "blockyard_auth_file_loaded_seconds",
+        "When the auth file in use was taken, in seconds since the epoch.",
+        value=status.last_success_s,
+    )
 
 
 def _calls(calls: CallCounts) -> Iterator[Metric]:
@@ -165,11 +203,16 @@ class MetricsServer:
     """Serves one engine's metrics while it is open."""
 
     def __init__(
-        self, engine: Engine, calls: CallCounts, listen: str, certificates: "Certificates | None" = None
+        self,
+        engine: Engine,
+        edge: Edge,
+        listen: str,
+        certificates: "Certificates | None" = None,
+        auth_file: FileAuthenticator | None = None,
     ) -> None:
         """Raises OSError if the address cannot be listened on. `listen` is HOST:PORT; port 0 takes a free one."""
         registry = CollectorRegistry()
-        registry.register(EngineMetrics(engine, calls, certificates))
+        registry.register(EngineMetrics(engine, edge, certificates, auth_file))
         host, _, port = listen.rpartition(":")
         bare = host.strip("[]")
         family, *_ = socket.getaddrinfo(bare, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]

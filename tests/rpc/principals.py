@@ -29,6 +29,9 @@ class TableAuthenticator:
             raise Unauthenticated("bearer", "unknown token")
         return self.principals[tokens[0]]
 
+    def note_refusal(self, peer: str, stranger: Unauthenticated) -> None:
+        """As in the protocol."""
+
     def is_still_valid(self, principal: Principal) -> bool:
         """As in the protocol."""
         return principal in self.principals.values()

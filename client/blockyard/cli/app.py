@@ -4,6 +4,7 @@ import typer
 
 from blockyard.cli.acquire import acquire
 from blockyard.cli.allocations import get_allocation, list_allocations
+from blockyard.cli.auth_file import auth_app, token_app
 from blockyard.cli.backup import backup
 from blockyard.cli.describe import describe
 from blockyard.cli.events import list_events
@@ -52,3 +53,5 @@ app.command("repair")(repair)
 app.command("run", context_settings={"allow_interspersed_args": False})(run)
 app.command("replay")(replay)
 app.command("backup")(backup)
+app.add_typer(token_app, name="token")
+app.add_typer(auth_app, name="auth")

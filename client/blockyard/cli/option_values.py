@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 _DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -25,6 +25,23 @@ def read_duration(text: str) -> timedelta:
     if seconds > _MAX_DURATION_S:
         raise MalformedValue(f"{text!r} is longer than 366 days.")
     return timedelta(seconds=seconds)
+
+
+def read_instant(text: str, now: datetime) -> datetime:
+    """`2027-01-01T00:00:00Z`, or a duration from now on, such as `90d`; in UTC, in whole seconds."""
+    try:
+        instant = datetime.fromisoformat(text.strip())
+    except ValueError:
+        try:
+            instant = now + read_duration(text)
+        except MalformedValue:
+            instant = None
+    if instant is None or instant.tzinfo is None:
+        raise MalformedValue(f"{text!r} is no time; write 2027-01-01T00:00:00Z, or a time from now such as 90d.")
+    try:
+        return instant.astimezone(UTC).replace(microsecond=0)
+    except OverflowError:
+        raise MalformedValue(f"{text!r} is too early or too late.") from None
 
 
 def read_pairs(texts: Sequence[str], *, option: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import grpc
 from filelock import FileLock, Timeout
 
-from blockyard_server.rpc.auth.authenticator import Certificate, Metadata
+from blockyard_server.rpc.auth.authenticator import Certificate, Metadata, Unauthenticated
 from blockyard_server.rpc.auth.principal import Principal
 
 OWNER_ONLY: Final = 0o600
@@ -30,6 +30,9 @@ class RootOnly:
     def authenticate(self, metadata: Metadata, certificate: Certificate) -> Principal:
         """As in the protocol."""
         return ROOT
+
+    def note_refusal(self, peer: str, stranger: Unauthenticated) -> None:
+        """As in the protocol. Nobody is refused."""
 
     def is_still_valid(self, principal: Principal) -> bool:
         """As in the protocol."""

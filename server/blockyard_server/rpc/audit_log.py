@@ -52,7 +52,11 @@ class AuditLog:
             _write("denied", rpc, reason=refusal.reason, **refusal.metadata)
 
 
+def write_line(level: int, event: str, **more: object) -> None:
+    """One line. Whoever calls this sees to it that there are not too many."""
+    _log.log(level, "%s", json.dumps({"event": event, **more}, ensure_ascii=True))
+
+
 def _write(event: str, rpc: str, **more: str) -> None:
     principal = current_principal()
-    line = {"event": event, "rpc": rpc, **more, "principal": principal.name, "via": principal.via}
-    _log.info("%s", json.dumps(line, ensure_ascii=True))
+    write_line(logging.INFO, event, rpc=rpc, **more, principal=principal.name, via=principal.via)

@@ -11,12 +11,14 @@ Certificate = Mapping[str, Sequence[bytes]]
 
 
 class Unauthenticated(Exception):
-    """Nobody knows who this is. `hint` is for the log; the client learns the scheme alone."""
+    """Nobody knows who this is. `hint` and `subject` are for the log; the client learns the scheme alone."""
 
-    def __init__(self, scheme: str, hint: str) -> None:
+    def __init__(self, scheme: str, hint: str, subject: str = "") -> None:
         super().__init__(f"{scheme}: {hint}")
         self.scheme = scheme
         self.hint = hint
+        self.subject = subject
+        """Whose proof it was, if the auth file names it: `token:k3v9`, `jwt:k8s`. Never text that a stranger chose."""
 
 
 class Authenticator(Protocol):
@@ -24,6 +26,10 @@ class Authenticator(Protocol):
 
     def authenticate(self, metadata: Metadata, certificate: Certificate) -> Principal:
         """The principal. Raises Unauthenticated. Never waits: it is called in the event loop for every call."""
+        ...
+
+    def note_refusal(self, peer: str, stranger: Unauthenticated) -> None:
+        """Somebody was refused, who calls from this address, as gRPC names it."""
         ...
 
     def is_still_valid(self, principal: Principal) -> bool:

@@ -8,6 +8,7 @@ is seen only later, but whoever has one was let in by its issuer: those calls ar
 import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import grpc
@@ -35,6 +36,15 @@ RECHECK_S: Final = 15.0
 OPEN_TO_STRANGERS: Final = frozenset(f"/grpc.health.v1.Health/{method}" for method in ("Check", "List", "Watch"))
 """Whoever watches over a server asks these, and has no credentials; gRPC's own health checks of a client send none."""
 
+BEARER: Final = "bearer"
+_MESSAGES: Final = MappingProxyType(
+    {
+        "none": "this server wants to know who calls: send a token, or use a client certificate",
+        "certificate": "this server does not know the client certificate",
+        BEARER: "this server does not know the token, or no longer",
+    }
+)
+"""By scheme. Of whatever kind a token is, the answer is one."""
 _pending: ContextVar[Authenticator | None] = ContextVar("authenticator", default=None)
 
 
@@ -47,14 +57,11 @@ class ListenerMethods(grpc.GenericRpcHandler):
         authenticator: Authenticator | None,
         *,
         by_certificate: bool = False,
-        refused: Callable[[str, Unauthenticated], None] = lambda _peer, _stranger: None,
     ) -> None:
         """`find` finds a method's handler. No authenticator: nobody is asked.
 
         `by_certificate`: whoever has no bearer token has a certificate.
-        `refused` is told of each stranger, and of the address that it calls from.
         """
-        self._refused = refused
         self._find = find
         self._authenticator = authenticator
         self._by_certificate = by_certificate
@@ -78,15 +85,15 @@ class ListenerMethods(grpc.GenericRpcHandler):
         try:
             set_principal(authenticator.authenticate(metadata, {}))
         except Unauthenticated as stranger:
-            return self._refusing(stranger)
+            return self._refusing(authenticator, stranger)
         _pending.set(authenticator)
         return self._find(path)
 
-    def _refusing(self, stranger: Unauthenticated) -> "_RpcHandler":
+    def _refusing(self, authenticator: Authenticator, stranger: Unauthenticated) -> "_RpcHandler":
         abort = encode_abort(unknown_caller(stranger))
 
         async def refuse(_requests: Any, context: Context) -> None:
-            self._refused(context.peer(), stranger)
+            authenticator.note_refusal(context.peer(), stranger)
             async with self._refusals:
                 await context.abort(*abort)
 
@@ -101,11 +108,8 @@ def has_bearer(metadata: Metadata) -> bool:
 
 def unknown_caller(stranger: Unauthenticated) -> CallerUnknown:
     """What a stranger is told: not why, which would help to guess."""
-    message = {
-        "none": "this server wants to know who calls: send a token or use a client certificate",
-        "certificate": "this server does not know the client certificate",
-    }.get(stranger.scheme, "this server does not know the token, or no longer")
-    return CallerUnknown(message, scheme=stranger.scheme)
+    scheme = stranger.scheme if stranger.scheme in _MESSAGES else BEARER
+    return CallerUnknown(_MESSAGES[scheme], scheme=scheme)
 
 
 class Identity:
@@ -174,4 +178,5 @@ def _by_certificate(context: Context) -> Principal:
     try:
         return authenticator.authenticate(cast("Any", context.invocation_metadata()) or (), certificate)
     except Unauthenticated as stranger:
+        authenticator.note_refusal(context.peer(), stranger)
         raise unknown_caller(stranger) from None
