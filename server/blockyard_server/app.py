@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import Final
 
 from blockyard_server.audit_output import audit_lines_on_stderr
-from blockyard_server.descriptors import TooFewDescriptors, share_out
+from blockyard_server.descriptors import Descriptors, TooFewDescriptors, share_out
 from blockyard_server.engine.auditor import AuditorSettings
 from blockyard_server.engine.clock import Clock, SystemClock
 from blockyard_server.engine.engine import Engine, EngineSettings
@@ -75,10 +75,7 @@ async def running_server(
     """
     followed = _file_authenticator(settings) if authenticator is None else None
     listeners = _listeners(settings, authenticator or followed)
-    try:
-        descriptors = share_out(settings)
-    except TooFewDescriptors as refused:
-        raise StartRefused(str(refused)) from refused
+    descriptors = _descriptors(settings)
     store = store or _store(settings)
     if settings.restart_grace_s is not None:
         _log.warning(
@@ -194,6 +191,14 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
+
+
+def _descriptors(settings: Settings) -> Descriptors:
+    """Raises StartRefused."""
+    try:
+        return share_out(settings)
+    except TooFewDescriptors as refused:
+        raise StartRefused(str(refused)) from refused
 
 
 def _file_authenticator(settings: Settings) -> FileAuthenticator | None:

@@ -33,6 +33,9 @@ class ByName:
             raise Unauthenticated("none", "no certificate")
         return Principal(names[0], "train", f"dns:{names[0]}")
 
+    def note_refusal(self, peer: str, stranger: Unauthenticated) -> None:
+        """As in the protocol."""
+
     def is_still_valid(self, principal: Principal) -> bool:
         """As in the protocol."""
         return principal.is_known

@@ -59,4 +59,4 @@ def write_line(level: int, event: str, **more: object) -> None:
 
 def _write(event: str, rpc: str, **more: str) -> None:
     principal = current_principal()
-    write_line(logging.INFO, event, rpc=rpc, **more, principal=principal.name, via=principal.via)
+    write_line(logging.INFO, event, **{"rpc": rpc, **more, "principal": principal.name, "via": principal.via})
