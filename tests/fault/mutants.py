@@ -3,8 +3,10 @@
 A mutation is textual: each `old` is found exactly once in its file, or the table is out of date and says so.
 """
 
-from dataclasses import dataclass
 from typing import Final
+
+from tests.fault.identity_mutants import PROOFS_OF_IDENTITY
+from tests.fault.mutant import Edit, Mutant
 
 MIGRATION: Final = "store/migrations/versions/0001_foundation.py"
 GUARDS: Final = "tests/store/test_sqlite_guards.py"
@@ -17,27 +19,6 @@ WRITERS: Final = "tests/race/test_two_writers.py"
 EDGE: Final = "tests/rpc/test_drain_and_limits.py"
 SERVERS: Final = "tests/race/test_two_servers.py"
 AUTHORIZATION: Final = "tests/rpc/test_authorization.py"
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One replacement in a file of the server."""
-
-    file: str
-    """Below `server/blockyard_server/`."""
-    old: str
-    new: str
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """A server with one guard less."""
-
-    guard: str
-    """What is broken."""
-    edits: tuple[Edit, ...]
-    red: tuple[str, ...]
-    """The tests that must go red: files or single tests, as pytest takes them."""
 
 
 MUTANTS: Final[dict[str, Mutant]] = {
@@ -421,4 +402,5 @@ MUTANTS: Final[dict[str, Mutant]] = {
         (Edit("domain/renew.py", "    check_owner(state, allocation, request)\n", ""),),
         ("tests/unit/test_ownership.py::test_another_tenant_does_not",),
     ),
+    **PROOFS_OF_IDENTITY,
 }

@@ -13,7 +13,8 @@ from typing import Final
 
 import pytest
 
-from tests.fault.mutants import MUTANTS, Edit, Mutant
+from tests.fault.mutant import Edit, Mutant
+from tests.fault.mutants import MUTANTS
 
 ROOT: Final = Path(__file__).parents[2]
 PACKAGE: Final = "blockyard_server"

@@ -8,7 +8,8 @@ others are tests of the suite that put the fault in by themselves and expect red
 from dataclasses import dataclass
 from typing import Final
 
-from tests.fault.mutants import MUTANTS, Edit
+from tests.fault.mutant import Edit
+from tests.fault.mutants import MUTANTS
 
 SQLITE: Final = "SQLite"
 POSTGRES: Final = "PostgreSQL"
