@@ -12,8 +12,10 @@ import logging
 
 from blockyard import operations
 from blockyard._call import Operation
+from blockyard._environment import CredentialArguments, credentials_from_environment
 from blockyard._fleet_admin import UNSET
 from blockyard._retry import RetryPolicy
+from blockyard._tls import Tls
 from blockyard._version import __version__
 from blockyard.aio import AsyncClient
 from blockyard.aio_lease import AsyncLease
@@ -135,6 +137,7 @@ __all__ = [
     "Conflict",
     "Correction",
     "CorrectionKind",
+    "CredentialArguments",
     "CredentialsExpired",
     "DeadlineExceeded",
     "Demand",
@@ -198,6 +201,7 @@ __all__ = [
     "StaleFencingToken",
     "StoreDamaged",
     "StoreUnavailable",
+    "Tls",
     "TokenCancelled",
     "TokenMismatch",
     "Unauthenticated",
@@ -211,6 +215,7 @@ __all__ = [
     "WrongLoop",
     "WrongProcess",
     "__version__",
+    "credentials_from_environment",
     "operations",
 ]
 

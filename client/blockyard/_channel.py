@@ -18,7 +18,7 @@ from typing import Any, Final
 from google.protobuf.message import Message
 
 from blockyard._defaults import CALLER_KEY, DEFAULT_ADDRESS
-from blockyard._target import decode_target
+from blockyard._target import decode_target, is_on_this_machine
 from blockyard.errors import InvalidTarget
 
 DEFAULT_TIMEOUT_S: Final = 10.0
@@ -71,8 +71,11 @@ class Connection:
     """Whether there may be other servers to turn to."""
 
 
-def connection(target: str | None) -> Connection:
+def connection(target: str | None, *, server_name: str | None = None, open_secret: bool = False) -> Connection:
     """To the argument, else BLOCKYARD_ADDRESS, else the default; names in a list are looked up here, which may block.
+
+    `server_name` is what TLS certificates are checked against; None: the target's name, the first one of a list.
+    `open_secret`: calls say in plain text what must not leave the machine.
 
     Raises:
         InvalidTarget: It is empty, or a list that is malformed, or none of its names has an address.
@@ -80,14 +83,17 @@ def connection(target: str | None) -> Connection:
     if target == "":
         raise InvalidTarget("the target is empty; omit it for BLOCKYARD_ADDRESS, else the default")
     decoded = decode_target((os.environ.get("BLOCKYARD_ADDRESS") or DEFAULT_ADDRESS) if target is None else target)
-    if not decoded.several:
-        return Connection(decoded.name, OPTIONS, several=False)
-    options = dict(OPTIONS) | _SEVERAL
-    if decoded.authority is not None:
-        options["grpc.default_authority"] = decoded.authority
-        # A proxy would be asked for a connection to the whole list.
+    options = dict(OPTIONS)
+    if decoded.several:
+        options |= _SEVERAL
+    authority = server_name or decoded.authority
+    if authority is not None:
+        options["grpc.default_authority"] = authority
+    # A proxy would be asked for a connection to the whole list. And gRPC takes the environment's proxy for loopback
+    # addresses too: it may be elsewhere.
+    if decoded.authority is not None or (open_secret and is_on_this_machine(decoded.name)):
         options["grpc.enable_http_proxy"] = 0
-    return Connection(decoded.name, list(options.items()), several=True)
+    return Connection(decoded.name, list(options.items()), several=decoded.several)
 
 
 def caller_metadata(caller: str | None) -> tuple[tuple[str, str], ...]:

@@ -1,7 +1,8 @@
 """When a call is tried again, as values: no clock, no randomness and no network in here.
 
-Only UNAVAILABLE is retried, with the same request and so with the same token, inside the caller's total time. A
-change that got no answer in time is asked for again, because only the server knows what became of it.
+Only UNAVAILABLE is retried, with the same request and so with the same token, inside the caller's total time; and
+UNAUTHENTICATED once, when there are other credentials than those that were refused. A change that got no answer in time
+is asked for again, because only the server knows what became of it.
 
 A pause is as long as the server asks for, with one exception: a server that is stopping asks for a second, the time
 until it is back, and where there are others, the call goes to one of them after the policy's own short pause. What
@@ -83,6 +84,7 @@ class Attempts:
         self._lost = 0
         self._attempt_s = 0.0
         self._failure_before: CallFailed | None = None
+        self._renewed = False
 
     def timeout_s(self, now: float) -> float:
         """How long the next attempt may take: for a change half of the time that is left, so as to ask again."""
@@ -90,13 +92,19 @@ class Attempts:
         self._attempt_s = left if self._call.if_unknown is None else max(left / 2, min(left, SHORTEST_ATTEMPT_S))
         return self._attempt_s
 
-    def pause_s(self, failure: CallFailed, now: float, jitter: float) -> float:
+    def pause_s(self, failure: CallFailed, now: float, jitter: float, *, renewed: bool = False) -> float:
         """How long to wait before the next attempt, after one that ended with `failure`.
+
+        `renewed` is whether there are other credentials by now. A call that was refused for its credentials is made
+        again with them, once.
 
         Raises:
             CallFailed: The failure itself: it is an answer, or no time is left and the call changes nothing.
             OutcomeUnknown: No time is left, and the call may have made its change.
         """
+        if failure.status == "UNAUTHENTICATED" and renewed and not self._renewed and now < self._deadline:
+            self._renewed = True
+            return 0.0
         if failure.status not in IN_DOUBT or isinstance(failure, ServerFault):
             raise self._refusal(failure)
         if isinstance(failure, DeadlineExceeded) and self._attempt_s < SHORTEST_ATTEMPT_S and self._failure_before:

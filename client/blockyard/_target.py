@@ -59,6 +59,30 @@ def names_a_form_of_grpc(text: str) -> bool:
     return text.startswith(_GRPC_FORMS)
 
 
+def is_on_this_machine(target: str) -> bool:
+    """Whether all of what a target names, as gRPC takes it, is on this machine: Unix sockets and loopback addresses.
+
+    A name may have other addresses when gRPC looks it up; only `localhost` never leaves the machine (RFC 6761).
+    """
+    if target.startswith(("unix:", "unix-abstract:")):
+        return True
+    for form in ("dns:///", "dns:", "ipv4:", "ipv6:"):
+        if target.startswith(form):
+            target = target.removeprefix(form)
+            break
+    hosts = [_HOST_PORT.fullmatch(entry) for entry in target.split(",")]
+    return all(found is not None and _is_loopback(found["host"].strip("[]")) for found in hosts)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address: Address = ip_address(host)
+    except ValueError:
+        return host.lower() == "localhost"
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
 def decode_servers(text: str) -> tuple[Server, ...]:
     """The servers of `HOST:PORT` or `HOST:PORT,HOST:PORT,…`, each once, in their order.
 

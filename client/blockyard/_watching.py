@@ -16,7 +16,7 @@ from blockyard._codec import decode_update, encode_duration, encode_event_kinds
 from blockyard._names import fleet_name, instance_name
 from blockyard._retry import IN_DOUBT, RetryPolicy
 from blockyard.enums import EventKind
-from blockyard.errors import CallFailed, ShuttingDown, Unavailable, WatcherTooSlow
+from blockyard.errors import CallFailed, CredentialsExpired, ShuttingDown, Unavailable, WatcherTooSlow
 from blockyard.types import Event, Seconds, WatchUpdate
 from blockyard.v1 import allocator_pb2 as pb
 
@@ -89,6 +89,7 @@ class Follower:
         self._policy = policy
         self._several = several
         self._lost = 0
+        self._renewed = False
         self.revision: int | None = None
         """All matching events up to this revision have been received. None: no stream has begun yet."""
 
@@ -107,14 +108,18 @@ class Follower:
         if self._lost:
             _log.info("the watch of %s goes on, at revision %d", self._first.fleet, update.revision)
         self._lost = 0
+        self._renewed = False
         return update
 
     def ended(self) -> CallFailed:
         """What a stream that ends without an error has failed with: a watch has no end of its own."""
         return Unavailable("the stream ended", status="UNAVAILABLE")
 
-    def pause_s(self, failure: CallFailed, jitter: float) -> float:
+    def pause_s(self, failure: CallFailed, jitter: float, *, renewed: bool = False) -> float:
         """How long to wait before the next stream, after one that ended with `failure`.
+
+        `renewed` is whether there are other credentials by now. A stream that was refused for its credentials is opened
+        again with them, once until something comes. One whose credentials have expired is opened again anyway.
 
         Raises:
             CallFailed: The failure itself: it is an answer, and asking again would not change it.
@@ -125,8 +130,10 @@ class Follower:
                 pass
             case Unavailable(retry_delay=delay) if delay is not None:
                 pause = max(pause, delay.total_seconds())
-            case Unavailable() | WatcherTooSlow():
+            case Unavailable() | WatcherTooSlow() | CredentialsExpired():
                 pass
+            case CallFailed(status="UNAUTHENTICATED") if renewed and not self._renewed:
+                self._renewed = True
             case CallFailed(reason=None) if failure.status in IN_DOUBT:
                 pass
             case _:

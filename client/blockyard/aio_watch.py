@@ -3,8 +3,8 @@
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from typing import Any, Self
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Self, TypeAlias
 
 import grpc.aio
 
@@ -12,8 +12,12 @@ from blockyard._failures import failure_of_error
 from blockyard._fork import Origin
 from blockyard._retry import RetryPolicy
 from blockyard._watching import Follower, Subscription
+from blockyard.errors import CallFailed
 from blockyard.types import Event, WatchUpdate
 from blockyard.v1 import allocator_pb2 as pb
+
+OpenStream: TypeAlias = Callable[[pb.WatchRequest], Awaitable[tuple[Any, Callable[[CallFailed], Awaitable[bool]]]]]
+"""Opens a stream. With it comes what asks, once it has failed, whether there are other credentials by now."""
 
 _random = random.SystemRandom()
 
@@ -28,7 +32,7 @@ class AsyncWatch(AsyncIterator[Event]):
     def __init__(
         self,
         subscription: Subscription[Event],
-        open_stream: Callable[[pb.WatchRequest], Any],
+        open_stream: OpenStream,
         policy: RetryPolicy,
         *,
         several: bool,
@@ -37,6 +41,7 @@ class AsyncWatch(AsyncIterator[Event]):
         self._follower = Follower(subscription, policy, several=several)
         self._open_stream = open_stream
         self._stream: Any = None
+        self._renew: Callable[[CallFailed], Awaitable[bool]] | None = None
         self._waiting: deque[Event] = deque()
         self._handed_out: int | None = None
         self._closed = asyncio.Event()
@@ -97,7 +102,11 @@ class AsyncWatch(AsyncIterator[Event]):
         self._origin.require("watch")
         while not self._closed.is_set():
             if self._stream is None:
-                self._stream = self._open_stream(self._follower.request())
+                stream, self._renew = await self._open_stream(self._follower.request())
+                if self._closed.is_set():
+                    stream.cancel()  # `close` has seen no stream
+                    return None
+                self._stream = stream
             try:
                 answer = await self._stream.read()
                 if answer is not grpc.aio.EOF:
@@ -115,7 +124,8 @@ class AsyncWatch(AsyncIterator[Event]):
                 failure = self._follower.ended()
             self._stream = None
             if not self._closed.is_set():
-                await self._pause(self._follower.pause_s(failure, _random.random()))
+                renewed = self._renew is not None and await self._renew(failure)
+                await self._pause(self._follower.pause_s(failure, _random.random(), renewed=renewed))
         return None
 
     async def _pause(self, seconds: float) -> None:

@@ -4,7 +4,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import grpc
 
@@ -12,8 +12,12 @@ from blockyard._failures import failure_of_error
 from blockyard._fork import Origin
 from blockyard._retry import RetryPolicy
 from blockyard._watching import Follower, Subscription
+from blockyard.errors import CallFailed
 from blockyard.types import Event, WatchUpdate
 from blockyard.v1 import allocator_pb2 as pb
+
+OpenStream: TypeAlias = Callable[[pb.WatchRequest], tuple[Any, Callable[[CallFailed], bool]]]
+"""Opens a stream. With it comes what asks, once it has failed, whether there are other credentials by now."""
 
 _random = random.SystemRandom()
 
@@ -28,7 +32,7 @@ class Watch(Iterator[Event]):
     def __init__(
         self,
         subscription: Subscription[Event],
-        open_stream: Callable[[pb.WatchRequest], Any],
+        open_stream: OpenStream,
         policy: RetryPolicy,
         *,
         several: bool,
@@ -37,6 +41,7 @@ class Watch(Iterator[Event]):
         self._follower = Follower(subscription, policy, several=several)
         self._open_stream = open_stream
         self._stream: Any = None
+        self._renew: Callable[[CallFailed], bool] = lambda _: False
         self._waiting: deque[Event] = deque()
         self._handed_out: int | None = None
         self._closed = threading.Event()
@@ -106,7 +111,7 @@ class Watch(Iterator[Event]):
         while not self._closed.is_set():
             try:
                 if self._stream is None:
-                    self._stream = self._open_stream(self._follower.request())
+                    self._stream, self._renew = self._open_stream(self._follower.request())
                     if self._closed.is_set():
                         self._stream.cancel()  # `close` may have seen no stream
                 answer = next(self._stream)
@@ -122,5 +127,6 @@ class Watch(Iterator[Event]):
                 return self._follower.received(answer)
             self._stream = None
             if not self._closed.is_set():
-                self._closed.wait(self._follower.pause_s(failure, _random.random()))
+                renewed = self._renew(failure)
+                self._closed.wait(self._follower.pause_s(failure, _random.random(), renewed=renewed))
         return None
