@@ -1,6 +1,7 @@
 """Waiting for something that happens by itself, bounded."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -14,4 +15,13 @@ async def eventually(check: Callable[[], Awaitable[bool]], what: str) -> None:
         if await check():
             return
         await asyncio.sleep(PAUSE_S)
+    raise AssertionError(f"it never happened that {what}")
+
+
+def until(check: Callable[[], bool], what: str) -> None:
+    """As `eventually`, for who has no event loop."""
+    for _ in range(TRIES):
+        if check():
+            return
+        time.sleep(PAUSE_S)
     raise AssertionError(f"it never happened that {what}")

@@ -1,0 +1,131 @@
+"""A server with an auth file, as a process of its own, and clients of the SDK that it knows or does not know."""
+
+import hashlib
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from blockyard import Client, EventKind, NotOwner, NotPermitted, RetryPolicy, Unauthenticated
+from blockyard.reasons import Reason
+from blockyard_server.rpc.auth.tokens import new_token
+from tests.harness.patience import until
+from tests.harness.process import ServerProcess
+
+GRANTS: Final = {
+    "admin": ("ops", 'role = "admin", fleets = ["*"]'),
+    "train": ("train", 'role = "scheduler", fleets = ["gpu"]'),
+    "infer": ("infer", 'role = "scheduler", fleets = ["gpu"]'),
+}
+QUICK: Final = RetryPolicy(initial_s=0.001, max_s=0.01)
+
+
+@dataclass
+class Served:
+    """A server, and the tokens of its principals."""
+
+    process: ServerProcess
+    auth_file: Path
+    tokens: dict[str, str]
+
+    def write(self, *ids: str) -> None:
+        """An auth file with these principals."""
+        self.auth_file.write_text("\n".join(_principal(id_, self.tokens[id_]) for id_ in ids))
+
+    def client(self, id_: str) -> Client:
+        """A client of this principal."""
+        return Client(self.process.address, token=self.tokens[id_], retry=QUICK, timeout_s=20)
+
+
+def _principal(id_: str, token: str) -> str:
+    tenant, grant = GRANTS[id_]
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    return (
+        f'[[principal]]\nid = "{id_}"\ntenant = "{tenant}"\n'
+        f'tokens = [{{ id = "{id_}", sha256 = "{digest}" }}]\ngrant = [{{ {grant} }}]\n'
+    )
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    auth_file = tmp_path / "auth.toml"
+    auth_file.touch(mode=0o600)
+    with ServerProcess(tmp_path, auth_file=auth_file, log_level="INFO") as process:
+        made = Served(process, auth_file, {id_: new_token().secret for id_ in GRANTS})
+        made.write(*GRANTS)
+        process.start()
+        with made.client("admin") as admin:
+            admin.create_fleet("gpu")
+            admin.create_instance("gpu", "n1", total_blocks=8)
+        yield made
+
+
+def test_each_does_what_its_roles_allow_and_the_journal_says_who(served: Served) -> None:
+    with served.client("train") as train, served.client("infer") as infer, served.client("admin") as admin:
+        grant = train.acquire("gpu", blocks=2, holder="job-1", token="t-1")
+        with pytest.raises(NotPermitted):
+            train.create_fleet("mine")
+        with pytest.raises(NotOwner):
+            infer.release(grant.allocation)
+        own = {event.kind: (event.actor, event.holder) for event in train.list_events("gpu")}
+        theirs = {event.kind: (event.actor, event.holder) for event in infer.list_events("gpu")}
+        admin.release(grant.allocation)
+        last = list(train.list_events("gpu"))[-1]
+
+    assert own[EventKind.GRANTED] == ("train/train", "job-1")
+    assert theirs[EventKind.GRANTED] == (None, None)
+    assert (last.kind, last.actor, last.via) == (EventKind.RELEASED, "ops/admin", "token:admin")
+    assert '"event": "denied"' in served.process.errors()
+
+
+@pytest.mark.parametrize("token", [None, "bkyd_nobody"])
+def test_a_stranger_learns_nothing(served: Served, token: str | None) -> None:
+    with Client(served.process.address, token=token, retry=QUICK) as stranger, pytest.raises(Unauthenticated) as told:
+        stranger.describe("gpu")
+
+    assert told.value.reason == Reason.UNAUTHENTICATED
+
+
+def test_several_servers_are_found_healthy_without_credentials(served: Served, tmp_path: Path) -> None:
+    """The health checks of gRPC's clients send none; one of the servers is away."""
+    with ServerProcess(tmp_path / "away") as away:
+        targets = f"{served.process.address},{away.address}"
+        with Client(targets, token=served.tokens["train"], timeout_s=20) as client:
+            assert client.describe("gpu").totals.total_blocks == 8
+
+
+def test_a_changed_auth_file_is_taken_and_a_broken_one_is_not(served: Served) -> None:
+    def is_known(id_: str) -> bool:
+        with served.client(id_) as client:
+            try:
+                client.describe("gpu")
+            except Unauthenticated:
+                return False
+        return True
+
+    served.write("admin", "train")
+    served.process.send(signal.SIGHUP)
+    until(lambda: not is_known("infer"), "the one that is gone is refused")
+    served.auth_file.write_text("this is no TOML")
+    served.process.send(signal.SIGHUP)
+    until(lambda: "the last good one goes on" in served.process.errors(), "the log says so")
+
+    assert is_known("train")
+
+
+def test_the_token_of_somebody_stands_in_no_log(served: Served) -> None:
+    with served.client("train") as train:
+        train.acquire("gpu", blocks=1, holder="job", token="t")
+        with pytest.raises(NotPermitted):
+            train.delete_fleet("gpu")
+    unknown = Client(served.process.address, token="bkyd_unknown1_secretsecret", retry=QUICK)
+    with unknown as stranger, pytest.raises(Unauthenticated):
+        stranger.describe("gpu")
+    served.process.terminate()
+    said = served.process.errors()
+
+    assert "secretsecret" not in said
+    assert not [token for token in served.tokens.values() if token in said]
