@@ -99,7 +99,7 @@ generated: $(VENV)/.dev $(GENERATOR)/.installed  ## Compares the generated code 
 
 .PHONY: lock
 lock: $(VENV)/.dev  ## Renews requirements/*.txt: the newest releases that pyproject.toml allows; ARGS=--upgrade
-	$(call lock,pyproject.toml --extra server,server)
+	$(call lock,pyproject.toml --extra server --extra jwt,server)
 	$(call lock,pyproject.toml --extra server --extra jwt --extra dev,dev)
 	$(call lock,requirements/generator.in,generator)
 
