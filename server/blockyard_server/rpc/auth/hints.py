@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Scheme(StrEnum):
-    """What a caller showed. The client is told it."""
+    """What a caller showed. The client is told `none`, `bearer` or `certificate`; the log has it as it is here."""
 
     NONE = "none"
     """Neither a bearer nor a certificate."""
