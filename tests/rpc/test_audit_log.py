@@ -6,8 +6,10 @@ import pytest
 
 from blockyard.v1 import allocator_pb2 as pb
 from blockyard.v1 import ledger_pb2
+from blockyard_server.domain.errors import NotPermitted
 from blockyard_server.domain.policy import Role
-from blockyard_server.rpc.audit_log import LOGGER
+from blockyard_server.rpc.audit_log import LOGGER, MAX_DENIALS_PER_S, AuditLog
+from blockyard_server.rpc.auth.principal import set_principal
 from tests.rpc.fake_service import FakeService
 from tests.rpc.principals import knowing, principal
 from tests.rpc.wire import Blockyard, acquire_request, refusal_of
@@ -70,3 +72,21 @@ async def test_without_identities_there_is_no_line(blockyard: Blockyard, caplog:
     await blockyard.make_fleet("gpu", "n1")
 
     assert not lines(caplog)
+
+
+async def test_a_flood_of_denials_is_counted_and_not_written(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", LOGGER)
+    now_s, log = [100.0], AuditLog(lambda: now_s[0])
+    refusal = NotPermitted("no", permission="VERIFY", fleet="fleets/gpu", principal="x")
+    for name in ("one", "two"):
+        set_principal(principal(Role.VIEWER, tenant=name))
+        for _ in range(MAX_DENIALS_PER_S + (7 if name == "one" else 0)):
+            log.note_denial("Verify", refusal)
+    now_s[0] += 1
+    log.note_denial("Verify", refusal)
+
+    assert [line["event"] for line in lines(caplog)] == [*["denied"] * 2 * MAX_DENIALS_PER_S, "denied_more", "denied"]
+    assert [(line["principal"], line["times"]) for line in lines(caplog) if line["event"] == "denied_more"] == [
+        ("one/viewer-of-one", 7)
+    ]
+    assert log.denied == {"VERIFY": 2 * MAX_DENIALS_PER_S + 8}

@@ -6,7 +6,9 @@ cannot have: what did not happen, and who looked. No line has a token. Without i
 
 import json
 import logging
+import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Final
 
 from blockyard_server.domain.errors import NotOwner, NotPermitted, Refused
@@ -14,6 +16,8 @@ from blockyard_server.rpc.auth.principal import current_principal
 from blockyard_server.rpc.interceptors import Context, Handler, Method
 
 LOGGER: Final = "blockyard.audit"
+MAX_DENIALS_PER_S: Final = 10
+"""Lines about what one principal was denied, in a second; how many more there were is one line."""
 DENIED: Final = (NotPermitted, NotOwner)
 _WATCHED: Final = frozenset({"blockyard.v1.FleetAdmin", "blockyard.v1.Ledger"})
 """Services of operators. Their calls that change something are logged, and these:"""
@@ -25,9 +29,13 @@ _log = logging.getLogger(LOGGER)
 class AuditLog:
     """Writes the lines. Counts what was denied."""
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic_s: Callable[[], float] = time.monotonic) -> None:
         self.denied: Counter[str] = Counter()
         """How many calls and operations were denied, by the permission that they took; `OWNER` for another tenant's."""
+        self._monotonic_s = monotonic_s
+        self._second = 0
+        self._lines: Counter[str] = Counter()
+        """Denials of this second, by principal."""
 
     def intercept(self, method: Method, proceed: Handler) -> Handler:
         """As `Interceptor` says."""
@@ -49,7 +57,20 @@ class AuditLog:
         """A call, or one operation of a Batch, was denied."""
         if isinstance(refusal, DENIED):
             self.denied[refusal.metadata.get("permission", "OWNER")] += 1
-            _write("denied", rpc, reason=refusal.reason, **refusal.metadata)
+            if self._has_room(current_principal().name):
+                _write("denied", rpc, reason=refusal.reason, **refusal.metadata)
+
+    def _has_room(self, principal: str) -> bool:
+        """Whether a denial of this principal is a line of its own. What is too many is one line, a second later."""
+        second = int(self._monotonic_s())
+        if second != self._second:
+            for name, times in self._lines.items():
+                if times > MAX_DENIALS_PER_S:
+                    write_line(logging.INFO, "denied_more", principal=name, times=times - MAX_DENIALS_PER_S)
+            self._second = second
+            self._lines.clear()
+        self._lines[principal] += 1
+        return self._lines[principal] <= MAX_DENIALS_PER_S
 
 
 def write_line(level: int, event: str, **more: object) -> None:
