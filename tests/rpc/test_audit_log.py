@@ -19,7 +19,7 @@ ADMIN = principal(Role.ADMIN, tenant="ops")
 SCHEDULER = principal(Role.SCHEDULER, tenant="train")
 
 
-def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, str]]:
+def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
     return [json.loads(record.message) for record in caplog.records if record.name == LOGGER]
 
 
