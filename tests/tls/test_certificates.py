@@ -81,26 +81,30 @@ def test_new_files_are_taken_at_the_first_look_and_looks_are_a_second_apart(
     assert follower.certificates.reload_failures == 0
 
 
-def test_files_behind_a_link_that_is_swapped_are_taken(authorities: Authorities, tmp_path: Path) -> None:
-    """As Kubernetes and certbot change them: the paths stay links, and lead elsewhere."""
-    files, link = authorities.files, tmp_path / "current"
-    old, new = tmp_path / "old", tmp_path / "new"
-    for folder in (old, new):
+def test_files_behind_links_that_are_swapped_are_taken(authorities: Authorities, tmp_path: Path) -> None:
+    """As Kubernetes changes them: the paths stay the same links, and what is behind them is swapped."""
+    files, data = authorities.files, tmp_path / "..data"
+    ends = []
+    for number in range(2):
+        ends.append(in_days(7 + number))
+        authorities.renew(not_after=ends[-1])
+        folder = tmp_path / f"..{number}"
         folder.mkdir()
         shutil.copy(files.certificate, folder / "tls.crt")
         shutil.copy(files.key, folder / "tls.key")
-        authorities.renew(not_after=in_days(7))
-    link.symlink_to(old)
+    data.symlink_to(tmp_path / "..0")
+    for name in ("tls.crt", "tls.key"):
+        (tmp_path / name).symlink_to(data / name)
     clock = Clock()
-    certificates = Certificates(CertificateFiles(link / "tls.crt", link / "tls.key"), monotonic=clock)
+    certificates = Certificates(CertificateFiles(tmp_path / "tls.crt", tmp_path / "tls.key"), monotonic=clock)
     before_s = certificates.not_after_s
 
-    (tmp_path / "next").symlink_to(new)
-    os.replace(tmp_path / "next", link)  # noqa: PTH105 - the link itself, and not what it leads to
+    (tmp_path / "next").symlink_to(tmp_path / "..1")
+    os.replace(tmp_path / "next", data)  # noqa: PTH105 - the link itself, and not what it leads to
     clock.now_s += LOOK_INTERVAL_S
     certificates.look()
 
-    assert datetime.fromtimestamp(certificates.not_after_s, UTC) < datetime.fromtimestamp(before_s, UTC)
+    assert [before_s, certificates.not_after_s] == [end.timestamp() for end in ends]
 
 
 def a_password(authorities: Authorities) -> None:

@@ -80,6 +80,21 @@ async def test_only_clients_with_a_certificate_of_the_authority_get_in_and_it_na
     assert refused == [grpc.StatusCode.UNAVAILABLE] * 3, "a token does not replace a certificate here"
 
 
+async def test_without_tls_said_aloud_the_certificate_is_for_the_port_of_client_certificates_alone(
+    authorities: Authorities, tmp_path: Path
+) -> None:
+    client = authorities.clients.issue_cert("scheduler.train")
+    settings = authorities.files.settings(
+        mtls_listen=PORT, tls_client_ca=authorities.files.client_ca, insecure_no_tls=True
+    )
+    async with serving(tmp_path, **settings) as running:
+        plain, mtls = running.addresses
+        async with grpc.aio.insecure_channel(plain) as channel:
+            await who_am_i(channel)
+        async with authorities.channel(mtls, client) as channel:
+            await who_am_i(channel)
+
+
 async def test_new_authorities_of_clients_are_taken_without_a_restart(authorities: Authorities, tmp_path: Path) -> None:
     settings = authorities.files.settings(listen="", mtls_listen=PORT, tls_client_ca=authorities.files.client_ca)
     new = trustme.CA()

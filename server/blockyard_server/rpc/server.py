@@ -70,10 +70,8 @@ class EdgeSettings:
     """A ping that is not answered for so long ends the connection."""
     min_client_ping_interval_s: float = 5.0
     """Clients that ping an idle connection more often are disconnected."""
-    max_metadata_bytes: int = 16_384
-    """A call with metadata up to this is always accepted: a token with many groups takes 15 kB."""
-    max_metadata_hard_bytes: int = 32_768
-    """One with more than this never is. In between gRPC refuses some at random, which tells clients to have less."""
+    max_metadata_bytes: int = 32_768
+    """A call with more metadata is refused by gRPC itself, RESOURCE_EXHAUSTED. A token with many groups has 15 kB."""
     idle_connection_s: float = 900.0
     """A connection without a call ends after so long, where connections are replaced (`Listener`)."""
     connection_age_s: float = 1800.0
@@ -237,8 +235,9 @@ def _options(settings: EdgeSettings, listener: Listener, ports: int) -> tuple[tu
         ("grpc.server_max_unrequested_time_in_server", settings.max_pending_s),
         # One more would take a file descriptor that the database needs.
         ("grpc.max_allowed_incoming_connections", max(1, connections)),
+        # Between two different limits gRPC would refuse calls at random, as above.
         ("grpc.max_metadata_size", settings.max_metadata_bytes),
-        ("grpc.absolute_max_metadata_size", settings.max_metadata_hard_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
         ("grpc.server_handshake_timeout_ms", _ms(settings.handshake_timeout_s)),
         ("grpc.keepalive_time_ms", _ms(settings.keepalive_time_s)),
         ("grpc.keepalive_timeout_ms", _ms(settings.keepalive_timeout_s)),
