@@ -24,9 +24,19 @@ DOCUMENTED: Final = {value.reason: value.metadata for value in values_of_the_pro
 assert not REFUSALS.keys() & FAULTS.keys(), "a reason has two stories"
 STORIES: Final = REFUSALS | FAULTS
 NOT_YET: Final = {
-    Reason.FLEET_FORMAT_TOO_OLD: "no kind of event needs a format above the first; see tests/unit/test_formats.py"
+    Reason.FLEET_FORMAT_TOO_OLD: "no kind of event needs a format above the first; see tests/unit/test_formats.py",
+    **dict.fromkeys(
+        (
+            Reason.UNAUTHENTICATED,
+            Reason.CREDENTIALS_EXPIRED,
+            Reason.NOT_PERMITTED,
+            Reason.NOT_OWNER,
+            Reason.RATE_LIMITED,
+        ),
+        "only a server with an auth file says so; see tests/auth and tests/rpc/test_identity.py",
+    ),
 }
-"""Reasons that no client can meet in this release."""
+"""Reasons that no client of these servers can meet."""
 SHOWN: Final = [reason for reason in REASONS if reason not in NOT_YET]
 """All others can be provoked from outside: a test asks for each."""
 assert STORIES.keys() == set(SHOWN), "a reason has no story"
