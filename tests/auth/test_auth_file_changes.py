@@ -1,6 +1,7 @@
 """What a change of the auth file does: to those who log in, to long calls, and in the log."""
 
 import os
+import sys
 
 import pytest
 
@@ -10,6 +11,7 @@ from blockyard_server.rpc.auth.auth_file import AuthFileRefused
 from blockyard_server.rpc.auth.authenticator import Unauthenticated
 from blockyard_server.rpc.auth.file_authenticator import FileAuthenticator
 from blockyard_server.rpc.auth.principal import ANONYMOUS, Principal
+from blockyard_server.rpc.auth.tokens import new_token
 from tests.auth.issuer import AUDIENCE, jwks, key_for, public_jwk, signed
 from tests.auth.world import (
     FIRST,
@@ -55,6 +57,17 @@ async def test_a_new_file_counts_at_once_and_tells_a_revoked_token_from_an_unkno
     assert await of.reload_now()
     assert login(of, FIRST.secret).id == "sched-a"
     assert of.is_still_valid(before)
+
+
+async def test_revoked_tokens_are_remembered_up_to_a_limit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_authenticator, "MAX_REVOKED", 2)
+    made = [new_token() for _ in range(5)]
+    of = world.open(principal(tokens(*(token.toml() for token in made)) + VIEWER))
+    world.write(principal(tokens(FIRST.toml()) + VIEWER))
+    assert await of.reload_now()
+
+    hints = [refusal(of, bearer(token.secret))[1] for token in made]
+    assert sorted(hints) == ["revoked"] * 2 + ["unknown"] * 3
 
 
 @pytest.mark.parametrize(
@@ -337,3 +350,15 @@ async def test_no_token_stands_in_a_log_or_in_a_message(world: World, caplog: py
 
 async def _faulty(_self: FileAuthenticator) -> bool:
     raise ZeroDivisionError
+
+
+def test_a_server_without_pyjwt_refuses_an_issuer_and_serves_tokens(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("jwt", "jwks"):
+        monkeypatch.delitem(sys.modules, f"blockyard_server.rpc.auth.{name}")
+    monkeypatch.setitem(sys.modules, "jwt", None)
+
+    assert login(world.open(principal(tokens(FIRST.toml()) + VIEWER)), FIRST.secret).id == "sched-a"
+    with pytest.raises(AuthFileRefused, match=r"not installed \(jwt\): pip install 'blockyard\[jwt\]'"):
+        world.open(world.issuer)

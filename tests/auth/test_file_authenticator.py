@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from blockyard_server.domain.policy import NOTHING, PERMISSIONS, Role
-from blockyard_server.rpc.auth import file_authenticator
+from blockyard_server.rpc.auth import directory, file_authenticator
 from blockyard_server.rpc.auth.file_authenticator import JWT_CACHED_S, MAX_CACHED_JWTS
 from blockyard_server.rpc.auth.jwt import LEEWAY_S
 from blockyard_server.rpc.auth.principal import PrincipalLimits
@@ -100,6 +100,7 @@ def test_the_scheme_is_a_word_of_http_where_case_does_not_count(world: World, sc
         ("Bearer {TOKEN},Bearer {TOKEN}", "bearer", "malformed"),
         ("Bearer {TOKEN}é", "bearer", "malformed"),
         ("Bearer \x00", "bearer", "malformed"),
+        ("Bearer \ud800", "bearer", "malformed"),
         ("Bearer x", "bearer", "unknown"),
         ("Bearer a.b.c", "jwt", "unknown_issuer"),
         (b"Bearer {TOKEN}", "bearer", "malformed"),
@@ -161,6 +162,21 @@ def test_a_bearer_decides_also_beside_a_certificate(world: World) -> None:
     assert refusal(of, bearer(OTHER.secret), PEER) == ("token", "unknown", "")
     assert refusal(of, (("authorization", "Basic x"),), PEER) == ("bearer", "not_bearer", "")
     assert refusal(of, (("authorization", ""),), PEER) == ("bearer", "not_bearer", "")
+
+
+def test_what_is_remembered_of_certificates_and_tenants_is_bounded(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "MAX_CERTIFICATES", 3)
+    monkeypatch.setattr(directory, "MAX_MAPPED_POLICIES", 3)
+    of = world.open(principal('x509 = ["spiffe://corp.example/*"]\n' + VIEWER), world.issuer, MAP)
+    for number in range(10):
+        claims: dict[str, Any] = {"kubernetes.io": {"namespace": f"team-{number}"}}
+        assert login(of, signed(**claims)).tenant == f"team-{number}"
+        assert of.authenticate((), {"peer_spiffe_id": [b"spiffe://corp.example/%d" % number]}).id == "sched-a"
+
+    assert len(of._state.directory._by_names) <= 3
+    assert len(of._state.directory._mapped_policies) <= 3
 
 
 # JWTs.
