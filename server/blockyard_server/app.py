@@ -106,12 +106,7 @@ async def running_server(
         await edge.stop(0)
         await engine.stop()
         raise StartRefused(f"metrics cannot be served on {settings.metrics_listen}: {error.strerror}") from error
-    _log.info(
-        "at most %d connections: this process may open %d files, and keeps %d for itself",
-        descriptors.connections,
-        descriptors.limit,
-        descriptors.own,
-    )
+    _log.info("at most %s", descriptors)
     if followed is not None:
         followed.start()
     try:

@@ -49,6 +49,11 @@ class Descriptors:
     connections: int
     """So many connections are accepted."""
 
+    def __str__(self) -> str:
+        """For the log."""
+        own = f"this process may open {self.limit} files, and keeps {self.own} for itself"
+        return f"{self.connections} connections: {own}"
+
 
 def share_out(settings: Settings) -> Descriptors:
     """Raises the limit as far as the system allows, and shares it out. Raises TooFewDescriptors."""
