@@ -62,6 +62,11 @@ class EdgeSettings:
     """gRPC drops, in the same way, a call that nobody has looked at for so long."""
     max_connections: int = 10_000
     """Connections open at once, of all ports, in equal shares; one more is closed as soon as it is accepted."""
+    max_streams_per_connection: int = 1024
+    """Calls and streams of one connection at once; what is more waits in the client, where its deadline is known."""
+    max_metadata_bytes: int = 32_768
+    """Names and values of a call's metadata, and 32 bytes for each; gRPC refuses more with RESOURCE_EXHAUSTED. A token
+    with many groups takes 15 kB."""
     handshake_timeout_s: float = 10.0
     """A connection that has not said its first words of HTTP/2 after so long is closed."""
     keepalive_time_s: float = 60.0
@@ -70,10 +75,6 @@ class EdgeSettings:
     """A ping that is not answered for so long ends the connection."""
     min_client_ping_interval_s: float = 5.0
     """Clients that ping an idle connection more often are disconnected."""
-    max_metadata_bytes: int = 16_384
-    """A call with metadata up to this is always accepted: a token with many groups takes 15 kB."""
-    max_metadata_hard_bytes: int = 32_768
-    """One with more than this never is. In between gRPC refuses some at random, which tells clients to have less."""
     idle_connection_s: float = 900.0
     """A connection without a call ends after so long, where connections are replaced (`Listener`)."""
     connection_age_s: float = 1800.0
@@ -229,16 +230,19 @@ def _options(settings: EdgeSettings, listener: Listener, ports: int) -> tuple[tu
         ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
         # An answer is about something done: refusing to send it would only hide that.
         ("grpc.max_send_message_length", -1),
-        # What is waiting beyond this waits in the client, where its deadline is known.
-        ("grpc.max_concurrent_streams", settings.max_concurrent_calls),
+        ("grpc.max_concurrent_streams", min(settings.max_streams_per_connection, settings.max_concurrent_calls)),
+        # Between the two limits gRPC would refuse calls at random.
+        ("grpc.max_metadata_size", settings.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
+        # A fast client would be given windows of 4 MiB, for each of its calls, also for one that is refused before its
+        # request is read. Without the probe a window is 64 KiB, and grows only for a request that is being read.
+        ("grpc.http2.bdp_probe", 0),
         # Between the two limits gRPC would drop calls at random (docs/adr/0015).
         ("grpc.server.max_pending_requests", pending),
         ("grpc.server.max_pending_requests_hard_limit", pending),
         ("grpc.server_max_unrequested_time_in_server", settings.max_pending_s),
         # One more would take a file descriptor that the database needs.
         ("grpc.max_allowed_incoming_connections", max(1, connections)),
-        ("grpc.max_metadata_size", settings.max_metadata_bytes),
-        ("grpc.absolute_max_metadata_size", settings.max_metadata_hard_bytes),
         ("grpc.server_handshake_timeout_ms", _ms(settings.handshake_timeout_s)),
         ("grpc.keepalive_time_ms", _ms(settings.keepalive_time_s)),
         ("grpc.keepalive_timeout_ms", _ms(settings.keepalive_timeout_s)),
