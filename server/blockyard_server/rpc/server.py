@@ -28,6 +28,7 @@ from blockyard_server.rpc.health import Health
 from blockyard_server.rpc.interceptors import Interceptor
 from blockyard_server.rpc.ledger import LedgerServicer
 from blockyard_server.rpc.listen import Listener, PortListener
+from blockyard_server.rpc.lost_answers import LOST_ANSWERS
 from blockyard_server.rpc.methods import Methods
 from blockyard_server.rpc.reflection import reflection_services
 
@@ -112,6 +113,7 @@ class Edge:
         """The authenticator is for `bind` alone. None: nobody is asked who he is."""
         self._authenticator = authenticator
         self._listeners: list[tuple[Listener, grpc.aio.Server]] = []
+        LOST_ANSWERS.install()
         self._settings = settings
         self._service = service
         self.calls = CallCounts()
