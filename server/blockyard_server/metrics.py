@@ -126,6 +126,14 @@ def _calls(calls: CallCounts) -> Iterator[Metric]:
     for (method, status), number in sorted(dict(calls.answered).items()):
         answered.add_metric((method, status), number)
     yield answered
+    given_up = CounterMetricFamily(
+        "blockyard_calls_given_up",
+        "Calls that were ended because their client did not send the request or take the answer.",
+        labels=("waited_for",),
+    )
+    for waited_for, number in sorted(dict(calls.given_up).items()):
+        given_up.add_metric((waited_for,), number)
+    yield given_up
     under_way = GaugeMetricFamily(
         "blockyard_calls_under_way", "Calls and streams that are under way.", labels=("method",)
     )

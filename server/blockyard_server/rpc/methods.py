@@ -34,14 +34,16 @@ class Methods:
         *,
         write_patience_s: float,
         arrived: Callable[[], None] = lambda: None,
+        untaken: Callable[[], None] = lambda: None,
     ) -> None:
         """A stream whose client does not take an answer for `write_patience_s` ends with WATCHER_TOO_SLOW.
 
-        `arrived` is told of each call that grpc hands over.
+        `arrived` is told of each call that grpc hands over, `untaken` of each stream that ends so, in its task.
         """
         self._interceptors = interceptors
         self._write_patience_s = write_patience_s
         self._arrived = arrived
+        self._untaken = untaken
         self._handlers: dict[str, _RpcHandler] = {}
 
     @property
@@ -109,6 +111,7 @@ class Methods:
                     async with asyncio.timeout(self._write_patience_s):
                         await context.write(answer.SerializeToString())
                 except TimeoutError:
+                    self._untaken()
                     # The handler may know what to say about it.
                     await open_answers.athrow(WatcherTooSlow("what is sent is not read"))
 

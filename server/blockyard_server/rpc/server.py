@@ -31,6 +31,7 @@ from blockyard_server.rpc.listen import Listener, PortListener
 from blockyard_server.rpc.lost_answers import LOST_ANSWERS
 from blockyard_server.rpc.methods import Methods
 from blockyard_server.rpc.reflection import reflection_services
+from blockyard_server.rpc.stuck_calls import StuckCalls
 
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
 """What gRPC clients and servers accept by default; the limits of every request keep below it."""
@@ -86,6 +87,12 @@ class EdgeSettings:
     """An open stream's credentials are looked at again after so long."""
     write_patience_s: float = 10.0
     """A stream whose client takes no answer for so long is ended: WATCHER_TOO_SLOW."""
+    client_patience_s: float = 10.0
+    """A call is ended if its request does not come, or its answer is not taken, for so long."""
+    max_waiting_for_clients: int = 8192
+    """Calls that may wait for one of both; if there are more, those that wait for more than a second are ended."""
+    max_untaken_bytes: int = 64 * 1024 * 1024
+    """Answers of 64 KiB and more that are not taken yet, together; if there is more, the oldest ones are ended."""
     stream_patience_s: float = 2.0
     """How long streams may take to end by themselves when the server drains."""
     quiet_s: float = 0.05
@@ -121,7 +128,14 @@ class Edge:
         self.error_answers = ErrorAnswers()
         self.under_way = CallsUnderWay()
         self.audit_log = AuditLog()
+        self.stuck = StuckCalls(
+            self.calls.given_up,
+            patience_s=settings.client_patience_s,
+            most=settings.max_waiting_for_clients,
+            most_bytes=settings.max_untaken_bytes,
+        )
         interceptors: list[Interceptor] = [
+            self.stuck,
             self.calls,
             self.admission,
             self.error_answers,
@@ -130,7 +144,10 @@ class Edge:
             self.audit_log,
         ]
         self.methods = Methods(
-            interceptors, write_patience_s=settings.write_patience_s, arrived=self.admission.note_arrival
+            interceptors,
+            write_patience_s=settings.write_patience_s,
+            arrived=self._note_arrival,
+            untaken=self.stuck.note_untaken_stream,
         )
         services: list[tuple[ServiceDescriptor, object]] = [
             (_service(allocator_pb2, "Allocator"), AllocatorServicer(service, self.audit_log)),
@@ -173,6 +190,7 @@ class Edge:
 
     async def start(self) -> None:
         """Begins to serve."""
+        self.stuck.start()
         for _, server in self._listeners:
             await server.start()
 
@@ -198,6 +216,11 @@ class Edge:
         finally:
             ending.cancel()
             self._close()
+            self.stuck.stop()
+
+    def _note_arrival(self) -> None:
+        self.admission.note_arrival()
+        self.stuck.note_arrival()
 
     async def _end_in_time(self, grace_s: float) -> None:
         await asyncio.sleep(grace_s * TIME_OF_READS)
