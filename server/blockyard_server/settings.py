@@ -25,6 +25,7 @@ MAX_LISTENERS: Final = 8
 """Ports of one server: each has its own part of what may be connected and may wait."""
 MAX_SOCKET_PATH_BYTES: Final = 103
 """Systems allow 103 to 107 in the path of a Unix socket."""
+ON_OR_OFF: Final = ("on", "off")
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(\d{1,5})")
@@ -162,6 +163,9 @@ class Settings:
     metrics_listen: str = _setting(
         "", "Address and port of metrics for Prometheus, such as 127.0.0.1:9350. Empty: none."
     )
+    reflection: str = _setting(
+        "on", "Whether tools such as grpcurl may ask for the service's descriptions (server reflection): on or off."
+    )
     log_level: str = _setting("INFO", f"What is logged: {', '.join(LOG_LEVELS)}.")
 
     def __post_init__(self) -> None:
@@ -171,6 +175,9 @@ class Settings:
             if least is not None and value is not None and not least <= value <= most:
                 message = f"{setting.name} is {value}, and must be between {least} and {most}"
                 raise SettingsRefused(message)
+        if self.reflection not in ON_OR_OFF:
+            message = f"reflection is {self.reflection!r}, and must be on or off"
+            raise SettingsRefused(message)
         if self.log_level not in LOG_LEVELS:
             message = f"log_level is {self.log_level!r}, and must be one of {', '.join(LOG_LEVELS)}"
             raise SettingsRefused(message)

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2
 from blockyard.v1 import access_pb2, allocator_pb2, fleet_admin_pb2, ledger_pb2
 from blockyard_server.engine.service import Service
 from blockyard_server.rpc.access import AccessServicer
-from blockyard_server.rpc.admission import Admission
+from blockyard_server.rpc.admission import Admission, StreamPool
 from blockyard_server.rpc.allocator import AllocatorServicer
 from blockyard_server.rpc.audit_log import AuditLog
 from blockyard_server.rpc.auth.authenticator import Authenticator
@@ -30,7 +30,7 @@ from blockyard_server.rpc.ledger import LedgerServicer
 from blockyard_server.rpc.listen import Listener, PortListener
 from blockyard_server.rpc.lost_answers import LOST_ANSWERS
 from blockyard_server.rpc.methods import Methods
-from blockyard_server.rpc.reflection import reflection_services
+from blockyard_server.rpc.reflection import V1, V1ALPHA, ReflectionLimits, reflection_services
 from blockyard_server.rpc.stuck_calls import StuckCalls
 
 MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
@@ -51,12 +51,15 @@ MAX_LOCAL_CONNECTIONS: Final = 16
 """Connections to the admin socket open at once; those who have it have no use for more."""
 
 
+_REFLECTION_LIMITS: Final = ReflectionLimits()
+
+
 @dataclass(frozen=True, slots=True)
 class EdgeSettings:
     """How much the edge accepts, and how it finds dead connections."""
 
     max_concurrent_calls: int = 4096
-    """Calls under way at once, and streams open at once; one more is answered UNAVAILABLE, OVERLOADED. At least 1."""
+    """Calls under way at once, and watches open at once; one more is answered UNAVAILABLE, OVERLOADED. At least 1."""
     max_pending_calls: int = 32_768
     """Calls that gRPC holds before they are looked at, about 16 kB each. It drops each one more with a bare CANCELLED,
     so this is far above `max_concurrent_calls`: a burst is to meet the limit that gives a reason."""
@@ -64,6 +67,15 @@ class EdgeSettings:
     """gRPC drops, in the same way, a call that nobody has looked at for so long."""
     max_connections: int = 10_000
     """Connections open at once, of all ports, in equal shares; one more is closed as soon as it is accepted."""
+    max_health_watches_per_connection: int = 100
+    """A client needs one for each channel; a proxy may bring many clients. Of one more they learn to do without. All
+    connections together may have as many as there may be connections."""
+    reflection: bool = True
+    """Whether server reflection is served."""
+    max_reflection_streams: int = 32
+    """Of both versions together."""
+    reflection_limits: ReflectionLimits = _REFLECTION_LIMITS
+    """What each of these streams may take."""
     max_streams_per_connection: int = 1024
     """Calls and streams of one connection at once; what is more waits in the client, where its deadline is known."""
     max_metadata_bytes: int = 32_768
@@ -124,7 +136,7 @@ class Edge:
         self._settings = settings
         self._service = service
         self.calls = CallCounts()
-        self.admission = Admission(settings.max_concurrent_calls)
+        self.admission = Admission(settings.max_concurrent_calls, _stream_pools(settings))
         self.error_answers = ErrorAnswers()
         self.under_way = CallsUnderWay()
         self.audit_log = AuditLog()
@@ -157,7 +169,9 @@ class Edge:
         ]
         self.health = Health([descriptor.full_name for descriptor, _ in services])
         services.append((_service(health_pb2, "Health"), self.health))
-        services += reflection_services([descriptor.full_name for descriptor, _ in services])
+        if settings.reflection:
+            names = [descriptor.full_name for descriptor, _ in services]
+            services += reflection_services(names, settings.reflection_limits)
         for descriptor, servicer in services:
             # Whoever asks a draining server for its health is to hear NOT_SERVING.
             self.methods.add(descriptor, servicer, changes=CHANGES, serve_while_draining=servicer is self.health)
@@ -242,6 +256,19 @@ def build_server(
 def _service(module: Any, name: str) -> ServiceDescriptor:
     descriptor: ServiceDescriptor = module.DESCRIPTOR.services_by_name[name]
     return descriptor
+
+
+def _stream_pools(settings: EdgeSettings) -> dict[str, StreamPool]:
+    """Of the services that anybody may ask: their streams take no place of a watch."""
+    health_watches = StreamPool(
+        settings.max_connections, per_connection=settings.max_health_watches_per_connection, dispensable=True
+    )
+    reflection = StreamPool(settings.max_reflection_streams)
+    return {
+        _service(health_pb2, "Health").full_name: health_watches,
+        V1.full_name: reflection,
+        V1ALPHA.full_name: reflection,
+    }
 
 
 def _options(settings: EdgeSettings, listener: Listener, ports: int) -> tuple[tuple[str, int], ...]:
