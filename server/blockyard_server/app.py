@@ -239,7 +239,11 @@ def _store(settings: Settings) -> Store:
 
 
 def _edge_settings(settings: Settings, descriptors: Descriptors) -> EdgeSettings:
-    return EdgeSettings(max_connections=descriptors.connections, reflection=settings.reflection == "on")
+    return EdgeSettings(
+        max_connections=descriptors.connections,
+        max_request_bytes=settings.max_request_bytes,
+        reflection=settings.reflection == "on",
+    )
 
 
 def _engine_settings(settings: Settings) -> EngineSettings:

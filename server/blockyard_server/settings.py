@@ -25,6 +25,9 @@ MAX_LISTENERS: Final = 8
 """Ports of one server: each has its own part of what may be connected and may wait."""
 MAX_SOCKET_PATH_BYTES: Final = 103
 """Systems allow 103 to 107 in the path of a Unix socket."""
+MAX_REQUEST_BYTES: Final = 1024 * 1024
+"""Unless it is set: to parse so much garbage holds all others up for 60 ms. A batch of 1000 operations has 1048 bytes
+for each, which is as much as its token, holder and labels take; only long annotations or many names take more."""
 ON_OR_OFF: Final = ("on", "off")
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -143,6 +146,12 @@ class Settings:
         "The most connections; the server closes one more at once. Fewer if the limit of open files requires it.",
         least=16,
         most=60_000,
+    )
+    max_request_bytes: int = _setting(
+        MAX_REQUEST_BYTES,
+        "The largest request, in bytes. While a large one is parsed, all others wait: 60 ms for a mebibyte at worst.",
+        least=65_536,
+        most=16_777_216,
     )
     drain_grace_s: float = _setting(
         10.0,

@@ -32,10 +32,7 @@ from blockyard_server.rpc.lost_answers import LOST_ANSWERS
 from blockyard_server.rpc.methods import Methods
 from blockyard_server.rpc.reflection import V1, V1ALPHA, ReflectionLimits, reflection_services
 from blockyard_server.rpc.stuck_calls import StuckCalls
-
-MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
-"""What gRPC clients and servers accept by default; the limits of every request keep below it."""
-
+from blockyard_server.settings import MAX_REQUEST_BYTES
 
 CHANGES: Final = frozenset(
     {"Acquire", "Release", "Renew", "Batch", "Repair"}
@@ -76,6 +73,8 @@ class EdgeSettings:
     """Of both versions together."""
     reflection_limits: ReflectionLimits = _REFLECTION_LIMITS
     """What each of these streams may take."""
+    max_request_bytes: int = MAX_REQUEST_BYTES
+    """Of one message. gRPC refuses a larger one with RESOURCE_EXHAUSTED as soon as it sees its length."""
     max_streams_per_connection: int = 1024
     """Calls and streams of one connection at once; what is more waits in the client, where its deadline is known."""
     max_metadata_bytes: int = 32_768
@@ -279,7 +278,7 @@ def _options(settings: EdgeSettings, listener: Listener, ports: int) -> tuple[tu
     options = (
         # Without this a second server binds the same port silently, and with SQLite that is a second writer.
         ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+        ("grpc.max_receive_message_length", settings.max_request_bytes),
         # An answer is about something done: refusing to send it would only hide that.
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", min(settings.max_streams_per_connection, settings.max_concurrent_calls)),
