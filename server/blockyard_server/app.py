@@ -89,7 +89,7 @@ async def running_server(
         clock_decides=clock is not None,
         available=lambda available: edge.health.set_available(available),  # noqa: PLW0108 - made below
     )
-    edge = build_server(engine, EdgeSettings(max_connections=descriptors.connections))
+    edge = build_server(engine, _edge_settings(settings, descriptors))
     try:
         await engine.start()
     except StoreRefused as refused:
@@ -231,6 +231,14 @@ def _store(settings: Settings) -> Store:
         return PostgresStore(settings.database, readers=settings.readers, schema=settings.database_schema)
     except StoreRefused as refused:
         raise StartRefused(str(refused)) from refused
+
+
+def _edge_settings(settings: Settings, descriptors: Descriptors) -> EdgeSettings:
+    return EdgeSettings(
+        max_connections=descriptors.connections,
+        max_request_bytes=settings.max_request_bytes,
+        reflection=settings.reflection == "on",
+    )
 
 
 def _engine_settings(settings: Settings) -> EngineSettings:

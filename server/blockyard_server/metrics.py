@@ -20,6 +20,7 @@ from blockyard_server.engine.engine import Engine
 from blockyard_server.rpc.audit_log import AuditLog
 from blockyard_server.rpc.auth.file_authenticator import FileAuthenticator
 from blockyard_server.rpc.call_counts import CallCounts
+from blockyard_server.rpc.lost_answers import LOST_ANSWERS
 from blockyard_server.rpc.server import Edge
 
 if TYPE_CHECKING:
@@ -73,6 +74,9 @@ class EngineMetrics(Collector):
             "blockyard_requests_waiting", "Requests that wait for a transaction.", value=self._engine.requests_waiting
         )
         yield GaugeMetricFamily("blockyard_watches", "Watches that are open.", value=self._engine.watches_open)
+        yield CounterMetricFamily(
+            "blockyard_answers_lost", "Answers whose clients went away while they were sent.", value=LOST_ANSWERS.count
+        )
         yield from _calls(self._edge.calls)
         if self._auth_file is not None:
             yield from _identity(self._edge.audit_log, self._auth_file)
@@ -122,6 +126,14 @@ def _calls(calls: CallCounts) -> Iterator[Metric]:
     for (method, status), number in sorted(dict(calls.answered).items()):
         answered.add_metric((method, status), number)
     yield answered
+    given_up = CounterMetricFamily(
+        "blockyard_calls_given_up",
+        "Calls that were ended because their client did not send the request or take the answer.",
+        labels=("waited_for",),
+    )
+    for waited_for, number in sorted(dict(calls.given_up).items()):
+        given_up.add_metric((waited_for,), number)
+    yield given_up
     under_way = GaugeMetricFamily(
         "blockyard_calls_under_way", "Calls and streams that are under way.", labels=("method",)
     )

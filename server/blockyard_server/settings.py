@@ -25,6 +25,10 @@ MAX_LISTENERS: Final = 8
 """Ports of one server: each has its own part of what may be connected and may wait."""
 MAX_SOCKET_PATH_BYTES: Final = 103
 """Systems allow 103 to 107 in the path of a Unix socket."""
+MAX_REQUEST_BYTES: Final = 1024 * 1024
+"""Unless it is set: to parse so much garbage holds all others up for 60 ms. A batch of 1000 operations has 1048 bytes
+for each, which is as much as its token, holder and labels take; only long annotations or many names take more."""
+ON_OR_OFF: Final = ("on", "off")
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(\d{1,5})")
@@ -143,6 +147,12 @@ class Settings:
         least=16,
         most=60_000,
     )
+    max_request_bytes: int = _setting(
+        MAX_REQUEST_BYTES,
+        "The largest request, in bytes. While a large one is parsed, all others wait: 60 ms for a mebibyte at worst.",
+        least=65_536,
+        most=16_777_216,
+    )
     drain_grace_s: float = _setting(
         10.0,
         "How long the server may take to stop, in seconds: reads under way have half of it, changes nearly all.",
@@ -162,6 +172,9 @@ class Settings:
     metrics_listen: str = _setting(
         "", "Address and port of metrics for Prometheus, such as 127.0.0.1:9350. Empty: none."
     )
+    reflection: str = _setting(
+        "on", "Whether tools such as grpcurl may ask for the service's descriptions (server reflection): on or off."
+    )
     log_level: str = _setting("INFO", f"What is logged: {', '.join(LOG_LEVELS)}.")
 
     def __post_init__(self) -> None:
@@ -171,6 +184,9 @@ class Settings:
             if least is not None and value is not None and not least <= value <= most:
                 message = f"{setting.name} is {value}, and must be between {least} and {most}"
                 raise SettingsRefused(message)
+        if self.reflection not in ON_OR_OFF:
+            message = f"reflection is {self.reflection!r}, and must be on or off"
+            raise SettingsRefused(message)
         if self.log_level not in LOG_LEVELS:
             message = f"log_level is {self.log_level!r}, and must be one of {', '.join(LOG_LEVELS)}"
             raise SettingsRefused(message)

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 M = TypeVar("M", bound=Message)
 
 _TOO_MANY: Final = 1100
-"""More than any list or map may have; few enough for a request of 4 MiB."""
+"""More than any list or map may have; few enough for a request of 1 MiB."""
 
 _INTEGERS: Final = {
     FieldDescriptor.CPPTYPE_INT32: {"negative": -1, "least": -(2**31), "zero": 0, "huge": 2**31 - 1},

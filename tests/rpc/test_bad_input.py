@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from blockyard.v1 import access_pb2, fleet_admin_pb2, ledger_pb2, resources_pb2
 from blockyard.v1 import allocator_pb2 as pb
-from blockyard_server.rpc.server import MAX_REQUEST_BYTES
+from blockyard_server.settings import MAX_REQUEST_BYTES
 from tests.rpc.answers import Given, answer, call_of, concerns, refused
 from tests.rpc.bad_values import Case, cases_of
 from tests.rpc.legal_input import BLAMED_INSTEAD, IGNORED, LEGAL, OK, answer_to
@@ -148,12 +148,10 @@ async def test_a_request_with_flipped_bits_never_confuses_the_server(any_blockya
 
 
 @one_request_at_first
-async def test_a_message_of_more_than_4_mib_is_refused_by_the_transport(
-    any_blockyard: Blockyard, request_: str
-) -> None:
+async def test_a_message_that_is_too_large_is_refused_by_the_transport(any_blockyard: Blockyard, request_: str) -> None:
     world = await make_world(any_blockyard, "world")
     before = await everything(any_blockyard, world)
-    padding = b"\xfa\x7f" + b"\x80\x80\x80\x02" + b"x" * MAX_REQUEST_BYTES  # an unknown field of 4 MiB
+    padding = b"\xfa\x7f" + b"\x80\x80\x40" + b"x" * MAX_REQUEST_BYTES  # an unknown field of 1 MiB
 
     given = await raw_answer(any_blockyard, request_, REQUESTS[request_](world).SerializeToString() + padding)
 

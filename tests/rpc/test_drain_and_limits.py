@@ -10,6 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
+from blockyard.v1 import allocator_pb2
 from blockyard_server.domain.requests import Request
 from blockyard_server.engine.asker import ANYBODY, Asker
 from blockyard_server.engine.failures import Overloaded, StoreUnavailable
@@ -73,12 +74,13 @@ async def test_an_open_stream_takes_no_calls_place() -> None:
     await edge.start()
     # Each on a connection of its own: one connection would hold the others back.
     channels = [grpc.aio.insecure_channel(address, options=(("grpc.use_local_subchannel_pool", 1),)) for _ in range(3)]
-    stubs: list[Any] = [health_pb2_grpc.HealthStub(channel) for channel in channels]
-    watch = stubs[0].Watch(health_pb2.HealthCheckRequest())
+    clients = [Blockyard(channel) for channel in channels]
+    await clients[0].make_fleet("gpu", "node-1")
+    watch = clients[0].allocator.Watch(allocator_pb2.WatchRequest(fleet="fleets/gpu"))
     await watch.read()
 
-    call = await refusal_of(Blockyard(channels[1]).allocator.Acquire(acquire_request()))
-    second_watch = await refusal_of(stubs[2].Watch(health_pb2.HealthCheckRequest()).read())
+    call = await refusal_of(clients[1].allocator.Acquire(acquire_request(fleet="no")))
+    second_watch = await refusal_of(clients[2].allocator.Watch(allocator_pb2.WatchRequest(fleet="fleets/gpu")).read())
 
     assert call.reason == "FLEET_NOT_FOUND"
     assert (second_watch.reason, second_watch.metadata) == ("OVERLOADED", {"maximum": "1"})

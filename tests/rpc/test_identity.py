@@ -12,7 +12,8 @@ from blockyard.v1 import allocator_pb2 as pb
 from blockyard_server.domain.policy import Role
 from blockyard_server.domain.requests import Acquire
 from blockyard_server.rpc.auth.principal import current_principal
-from blockyard_server.rpc.server import MAX_REQUEST_BYTES, EdgeSettings
+from blockyard_server.rpc.server import EdgeSettings
+from blockyard_server.settings import MAX_REQUEST_BYTES
 from tests.rpc.fake_service import FakeService
 from tests.rpc.principals import knowing, principal
 from tests.rpc.wire import Blockyard, Refusal, acquire_request, refusal_of

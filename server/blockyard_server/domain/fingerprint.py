@@ -89,7 +89,7 @@ def differing_fields(stored: bytes, request: Acquire, fields: Sequence[Field] = 
 
 
 def _digest(text: str) -> bytes:
-    # Digests are remembered by their texts, and a request of 4 MiB has texts of megabytes.
+    # Digests are remembered by their texts, and a request of a mebibyte has texts of that size.
     return _remembered(text) if len(text) <= _REMEMBERED_LENGTH else _computed(text)
 
 

@@ -5,7 +5,11 @@ Outside of `error_answers`, because a stream keeps its place until its end has r
 
 import asyncio
 import time
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
+
+import grpc
 
 from blockyard_server.engine.failures import Overloaded, ShuttingDown
 from blockyard_server.rpc.errors import encode_abort
@@ -13,13 +17,57 @@ from blockyard_server.rpc.interceptors import Context, Handler, Method
 from blockyard_server.rpc.load_shedding import MIN_UNDER_WAY, RecentLatency
 
 
-class Admission:
-    """At most so many calls, and as many streams, are under way at once. For one event loop."""
+class StreamPool:
+    """The places of streams of one kind."""
 
-    def __init__(self, max_concurrent: int) -> None:
+    def __init__(self, most: int, *, per_connection: int | None = None, dispensable: bool = False) -> None:
+        """`most` may be open at once, and of these `per_connection` on one connection; None: as many as on all.
+
+        `dispensable`: one more is answered UNIMPLEMENTED, by which a client of the health service knows to go on
+        without a watch; with any other answer it would take the server for one that does not serve.
+        """
+        self._most = self._free = most
+        self._per_connection = most if per_connection is None else per_connection
+        self._dispensable = dispensable
+        self._open: Counter[str] = Counter()
+        """Streams by connection."""
+
+    def take(self, connection: str) -> bool:
+        """Whether there was a place; `give_back` it."""
+        if self._free <= 0 or self._open[connection] >= self._per_connection:
+            return False
+        self._free -= 1
+        self._open[connection] += 1
+        return True
+
+    def give_back(self, connection: str) -> None:
+        """The stream has ended."""
+        self._free += 1
+        self._open[connection] -= 1
+        if not self._open[connection]:
+            del self._open[connection]
+
+    async def refuse(self, context: Context) -> None:
+        """Ends a stream for which there is no place."""
+        if self._dispensable:
+            message = "as many of these streams are open as this server accepts; go on without one"
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, message)
+        message = f"{self._most} streams are open, the most that this server accepts; nothing was done, try again"
+        await _refuse(context, Overloaded(message, maximum=self._most))
+
+
+class Admission:
+    """At most so many calls, and as many streams, are under way at once. For one event loop.
+
+    Streams have places of their own, since a stream may stay open for as long as its client lives. Those of one service
+    take none of another's: whoever opens health watches must not keep others from following a fleet.
+    """
+
+    def __init__(self, max_concurrent: int, pools: Mapping[str, StreamPool] | None = None) -> None:
+        """`pools` has those of services, by full name; the streams of all others share `max_concurrent` places."""
         self._max_concurrent = self._free = max_concurrent
-        # Of their own: a stream may stay open for as long as its client lives, and must not take a call's place.
-        self._free_streams = max_concurrent
+        self._pools = dict(pools or {})
+        self._other_streams = StreamPool(max_concurrent)
         self._refuses_streams = False
         self._refuses_calls = False
         self._arrived = 0
@@ -54,7 +102,9 @@ class Admission:
 
     def intercept(self, method: Method, proceed: Handler) -> Handler:
         """As `Interceptor` says."""
-        return self._stream(proceed) if method.streams else self._call(method, proceed)
+        if not method.streams:
+            return self._call(method, proceed)
+        return self._stream(self._pools.get(method.service, self._other_streams), proceed)
 
     def _call(self, method: Method, proceed: Handler) -> Handler:
         latency = RecentLatency()
@@ -79,17 +129,17 @@ class Admission:
 
         return admitted
 
-    def _stream(self, proceed: Handler) -> Handler:
+    def _stream(self, pool: StreamPool, proceed: Handler) -> Handler:
         async def admitted(incoming: Any, context: Context) -> None:
             if self._refuses_streams:
                 await _refuse(context, _stopping())
-            if self._free_streams <= 0:
-                await _refuse(context, _too_many(self._max_concurrent))
-            self._free_streams -= 1
+            connection = context.peer()
+            if not pool.take(connection):
+                await pool.refuse(context)
             try:
                 await proceed(incoming, context)
             finally:
-                self._free_streams += 1
+                pool.give_back(connection)
 
         return admitted
 

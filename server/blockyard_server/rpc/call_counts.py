@@ -14,6 +14,8 @@ CALL_BOUNDS_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.
 """Upper bounds of the ranges in which the durations of calls are counted."""
 _NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
 CANCELLED: Final = grpc.StatusCode.CANCELLED.name
+NO_REQUEST: Final = "request"
+NOT_TAKEN: Final = "answer"
 
 
 class CallCounts:
@@ -25,6 +27,8 @@ class CallCounts:
         self.under_way: Counter[str] = Counter()
         self.durations: dict[str, Durations] = {}
         """Of calls with one answer."""
+        self.given_up: Counter[str] = Counter({NO_REQUEST: 0, NOT_TAKEN: 0})
+        """Calls that were ended because their client did not send its request, or did not take the answer."""
 
     def intercept(self, method: Method, proceed: Handler) -> Handler:
         """As `Interceptor` says."""

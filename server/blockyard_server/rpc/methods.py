@@ -17,8 +17,10 @@ from google.protobuf.message import DecodeError, Message
 
 from blockyard_server.domain.errors import InvalidRequest
 from blockyard_server.engine.failures import WatcherTooSlow
+from blockyard_server.rpc.auth.principal import current_principal
 from blockyard_server.rpc.authorization import Check, check_of
 from blockyard_server.rpc.interceptors import Context, Handler, Interceptor, Method, compose
+from blockyard_server.rpc.large_requests import LARGE_REQUEST_BYTES, LargeRequests
 
 _Parse = Callable[[bytes], Message]
 if TYPE_CHECKING:
@@ -34,14 +36,17 @@ class Methods:
         *,
         write_patience_s: float,
         arrived: Callable[[], None] = lambda: None,
+        untaken: Callable[[], None] = lambda: None,
     ) -> None:
         """A stream whose client does not take an answer for `write_patience_s` ends with WATCHER_TOO_SLOW.
 
-        `arrived` is told of each call that grpc hands over.
+        `arrived` is told of each call that grpc hands over, `untaken` of each stream that ends so, in its task.
         """
         self._interceptors = interceptors
         self._write_patience_s = write_patience_s
         self._arrived = arrived
+        self._large = LargeRequests()
+        self._untaken = untaken
         self._handlers: dict[str, _RpcHandler] = {}
 
     @property
@@ -90,16 +95,35 @@ class Methods:
         if not descriptor.server_streaming:
 
             async def answer(data: bytes, context: Context) -> bytes:
-                found: Message = await handle(parse(data), context)
+                found: Message
+                if len(data) <= LARGE_REQUEST_BYTES:
+                    found = await handle(parse(data), context)
+                else:
+                    async with self._large.place(current_principal().tenant):
+                        found = await handle(await self._large.parse(parse, data), context)
                 return found.SerializeToString()
 
             return answer
 
         async def answer_all(incoming: Any, context: Context) -> None:
-            request = _parsed(incoming, parse) if descriptor.client_streaming else parse(incoming)
+            if descriptor.client_streaming:
+                request: Any = self._parsed(incoming, parse)
+            else:
+                request = await self._one_parsed(incoming, parse)
             await self._send_all(handle(request, context), context)
 
         return answer_all
+
+    async def _one_parsed(self, data: bytes, parse: _Parse) -> Message:
+        """A request of a stream. It has a place only while it is parsed: a stream goes on for as long as it likes."""
+        if len(data) <= LARGE_REQUEST_BYTES:
+            return parse(data)
+        async with self._large.place(current_principal().tenant):
+            return await self._large.parse(parse, data)
+
+    async def _parsed(self, incoming: AsyncIterator[bytes], parse: _Parse) -> AsyncIterator[Message]:
+        async for data in incoming:
+            yield await self._one_parsed(data, parse)
 
     async def _send_all(self, answers: AsyncIterator[Message], context: Context) -> None:
         """Sends all answers of a stream."""
@@ -109,6 +133,7 @@ class Methods:
                     async with asyncio.timeout(self._write_patience_s):
                         await context.write(answer.SerializeToString())
                 except TimeoutError:
+                    self._untaken()
                     # The handler may know what to say about it.
                     await open_answers.athrow(WatcherTooSlow("what is sent is not read"))
 
@@ -159,8 +184,3 @@ def _checked(parse: _Parse, check: Check | None) -> _Parse:
         return request
 
     return parse_permitted
-
-
-async def _parsed(incoming: AsyncIterator[bytes], parse: _Parse) -> AsyncIterator[Message]:
-    async for data in incoming:
-        yield parse(data)

@@ -5,7 +5,9 @@ alone. The two differ in the name of their package and in nothing else, so v1 is
 another package, and the same bytes for each message.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -16,11 +18,22 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio
 
 from blockyard.v1 import errors_pb2
+from blockyard_server.engine.failures import Overloaded
 
 ERROR_FILES: Final = (errors_pb2.DESCRIPTOR, error_details_pb2.DESCRIPTOR)
 """What no method names, but every error is made of. Being imported, they are in the pool like all the rest."""
 
 V1ALPHA: Final[Any] = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReflectionLimits:
+    """What one stream of questions may take."""
+
+    idle_s: float = 10.0
+    """A stream on which nothing was asked for so long is ended."""
+    max_questions: int = 1000
+    """On one stream."""
 
 
 def _made_v1() -> FileDescriptor:
@@ -68,10 +81,35 @@ class _SymbolPool:
         raise KeyError(symbol)
 
 
+class _Bounded:
+    """Answers as grpc's servicer does, for as long and as often as is allowed."""
+
+    def __init__(self, servicer: Any, limits: ReflectionLimits) -> None:
+        self._servicer = servicer
+        self._limits = limits
+
+    async def ServerReflectionInfo(self, requests: AsyncIterator[Message], context: object) -> AsyncIterator[Message]:
+        """The stream of questions and answers. It ends well when nothing is asked: tools open another one."""
+        async for answer in self._servicer.ServerReflectionInfo(self._asked(requests), context):
+            yield answer
+
+    async def _asked(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+        questions = aiter(requests)
+        for _ in range(self._limits.max_questions):
+            try:
+                async with asyncio.timeout(self._limits.idle_s):
+                    question = await anext(questions)
+            except (TimeoutError, StopAsyncIteration):
+                return
+            yield question
+        message = f"{self._limits.max_questions} questions were answered on this stream; open another one"
+        raise Overloaded(message, maximum=self._limits.max_questions)
+
+
 class _V1Servicer:
     """Answers as v1alpha does, in the messages of v1."""
 
-    def __init__(self, v1alpha: Any) -> None:
+    def __init__(self, v1alpha: _Bounded) -> None:
         self._v1alpha = v1alpha
         self._answer: Any = message_factory.GetMessageClass(V1.methods_by_name["ServerReflectionInfo"].output_type)
 
@@ -86,8 +124,8 @@ class _V1Servicer:
             yield self._answer.FromString(answer.SerializeToString())
 
 
-def reflection_services(services: Sequence[str]) -> list[tuple[ServiceDescriptor, object]]:
+def reflection_services(services: Sequence[str], limits: ReflectionLimits) -> list[tuple[ServiceDescriptor, object]]:
     """Both versions of `ServerReflection` with their servicers, for the services of these names and themselves."""
     pool: Any = _SymbolPool()
-    v1alpha = aio.ReflectionServicer([*services, V1.full_name, V1ALPHA.full_name], pool=pool)
+    v1alpha = _Bounded(aio.ReflectionServicer([*services, V1.full_name, V1ALPHA.full_name], pool=pool), limits)
     return [(V1, _V1Servicer(v1alpha)), (V1ALPHA, v1alpha)]

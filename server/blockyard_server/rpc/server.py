@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2
 from blockyard.v1 import access_pb2, allocator_pb2, fleet_admin_pb2, ledger_pb2
 from blockyard_server.engine.service import Service
 from blockyard_server.rpc.access import AccessServicer
-from blockyard_server.rpc.admission import Admission
+from blockyard_server.rpc.admission import Admission, StreamPool
 from blockyard_server.rpc.allocator import AllocatorServicer
 from blockyard_server.rpc.audit_log import AuditLog
 from blockyard_server.rpc.auth.authenticator import Authenticator
@@ -28,12 +28,11 @@ from blockyard_server.rpc.health import Health
 from blockyard_server.rpc.interceptors import Interceptor
 from blockyard_server.rpc.ledger import LedgerServicer
 from blockyard_server.rpc.listen import Listener, PortListener
+from blockyard_server.rpc.lost_answers import LOST_ANSWERS
 from blockyard_server.rpc.methods import Methods
-from blockyard_server.rpc.reflection import reflection_services
-
-MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
-"""What gRPC clients and servers accept by default; the limits of every request keep below it."""
-
+from blockyard_server.rpc.reflection import V1, V1ALPHA, ReflectionLimits, reflection_services
+from blockyard_server.rpc.stuck_calls import StuckCalls
+from blockyard_server.settings import MAX_REQUEST_BYTES
 
 CHANGES: Final = frozenset(
     {"Acquire", "Release", "Renew", "Batch", "Repair"}
@@ -49,12 +48,15 @@ MAX_LOCAL_CONNECTIONS: Final = 16
 """Connections to the admin socket open at once; those who have it have no use for more."""
 
 
+_REFLECTION_LIMITS: Final = ReflectionLimits()
+
+
 @dataclass(frozen=True, slots=True)
 class EdgeSettings:
     """How much the edge accepts, and how it finds dead connections."""
 
     max_concurrent_calls: int = 4096
-    """Calls under way at once, and streams open at once; one more is answered UNAVAILABLE, OVERLOADED. At least 1."""
+    """Calls under way at once, and watches open at once; one more is answered UNAVAILABLE, OVERLOADED. At least 1."""
     max_pending_calls: int = 32_768
     """Calls that gRPC holds before they are looked at, about 16 kB each. It drops each one more with a bare CANCELLED,
     so this is far above `max_concurrent_calls`: a burst is to meet the limit that gives a reason."""
@@ -62,6 +64,22 @@ class EdgeSettings:
     """gRPC drops, in the same way, a call that nobody has looked at for so long."""
     max_connections: int = 10_000
     """Connections open at once, of all ports, in equal shares; one more is closed as soon as it is accepted."""
+    max_health_watches_per_connection: int = 100
+    """A client needs one for each channel; a proxy may bring many clients. Of one more they learn to do without. All
+    connections together may have as many as there may be connections."""
+    reflection: bool = True
+    """Whether server reflection is served."""
+    max_reflection_streams: int = 32
+    """Of both versions together."""
+    reflection_limits: ReflectionLimits = _REFLECTION_LIMITS
+    """What each of these streams may take."""
+    max_request_bytes: int = MAX_REQUEST_BYTES
+    """Of one message. gRPC refuses a larger one with RESOURCE_EXHAUSTED as soon as it sees its length."""
+    max_streams_per_connection: int = 1024
+    """Calls and streams of one connection at once; what is more waits in the client, where its deadline is known."""
+    max_metadata_bytes: int = 32_768
+    """Names and values of a call's metadata, and 32 bytes for each; gRPC refuses more with RESOURCE_EXHAUSTED. A token
+    with many groups takes 15 kB."""
     handshake_timeout_s: float = 10.0
     """A connection that has not said its first words of HTTP/2 after so long is closed."""
     keepalive_time_s: float = 60.0
@@ -70,8 +88,6 @@ class EdgeSettings:
     """A ping that is not answered for so long ends the connection."""
     min_client_ping_interval_s: float = 5.0
     """Clients that ping an idle connection more often are disconnected."""
-    max_metadata_bytes: int = 32_768
-    """A call with more metadata is refused by gRPC itself, RESOURCE_EXHAUSTED. A token with many groups has 15 kB."""
     idle_connection_s: float = 900.0
     """A connection without a call ends after so long, where connections are replaced (`Listener`)."""
     connection_age_s: float = 1800.0
@@ -82,6 +98,12 @@ class EdgeSettings:
     """An open stream's credentials are looked at again after so long."""
     write_patience_s: float = 10.0
     """A stream whose client takes no answer for so long is ended: WATCHER_TOO_SLOW."""
+    client_patience_s: float = 10.0
+    """A call is ended if its request does not come, or its answer is not taken, for so long."""
+    max_waiting_for_clients: int = 8192
+    """Calls that may wait for one of both; if there are more, those that wait for more than a second are ended."""
+    max_untaken_bytes: int = 64 * 1024 * 1024
+    """Answers of 64 KiB and more that are not taken yet, together; if there is more, the oldest ones are ended."""
     stream_patience_s: float = 2.0
     """How long streams may take to end by themselves when the server drains."""
     quiet_s: float = 0.05
@@ -109,14 +131,22 @@ class Edge:
         """The authenticator is for `bind` alone. None: nobody is asked who he is."""
         self._authenticator = authenticator
         self._listeners: list[tuple[Listener, grpc.aio.Server]] = []
+        LOST_ANSWERS.install()
         self._settings = settings
         self._service = service
         self.calls = CallCounts()
-        self.admission = Admission(settings.max_concurrent_calls)
+        self.admission = Admission(settings.max_concurrent_calls, _stream_pools(settings))
         self.error_answers = ErrorAnswers()
         self.under_way = CallsUnderWay()
         self.audit_log = AuditLog()
+        self.stuck = StuckCalls(
+            self.calls.given_up,
+            patience_s=settings.client_patience_s,
+            most=settings.max_waiting_for_clients,
+            most_bytes=settings.max_untaken_bytes,
+        )
         interceptors: list[Interceptor] = [
+            self.stuck,
             self.calls,
             self.admission,
             self.error_answers,
@@ -125,7 +155,10 @@ class Edge:
             self.audit_log,
         ]
         self.methods = Methods(
-            interceptors, write_patience_s=settings.write_patience_s, arrived=self.admission.note_arrival
+            interceptors,
+            write_patience_s=settings.write_patience_s,
+            arrived=self._note_arrival,
+            untaken=self.stuck.note_untaken_stream,
         )
         services: list[tuple[ServiceDescriptor, object]] = [
             (_service(allocator_pb2, "Allocator"), AllocatorServicer(service, self.audit_log)),
@@ -135,7 +168,9 @@ class Edge:
         ]
         self.health = Health([descriptor.full_name for descriptor, _ in services])
         services.append((_service(health_pb2, "Health"), self.health))
-        services += reflection_services([descriptor.full_name for descriptor, _ in services])
+        if settings.reflection:
+            names = [descriptor.full_name for descriptor, _ in services]
+            services += reflection_services(names, settings.reflection_limits)
         for descriptor, servicer in services:
             # Whoever asks a draining server for its health is to hear NOT_SERVING.
             self.methods.add(descriptor, servicer, changes=CHANGES, serve_while_draining=servicer is self.health)
@@ -168,6 +203,7 @@ class Edge:
 
     async def start(self) -> None:
         """Begins to serve."""
+        self.stuck.start()
         for _, server in self._listeners:
             await server.start()
 
@@ -193,6 +229,11 @@ class Edge:
         finally:
             ending.cancel()
             self._close()
+            self.stuck.stop()
+
+    def _note_arrival(self) -> None:
+        self.admission.note_arrival()
+        self.stuck.note_arrival()
 
     async def _end_in_time(self, grace_s: float) -> None:
         await asyncio.sleep(grace_s * TIME_OF_READS)
@@ -216,6 +257,19 @@ def _service(module: Any, name: str) -> ServiceDescriptor:
     return descriptor
 
 
+def _stream_pools(settings: EdgeSettings) -> dict[str, StreamPool]:
+    """Of the services that anybody may ask: their streams take no place of a watch."""
+    health_watches = StreamPool(
+        settings.max_connections, per_connection=settings.max_health_watches_per_connection, dispensable=True
+    )
+    reflection = StreamPool(settings.max_reflection_streams)
+    return {
+        _service(health_pb2, "Health").full_name: health_watches,
+        V1.full_name: reflection,
+        V1ALPHA.full_name: reflection,
+    }
+
+
 def _options(settings: EdgeSettings, listener: Listener, ports: int) -> tuple[tuple[str, int], ...]:
     """What a listener's gRPC server is made with, beside so many ports. Each port has its own counts in gRPC."""
     # Never below what `EdgeSettings` demands.
@@ -224,20 +278,22 @@ def _options(settings: EdgeSettings, listener: Listener, ports: int) -> tuple[tu
     options = (
         # Without this a second server binds the same port silently, and with SQLite that is a second writer.
         ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+        ("grpc.max_receive_message_length", settings.max_request_bytes),
         # An answer is about something done: refusing to send it would only hide that.
         ("grpc.max_send_message_length", -1),
-        # What is waiting beyond this waits in the client, where its deadline is known.
-        ("grpc.max_concurrent_streams", settings.max_concurrent_calls),
+        ("grpc.max_concurrent_streams", min(settings.max_streams_per_connection, settings.max_concurrent_calls)),
+        # Between the two limits gRPC would refuse calls at random.
+        ("grpc.max_metadata_size", settings.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
+        # A fast client would be given windows of 4 MiB, for each of its calls, also for one that is refused before its
+        # request is read. Without the probe a window is 64 KiB, and grows only for a request that is being read.
+        ("grpc.http2.bdp_probe", 0),
         # Between the two limits gRPC would drop calls at random (docs/adr/0015).
         ("grpc.server.max_pending_requests", pending),
         ("grpc.server.max_pending_requests_hard_limit", pending),
         ("grpc.server_max_unrequested_time_in_server", settings.max_pending_s),
         # One more would take a file descriptor that the database needs.
         ("grpc.max_allowed_incoming_connections", max(1, connections)),
-        # Between two different limits gRPC would refuse calls at random, as above.
-        ("grpc.max_metadata_size", settings.max_metadata_bytes),
-        ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
         ("grpc.server_handshake_timeout_ms", _ms(settings.handshake_timeout_s)),
         ("grpc.keepalive_time_ms", _ms(settings.keepalive_time_s)),
         ("grpc.keepalive_timeout_ms", _ms(settings.keepalive_timeout_s)),
