@@ -59,6 +59,8 @@ ARGUMENTS: Mapping[str, Sequence[str]] = {
 LOCAL: Mapping[str, Sequence[str]] = {
     "blockyard serve": ["--listen", IN_ARGUMENTS],
     "blockyard backup": ["copy.db", "--data", f"/nowhere/{IN_ARGUMENTS}"],
+    "blockyard token new": [IN_ARGUMENTS],
+    "blockyard auth check": [f"/nowhere/{IN_ARGUMENTS}"],
 }
 """The commands that ask no server."""
 TEXT_ONLY = {"blockyard top", "blockyard run", "blockyard serve"}

@@ -8,14 +8,14 @@ from typing import Any, Final
 
 import pytest
 
-from blockyard.v1 import allocator_pb2, fleet_admin_pb2, ledger_pb2
+from blockyard.v1 import access_pb2, allocator_pb2, fleet_admin_pb2, ledger_pb2
 from tests.harness.process import ServerProcess
 
 BUF: Final = Path(sys.executable).with_name("buf")
 PATIENCE_S: Final = 60
 SERVICES: Final[list[Any]] = [
     service
-    for module in (allocator_pb2, fleet_admin_pb2, ledger_pb2)
+    for module in (access_pb2, allocator_pb2, fleet_admin_pb2, ledger_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
 ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from blockyard.reasons import REASONS, Reason
-from blockyard.v1 import allocator_pb2, fleet_admin_pb2, ledger_pb2
+from blockyard.v1 import access_pb2, allocator_pb2, fleet_admin_pb2, ledger_pb2
 from tests.clients.every_error import BY_REASON, check_error
 from tests.clients.grpcurl import GRPCURL, Grpcurl
 from tests.clients.real_client import Json
@@ -19,7 +19,7 @@ from tests.protos.annotations import behaviors
 PROTOS = Path(__file__).parents[2] / "protos"
 SERVICES = {
     service.full_name: service
-    for module in (allocator_pb2, fleet_admin_pb2, ledger_pb2)
+    for module in (access_pb2, allocator_pb2, fleet_admin_pb2, ledger_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
 }
 STANDARD = {
@@ -81,7 +81,7 @@ def test_describe_knows_the_error_reasons_and_the_details_of_errors(grpcurl: Grp
     assert "string reason = 1;" in grpcurl.run("describe", "google.rpc.ErrorInfo").stdout
 
 
-@pytest.mark.parametrize("file", ["allocator", "fleet_admin", "ledger"])
+@pytest.mark.parametrize("file", ["access", "allocator", "fleet_admin", "ledger"])
 def test_the_protos_of_the_repository_are_enough_without_reflection(grpcurl: Grpcurl, file: str) -> None:
     options = ("-import-path", str(PROTOS), "-proto", f"blockyard/v1/{file}.proto")
     name = "blockyard.v1." + "".join(word.title() for word in file.split("_"))

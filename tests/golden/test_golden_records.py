@@ -109,7 +109,7 @@ def test_a_field_that_an_older_release_did_not_write_has_its_default(field: str)
 def test_a_field_that_a_newer_release_added_is_ignored() -> None:
     row, body = granted()
 
-    assert decode_journal([*row[:-1], json.dumps(body | {"actor": {"name": "who"}, "zone": 7})]) == _event(row)
+    assert decode_journal([*row[:-1], json.dumps(body | {"reviewer": {"name": "who"}, "zone": 7})]) == _event(row)
 
 
 def test_a_field_that_was_there_from_the_beginning_is_missed() -> None:

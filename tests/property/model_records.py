@@ -237,7 +237,8 @@ class Fleet:
     def record(self, now: int, kind: str, **fields: Any) -> int:
         """One more event, and its revision."""
         self.revision += 1
-        self.events.append(given(revision=self.revision, time=now, kind=kind, **fields))
+        actor = {"actor": "system"} if kind in {"EXPIRED", "LEASES_EXTENDED"} else {}
+        self.events.append(given(revision=self.revision, time=now, kind=kind, **fields, **actor))
         return self.revision
 
     def instance(self, instance: str) -> Instance:

@@ -23,6 +23,7 @@ def test_every_public_type_can_be_had_from_the_package() -> None:
     modules = (aio, aio_lease, aio_watch, client, enums, errors, lease, types, watch)
     defined = set().union(*map(public, modules))
     others = {"Operation", "Reason", "RetryPolicy", "Seconds", "UNSET", "__version__", "operations"}
+    others |= {"CredentialArguments", "Tls", "credentials_from_environment"}
     assert defined | others == set(blockyard.__all__)
 
 
