@@ -1,5 +1,6 @@
 """`blockyard serve`: its settings, its demo, its refusals."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from blockyard import Client
 from blockyard_server.settings import Settings
 from tests.cli.conftest import CommandLine, serving
+from tests.tls.authorities import Authorities
 
 
 def test_help_names_every_setting_with_its_variable_and_its_default() -> None:
@@ -71,6 +73,47 @@ def test_a_second_server_on_the_same_port_or_file_says_why_it_does_not_start(tmp
         f"Error: The service does not start: cannot listen on {address}: Address already in use"
     )
     assert len(port.stderr.splitlines()) == 1
+
+
+def test_a_port_for_other_machines_without_protection_is_refused_in_one_line(tmp_path: Path) -> None:
+    data = tmp_path / "blockyard.db"
+
+    refused = finish("serve", "--listen", "0.0.0.0:0", "--data", str(data))
+
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == (
+        "Error: The service does not start: --listen 0.0.0.0:0 would let everybody who reaches this port do "
+        "everything: give --auth-file, or say --insecure-no-auth; and --listen 0.0.0.0:0 would send everything over "
+        "the network in plaintext: give --tls-cert and --tls-key, or say --insecure-no-tls.\n"
+    )
+    assert not data.exists()
+
+
+def test_the_settings_of_listeners_reach_the_server_and_it_says_where_it_listens(tmp_path: Path) -> None:
+    authorities, admin = Authorities(tmp_path), tmp_path / "admin.sock"
+    files = authorities.files
+    flags = ("--tls-cert", str(files.certificate), "--tls-key", str(files.key), "--admin-socket", str(admin))
+    options = ("--listen", "127.0.0.1:0, 127.0.0.1:0", "--data", str(tmp_path / "blockyard.db"), "--demo")
+    mtls = ("--mtls-listen", "127.0.0.1:0", "--tls-client-ca", str(files.client_ca))
+    process = CommandLine("").start("serve", *options, *flags, *mtls)
+    assert process.stdout is not None
+
+    line = process.stdout.readline()
+    made = process.stdout.readline()
+    described = CommandLine(f"unix:{admin}")("describe", "demo")
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+
+    port = r"127\.0\.0\.1:[1-9]\d*"
+    assert re.fullmatch(rf"Serving on {port}, {port}, {port} and unix:{admin}, data in .*\n", line)
+    assert "is made" in made, "through the admin socket"
+    assert described.code == 0
+
+
+def test_a_demo_that_no_listener_would_let_in_is_refused(tmp_path: Path) -> None:
+    refused = CommandLine("")("serve", "--demo", "--auth-file", str(tmp_path / "auth.toml"))
+
+    assert (refused.code, refused.err.splitlines()[-1]) == (2, "Next: Give --admin-socket, too, or leave out --demo.")
 
 
 def test_the_demo_fleet_is_made_once(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from blockyard import AsyncClient, CallFailed
 from blockyard_server.app import RunningServer, StartRefused
 from tests.harness.in_process import client_of, serving
+from tests.tls.authorities import Authorities
 
 OPERATIONS = Path(__file__).parents[2] / "docs" / "how-to" / "operate.md"
 
@@ -68,9 +69,17 @@ async def test_a_scrape_tells_what_was_asked_and_what_became_of_it(tmp_path: Pat
 
 
 async def test_the_operators_page_names_every_metric_and_no_other(tmp_path: Path) -> None:
-    async with serving(tmp_path, metrics_listen="127.0.0.1:0") as server, client_of(server) as client:
+    tls = tmp_path / "tls"
+    tls.mkdir()
+    certificate = Authorities(tls).files.settings()
+    async with (
+        serving(tmp_path, metrics_listen="127.0.0.1:0") as server,
+        client_of(server) as client,
+        serving(tls, metrics_listen="127.0.0.1:0", **certificate) as with_tls,
+    ):
         await fill(client)
-        names = {re.sub(r"_(bucket|count|sum|created)$", "", name) for name, _ in await scrape(server)}
+        samples = {**await scrape(server), **await scrape(with_tls)}
+        names = {re.sub(r"_(bucket|count|sum|created)$", "", name) for name, _ in samples}
 
     assert set(re.findall(r"`(blockyard_\w+)`", OPERATIONS.read_text(encoding="utf-8"))) == names
 
