@@ -6,7 +6,7 @@ The short form, for CI, fails only on figures that do not depend on the machine'
 import sys
 from typing import Final
 
-from benchmarks.abuse import cost, strangers
+from benchmarks.abuse import cost, strangers, tls
 from benchmarks.stress import bursts
 from benchmarks.stress.command import main
 from benchmarks.stress.scenario import Scenario
@@ -15,6 +15,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     bursts.SCENARIO,
     strangers.SCENARIO,
     cost.SCENARIO,
+    tls.SCENARIO,
 )
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def listeners_of(settings: Settings, authenticator: Authenticator | None) -> Lis
 def _certificates(settings: Settings) -> "Certificates | None":
     if settings.tls_cert is None or settings.tls_key is None:
         return None
-    # cryptography takes 10 MB, which a server without TLS does not spend.
+    # cryptography takes 9 MB, which a server without TLS does not spend.
     from blockyard_server.rpc.tls import CertificateFiles, CertificateRefused, Certificates  # noqa: PLC0415 - see above
 
     try:

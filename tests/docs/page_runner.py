@@ -129,7 +129,7 @@ class Reader:
         with log.open("wb") as output:
             # A session of its own, so that the end reaches make and the server that make started.
             process = subprocess.Popen(
-                ["bash", "-euo", "pipefail", "-c", command.text],
+                ["bash", "-euo", "pipefail", "-c", self._here(command.text)],
                 cwd=ROOT,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -138,7 +138,7 @@ class Reader:
                 start_new_session=True,
             )
         try:
-            if not _serves(self.address, process):
+            if not _serves(self.address, process, log):
                 raise BrokenPromise(f"{self._at(command.line)}: no server\n{log.read_text(encoding='utf-8')}")
             if command.expected:
                 self._compare(command.line, f"...{command.expected}...", log.read_text(encoding="utf-8"))
@@ -197,8 +197,11 @@ def _environment_of_this_process(environment: dict[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _serves(address: str, process: subprocess.Popen[bytes]) -> bool:
-    """Waits until the health service says SERVING. False: the process has ended, or the limit has passed."""
+def _serves(address: str, process: subprocess.Popen[bytes], log: Path) -> bool:
+    """Waits until the health service says SERVING, or, of a server with TLS, until it says itself that it serves.
+
+    False: the process has ended, or the limit has passed.
+    """
     give_up = time.monotonic() + SERVER_START_LIMIT_S
     with grpc.insecure_channel(address) as channel:
         check = channel.unary_unary(
@@ -211,6 +214,8 @@ def _serves(address: str, process: subprocess.Popen[bytes]) -> bool:
                 answer = check(HealthCheckRequest(), timeout=1, wait_for_ready=True)
                 if answer.status == HealthCheckResponse.SERVING:
                     return True
+            if f"Serving on {address}" in log.read_text(encoding="utf-8"):
+                return True
     return False
 
 

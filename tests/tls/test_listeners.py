@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -279,6 +281,11 @@ async def test_an_auth_file_that_nobody_reads_lets_nobody_in(tmp_path: Path) -> 
     with pytest.raises(StartRefused):
         async with serving(tmp_path, auth_file=tmp_path / "auth.toml"):
             pass
+
+
+def test_a_server_without_tls_spends_nothing_on_it() -> None:
+    program = "import sys, blockyard_server.app; sys.exit('cryptography' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 async def test_all_listeners_offer_the_same_fleets(authorities: Authorities, tmp_path: Path) -> None:
