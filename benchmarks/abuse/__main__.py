@@ -6,11 +6,12 @@ The short form, for CI, fails only on figures that do not depend on the machine'
 import sys
 from typing import Final
 
+from benchmarks.abuse import flood
 from benchmarks.stress import bursts
 from benchmarks.stress.command import main
 from benchmarks.stress.scenario import Scenario
 
-SCENARIOS: Final[tuple[Scenario, ...]] = (bursts.SCENARIO,)
+SCENARIOS: Final[tuple[Scenario, ...]] = (bursts.SCENARIO, flood.SCENARIO)
 
 if __name__ == "__main__":
     sys.exit(main(SCENARIOS, program="python -m benchmarks.abuse", description=__doc__))
