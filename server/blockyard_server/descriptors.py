@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from blockyard_server.metrics import MAX_SCRAPES
+from blockyard_server.http_server import OWN_DESCRIPTORS as OF_HTTP
 from blockyard_server.rpc.server import MAX_LOCAL_CONNECTIONS
 from blockyard_server.settings import Settings
 from blockyard_server.store.postgres.store import WRITER_SHARDS
@@ -92,4 +92,4 @@ def _needed(settings: Settings) -> int:
     own = OF_GRPC + OF_READER * settings.readers + OF_VERIFY + SPARE
     own += OF_DATA_FILE if settings.database is None else OF_READER * WRITER_SHARDS + OF_SIGNALS
     own += 0 if settings.admin_socket is None else OF_ADMIN_SOCKET
-    return own + (MAX_SCRAPES + 1 if settings.metrics_listen else 0)
+    return own + (OF_HTTP if settings.metrics_listen else 0)

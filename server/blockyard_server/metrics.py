@@ -4,19 +4,18 @@ The registry is this server's own, so that several servers in one process show t
 numbers in a thread of its own, and never waits for the event loop or the database.
 """
 
-import socket
-import threading
-from collections.abc import Iterator
-from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING, Any, Final
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from blockyard_server.engine.counts import Counts, Durations
 from blockyard_server.engine.engine import Engine
+from blockyard_server.http_server import Answer, HttpServer
 from blockyard_server.rpc.audit_log import AuditLog
 from blockyard_server.rpc.auth.file_authenticator import FileAuthenticator
 from blockyard_server.rpc.call_counts import CallCounts
@@ -25,11 +24,6 @@ from blockyard_server.rpc.server import Edge
 
 if TYPE_CHECKING:
     from blockyard_server.rpc.tls import Certificates  # brings cryptography, which only TLS needs
-
-MAX_SCRAPES: Final = 16
-"""Connections that are answered at once; one more is closed. Each has a thread and a file descriptor."""
-SCRAPE_PATIENCE_S: Final = 5.0
-"""A connection that says nothing, or takes nothing, for so long is closed."""
 
 _COUNTERS: Final = {
     "batches": "Transactions that carried out requests.",
@@ -175,42 +169,6 @@ def _transactions(counts: Counts) -> Metric:
     )
 
 
-class _Scrape(WSGIRequestHandler):
-    timeout = SCRAPE_PATIENCE_S
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the base class's
-        """Scrapes are not logged."""
-
-
-class _BoundedServer(ThreadingMixIn, WSGIServer):
-    """A thread for each connection, and no more of them than MAX_SCRAPES."""
-
-    daemon_threads = True
-    request_queue_size = MAX_SCRAPES
-
-    def __init__(self, address: tuple[str, int], family: socket.AddressFamily) -> None:
-        self.address_family = family
-        self._free = threading.BoundedSemaphore(MAX_SCRAPES)
-        super().__init__(address, _Scrape)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Begins to answer, in a thread, unless all threads are taken."""
-        if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answers, in the thread."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away or is too slow is no fault."""
-
-
 class MetricsServer:
     """Serves one engine's metrics while it is open."""
 
@@ -225,17 +183,14 @@ class MetricsServer:
         """Raises OSError if the address cannot be listened on. `listen` is HOST:PORT; port 0 takes a free one."""
         registry = CollectorRegistry()
         registry.register(EngineMetrics(engine, edge, certificates, auth_file))
-        host, _, port = listen.rpartition(":")
-        bare = host.strip("[]")
-        family, *_ = socket.getaddrinfo(bare, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        self._server = _BoundedServer((bare, int(port)), family)
-        self._server.set_app(make_wsgi_app(registry))
-        self._thread = threading.Thread(target=self._server.serve_forever, name="blockyard-metrics", daemon=True)
-        self._thread.start()
-        self.address = f"{host}:{self._server.server_port}"
+        self._registry = registry
+        self._server = HttpServer(listen, {"/metrics": self._scrape})
+        self.address = self._server.address
 
     def close(self) -> None:
         """Answers no more."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.close()
+
+    def _scrape(self, headers: Mapping[str, str]) -> Answer:
+        encode, content_type = choose_encoder(headers.get("accept", ""))
+        return Answer(HTTPStatus.OK, encode(self._registry), content_type)

@@ -17,7 +17,7 @@ from blockyard.enums import EventKind
 from blockyard.errors import CallFailed
 from blockyard_server import descriptors
 from blockyard_server.descriptors import MOST_DESCRIPTORS, TooFewDescriptors, share_out
-from blockyard_server.metrics import MAX_SCRAPES
+from blockyard_server.http_server import MAX_CONNECTIONS, OWN_DESCRIPTORS
 from blockyard_server.settings import Settings
 from tests.harness.in_process import serving
 from tests.harness.one_shot import OneShotClient
@@ -144,7 +144,7 @@ def test_connections_are_limited_by_the_setting_and_by_what_the_server_needs(sof
     assert few.connections == 100
     assert many.connections == min(60_000, many.limit - many.own)
     assert share_out(Settings(readers=64)).own > few.own
-    assert share_out(Settings(metrics_listen="127.0.0.1:0")).own == few.own + MAX_SCRAPES + 1
+    assert share_out(Settings(metrics_listen="127.0.0.1:0")).own == few.own + OWN_DESCRIPTORS
     assert share_out(Settings(database="postgresql://h/d")).own > few.own
 
 
@@ -161,7 +161,7 @@ async def test_silent_connections_to_the_metrics_are_bounded_and_scrapes_come_ba
     async with serving(tmp_path, metrics_listen="127.0.0.1:0") as running:
         assert running.metrics_address is not None
         port = int(running.metrics_address.rpartition(":")[2])
-        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MAX_SCRAPES)]
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MAX_CONNECTIONS)]
 
         async def one_more_is_closed() -> bool:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
