@@ -34,6 +34,11 @@ class AuditOutput(QueueHandler):
             self.dropped += 1
 
 
+def dropped_lines() -> int:
+    """Lines of this process that found no room."""
+    return sum(each.dropped for each in logging.getLogger(LOGGER).handlers if isinstance(each, AuditOutput))
+
+
 @contextmanager
 def audit_lines_on_stderr() -> Iterator[AuditOutput]:
     """Writes the audit log while the block runs, and what waits at its end."""

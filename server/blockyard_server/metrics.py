@@ -13,6 +13,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from blockyard_server.audit_output import dropped_lines
 from blockyard_server.engine.counts import Counts, Durations
 from blockyard_server.engine.engine import Engine
 from blockyard_server.http_server import Answer, HttpServer
@@ -100,6 +101,9 @@ def _identity(audit_log: AuditLog, auth_file: FileAuthenticator) -> Iterator[Met
     for permission, number in sorted(dict(audit_log.denied).items()):
         denied.add_metric((permission,), number)
     yield denied
+    yield CounterMetricFamily(
+        "blockyard_audit_lines_dropped", "Lines of the audit log that found no room.", value=dropped_lines()
+    )
     status = auth_file.status
     yield CounterMetricFamily(
         "blockyard_auth_file_failures",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.request import urlopen
 
 import pytest
 
@@ -13,7 +14,7 @@ from blockyard import Client, EventKind, NotOwner, NotPermitted, RetryPolicy, Un
 from blockyard.reasons import Reason
 from blockyard_server.rpc.auth.tokens import new_token
 from tests.harness.patience import until
-from tests.harness.process import ServerProcess
+from tests.harness.process import ServerProcess, free_port
 
 GRANTS: Final = {
     "admin": ("ops", 'role = "admin", fleets = ["*"]'),
@@ -30,6 +31,7 @@ class Served:
     process: ServerProcess
     auth_file: Path
     tokens: dict[str, str]
+    metrics: str
 
     def write(self, *ids: str) -> None:
         """An auth file with these principals."""
@@ -53,8 +55,9 @@ def _principal(id_: str, token: str) -> str:
 def served(tmp_path: Path) -> Iterator[Served]:
     auth_file = tmp_path / "auth.toml"
     auth_file.touch(mode=0o600)
-    with ServerProcess(tmp_path, auth_file=auth_file, log_level="INFO") as process:
-        made = Served(process, auth_file, {id_: new_token().secret for id_ in GRANTS})
+    metrics = f"127.0.0.1:{free_port()}"
+    with ServerProcess(tmp_path, auth_file=auth_file, log_level="INFO", metrics_listen=metrics) as process:
+        made = Served(process, auth_file, {id_: new_token().secret for id_ in GRANTS}, metrics)
         made.write(*GRANTS)
         process.start()
         with made.client("admin") as admin:
@@ -114,6 +117,20 @@ def test_a_changed_auth_file_is_taken_and_a_broken_one_is_not(served: Served) ->
     until(lambda: "the last good one goes on" in served.process.errors(), "the log says so")
 
     assert is_known("train")
+
+
+def test_metrics_count_who_was_refused_and_what_was_denied(served: Served) -> None:
+    with served.client("train") as train, pytest.raises(NotPermitted):
+        train.delete_fleet("gpu")
+    stranger = Client(served.process.address, token="bkyd_unknown", retry=QUICK)
+    with stranger, pytest.raises(Unauthenticated):
+        stranger.describe("gpu")
+    with urlopen(f"http://{served.metrics}/metrics", timeout=20) as answer:
+        said = answer.read().decode()
+
+    assert 'blockyard_denied_total{permission="FLEETS"} 1.0' in said
+    assert 'blockyard_auth_failures_total{hint="unknown",scheme="bearer"} 1.0' in said
+    assert "blockyard_audit_lines_dropped_total 0.0" in said
 
 
 def test_the_token_of_somebody_stands_in_no_log(served: Served) -> None:

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from blockyard import AsyncClient, CallFailed
 from blockyard_server.app import RunningServer, StartRefused
+from blockyard_server.rpc.auth.tokens import new_token
 from tests.harness.in_process import client_of, serving
 from tests.tls.authorities import Authorities
 
@@ -72,10 +73,13 @@ async def test_the_operators_page_names_every_metric_and_no_other(tmp_path: Path
     tls = tmp_path / "tls"
     tls.mkdir()
     certificate = Authorities(tls).files.settings()
+    auth_file = tls / "auth.toml"
+    auth_file.touch(mode=0o600)
+    auth_file.write_text(f'[[principal]]\nid = "a"\ntokens = [{new_token().toml()}]\n')
     async with (
         serving(tmp_path, metrics_listen="127.0.0.1:0") as server,
         client_of(server) as client,
-        serving(tls, metrics_listen="127.0.0.1:0", **certificate) as with_tls,
+        serving(tls, metrics_listen="127.0.0.1:0", auth_file=auth_file, **certificate) as with_tls,
     ):
         await fill(client)
         samples = {**await scrape(server), **await scrape(with_tls)}
