@@ -14,11 +14,13 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from blockyard_server.audit_output import dropped_lines
+from blockyard_server.domain.policy import Permission
 from blockyard_server.engine.counts import Counts, Durations
 from blockyard_server.engine.engine import Engine
 from blockyard_server.http_server import Answer, HttpServer
-from blockyard_server.rpc.audit_log import AuditLog
+from blockyard_server.rpc.audit_log import OWNER, AuditLog
 from blockyard_server.rpc.auth.file_authenticator import FileAuthenticator
+from blockyard_server.rpc.auth.hints import Hint, Scheme
 from blockyard_server.rpc.call_counts import CallCounts
 from blockyard_server.rpc.lost_answers import LOST_ANSWERS
 from blockyard_server.rpc.server import Edge
@@ -92,13 +94,16 @@ def _identity(audit_log: AuditLog, auth_file: FileAuthenticator) -> Iterator[Met
     failures = CounterMetricFamily(
         "blockyard_auth_failures", "Calls of strangers that were refused.", labels=("scheme", "hint")
     )
-    for (scheme, hint), number in sorted(dict(auth_file.failed_logins.counts).items()):
+    # What has not happened yet is zero, so that a first increase is seen as one.
+    counts = {(Scheme.NONE.value, Hint.MISSING.value): 0, **auth_file.failed_logins.counts}
+    for (scheme, hint), number in sorted(counts.items()):
         failures.add_metric((scheme, hint), number)
     yield failures
     denied = CounterMetricFamily(
         "blockyard_denied", "Calls and operations that were denied, by what they took.", labels=("permission",)
     )
-    for permission, number in sorted(dict(audit_log.denied).items()):
+    known = dict.fromkeys((*(str(permission.name) for permission in Permission), OWNER), 0)
+    for permission, number in sorted({**known, **audit_log.denied}.items()):
         denied.add_metric((permission,), number)
     yield denied
     yield CounterMetricFamily(

@@ -18,6 +18,8 @@ from blockyard_server.rpc.interceptors import Context, Handler, Method
 LOGGER: Final = "blockyard.audit"
 MAX_DENIALS_PER_S: Final = 10
 """Lines about what one principal was denied, in a second; how many more there were is one line."""
+OWNER: Final = "OWNER"
+"""In the place of a permission: it takes the allocation's own tenant."""
 DENIED: Final = (NotPermitted, NotOwner)
 _WATCHED: Final = frozenset({"blockyard.v1.FleetAdmin", "blockyard.v1.Ledger"})
 """Services of operators. Their calls that change something are logged, and these:"""
@@ -56,7 +58,7 @@ class AuditLog:
     def note_denial(self, rpc: str, refusal: Refused) -> None:
         """A call, or one operation of a Batch, was denied."""
         if isinstance(refusal, DENIED):
-            self.denied[refusal.metadata.get("permission", "OWNER")] += 1
+            self.denied[refusal.metadata.get("permission", OWNER)] += 1
             if self._has_room(current_principal().name):
                 _write("denied", rpc, reason=refusal.reason, **refusal.metadata)
 
