@@ -12,15 +12,14 @@ import logging
 
 from blockyard import operations
 from blockyard._call import Operation
-from blockyard._environment import CredentialArguments, credentials_from_environment
 from blockyard._fleet_admin import UNSET
 from blockyard._retry import RetryPolicy
-from blockyard._tls import Tls
 from blockyard._version import __version__
 from blockyard.aio import AsyncClient
 from blockyard.aio_lease import AsyncLease
 from blockyard.aio_watch import AsyncWatch
 from blockyard.client import Client
+from blockyard.credentials import CredentialArguments, Tls, credentials_from_environment
 from blockyard.enums import (
     AllocationState,
     Check,

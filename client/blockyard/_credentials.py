@@ -14,8 +14,9 @@ import grpc
 from blockyard._channel import Connection, connection
 from blockyard._defaults import CALLER_KEY
 from blockyard._target import is_on_this_machine
-from blockyard._tls import Tls, TlsFiles
+from blockyard._tls import TlsFiles
 from blockyard._token import AUTHORIZATION, Bearer, ConstantToken, Metadata, TokenFile, TokenFunction, TokenSource
+from blockyard.credentials import Tls
 from blockyard.errors import CallFailed, Unavailable
 
 MAX_METADATA_BYTES: Final = 8_192
@@ -125,7 +126,7 @@ def checked_metadata(metadata: ExtraMetadata | None) -> Metadata:
             raise ValueError(f"metadata {key!r}: keys have small letters, digits, `_`, `.`, `-`, and no `grpc-` before")
         if key == CALLER_KEY:
             raise ValueError(f"metadata {key!r}: the argument caller says it")
-        if key.endswith("-bin") != isinstance(value, bytes):
+        if not isinstance(value, bytes if key.endswith("-bin") else str):
             raise TypeError(f"metadata {key!r}: bytes belong to keys that end with `-bin`, and str to all others")
         if isinstance(value, str) and not _VALUE.fullmatch(value):
             raise ValueError(f"metadata {key!r}: the value has characters that are not printable ASCII")

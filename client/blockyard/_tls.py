@@ -13,6 +13,8 @@ from typing import Final, TypeAlias
 
 import grpc
 
+from blockyard.credentials import Tls
+
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 """More than all authorities of the public web take."""
 
@@ -20,36 +22,6 @@ _log = logging.getLogger("blockyard.credentials")
 
 Stamp: TypeAlias = tuple[tuple[int, int, int], ...]
 """Of each file what changes when it is written or replaced: time, size and number."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tls:
-    """What a client needs for TLS, as files in PEM. `Tls()` trusts the public authorities that gRPC knows.
-
-    Files that change on disk are used without a restart: they are looked at once a minute and when a connection
-    fails.
-
-    Raises:
-        ValueError: A certificate without its key, a key without its certificate, or something empty.
-    """
-
-    ca: str | os.PathLike[str] | None = None
-    """The authorities that may have signed the server's certificate. None: those that gRPC knows."""
-    cert: str | os.PathLike[str] | None = None
-    """The client's certificate, with those between it and its authority. None: the server is not told who calls."""
-    key: str | os.PathLike[str] | None = None
-    """The key of `cert`, not encrypted."""
-    server_name: str | None = None
-    """The name that the server's certificate has to carry. None: the host of the target; of a list, the first host."""
-
-    def __post_init__(self) -> None:
-        if (self.cert is None) != (self.key is None):
-            given, missing = ("key", "cert") if self.cert is None else ("cert", "key")
-            raise ValueError(f"{given} is given without {missing}: a client certificate needs both")
-        for name in ("ca", "cert", "key", "server_name"):
-            value = getattr(self, name)
-            if value is not None and not os.fspath(value):
-                raise ValueError(f"{name} is empty; omit it instead")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from blockyard._credentials import Credentials, is_refusal, may_be_about_credent
 from blockyard._failures import failure_of_error
 from blockyard._fork import Origin
 from blockyard._retry import DEFAULT_RETRY, Attempts, RetryPolicy, total_s
-from blockyard._tls import Tls
 from blockyard._token import Bearer, Metadata
 from blockyard._watching import Subscription
+from blockyard.credentials import Tls
 from blockyard.errors import CallFailed, ClientClosed
 from blockyard.lease import Lease
 from blockyard.types import Event, Grant

@@ -36,6 +36,7 @@ class SdkPage:
 PAGES: Final = (
     SdkPage(name="client", title="The blocking client", modules=("client",)),
     SdkPage(name="async-client", title="The asyncio client", modules=("aio",)),
+    SdkPage(name="credentials", title="Credentials", modules=("credentials",)),
     SdkPage(name="leases", title="Leases", modules=("lease", "aio_lease")),
     SdkPage(name="watches", title="Watches", modules=("watch", "aio_watch")),
     SdkPage(name="operations", title="Operations for a batch", modules=("operations", "_call")),

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from blockyard import AsyncClient, Client, RetryPolicy
 from blockyard._call import Call
 from tests.sdk.fake_server import FakeServer, serving
+from tests.sdk.two_clients import Connect, awaiting, blocking
 
 T = TypeVar("T")
 Carrier = Callable[..., Any]
@@ -27,6 +29,12 @@ def fake() -> Iterator[FakeServer]:
 def client(fake: FakeServer) -> Iterator[Client]:
     with Client(fake.target, retry=QUICK, timeout_s=20) as client:
         yield client
+
+
+@pytest.fixture(params=[blocking, awaiting], ids=["blocking", "asyncio"])
+def connect(request: pytest.FixtureRequest) -> Connect:
+    """Opens one of the two clients for several steps: `with connect(target, **options) as steps`."""
+    return partial(request.param, retry=QUICK)
 
 
 @pytest.fixture(params=["blocking", "asyncio"])

@@ -80,7 +80,14 @@ class Ended:
     """A stream ends well, as only a proxy would end it."""
 
 
-Disturbance = Refused | Broken | Silent
+@dataclass(frozen=True)
+class Held:
+    """Answered once the test says so."""
+
+    until: threading.Event = field(default_factory=threading.Event)
+
+
+Disturbance = Refused | Broken | Silent | Held
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,8 @@ class Seen:
     method: str
     request: Any
     metadata: dict[str, str | bytes]
+    certificate: frozenset[str] = frozenset()
+    """The names in the client's certificate; empty: it has none."""
 
 
 class RefusalError(Exception):
@@ -107,6 +116,8 @@ class FakeServer:
     ttl_s: float | None = None
     """The lease that is granted. None: held until released."""
     target: str = ""
+    tokens: set[str] | None = None
+    """Whoever has one of these may come in. None: everybody."""
     seen: list[Seen] = field(default_factory=list)
     held: dict[str, resources_pb2.Allocation] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
@@ -181,6 +192,19 @@ class FakeServer:
         with self._arrived:
             assert self._arrived.wait_for(lambda: self._left.count(method) >= count, timeout=30), method
 
+    def _note(self, method: str, request: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
+        names = frozenset(name.decode() for name in context.auth_context().get("x509_subject_alternative_name", ()))
+        with self._arrived:
+            self.seen.append(Seen(method, request, dict(context.invocation_metadata() or ()), names))
+            self._arrived.notify_all()
+
+    async def _require_known(self, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
+        """Refuses a call without one of the tokens, as the server does."""
+        said = dict(context.invocation_metadata() or ()).get("authorization", "")
+        if self.tokens is not None and said not in {f"Bearer {token}" for token in self.tokens}:
+            status = error_status(Reason.UNAUTHENTICATED, "who is this?", scheme="bearer")
+            await context.abort_with_status(rpc_status.to_status(status))
+
     def _leave(self, method: str) -> None:
         with self._arrived:
             self._left.append(method)
@@ -189,10 +213,9 @@ class FakeServer:
     async def _stream(
         self, method: str, request: Any, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> AsyncIterator[Message]:
-        with self._arrived:
-            self.seen.append(Seen(method, request, dict(context.invocation_metadata() or ())))
-            self._arrived.notify_all()
+        self._note(method, request, context)
         try:
+            await self._require_known(context)
             async for message in self._play(method, context):
                 yield message
         finally:
@@ -213,10 +236,9 @@ class FakeServer:
         await asyncio.Event().wait()
 
     async def _serve(self, method: str, request: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> Message:
+        self._note(method, request, context)
+        await self._require_known(context)
         disturbance = self._disturbances[method].popleft() if self._disturbances[method] else None
-        with self._arrived:
-            self.seen.append(Seen(method, request, dict(context.invocation_metadata() or ())))
-            self._arrived.notify_all()
         if isinstance(disturbance, Broken | Silent) and disturbance.after:
             self._answers[method](request)
         match disturbance:
@@ -228,6 +250,8 @@ class FakeServer:
             case Silent(after):
                 self._delayed += [] if after else [request]
                 await asyncio.Event().wait()
+            case Held(until):
+                await asyncio.to_thread(until.wait)
             case None:
                 pass
         try:
@@ -326,16 +350,18 @@ def carried_out(work: Coroutine[Any, Any, T]) -> T:
 
 
 @contextmanager
-def serving(fake: FakeServer, address: str = "127.0.0.1:0") -> Iterator[FakeServer]:
-    """Serves it on a free port, or where it is told to."""
-    server = carried_out(_start(fake, address))
+def serving(
+    fake: FakeServer, address: str = "127.0.0.1:0", credentials: grpc.ServerCredentials | None = None
+) -> Iterator[FakeServer]:
+    """Serves it on a free port, or where it is told to; with TLS if there are credentials."""
+    server = carried_out(_start(fake, address, credentials))
     try:
         yield fake
     finally:
         carried_out(server.stop(None))
 
 
-async def _start(fake: FakeServer, address: str) -> grpc.aio.Server:
+async def _start(fake: FakeServer, address: str, credentials: grpc.ServerCredentials | None) -> grpc.aio.Server:
     server = grpc.aio.server()
     for module in (allocator_pb2, fleet_admin_pb2, ledger_pb2):
         for service in module.DESCRIPTOR.services_by_name.values():
@@ -343,7 +369,8 @@ async def _start(fake: FakeServer, address: str) -> grpc.aio.Server:
             server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service.full_name, handlers)])
     fake.health = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(fake.health, server)
-    fake.target = f"{address.rpartition(':')[0]}:{server.add_insecure_port(address)}"
+    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    fake.target = address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
     await server.start()
     return server
 

@@ -3,8 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, ParseDict
 
+from blockyard import Allocation
+from blockyard._allocator import get_allocation
+from blockyard._call import Call
+from blockyard.v1 import resources_pb2
 from tests.sdk.fake_server import FakeServer
 
 NAME = "fleets/gpu/allocations/17"
@@ -31,3 +35,12 @@ def sent(fake: FakeServer, method: str) -> Mapping[str, Any]:
     """The last request of this method, as JSON: only the fields that are set."""
     document: dict[str, Any] = MessageToDict(fake.requests(method)[-1])
     return document
+
+
+READ: Call[Allocation] = get_allocation(NAME)
+"""A call that changes nothing, for tests of what is around it."""
+
+
+def answer_reads(fake: FakeServer) -> None:
+    """From now on, `READ` is answered."""
+    fake.answers("GetAllocation", ParseDict(ALLOCATION, resources_pb2.Allocation()))

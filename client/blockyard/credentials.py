@@ -1,10 +1,12 @@
-"""The credentials that the environment names. A client never looks for them by itself: whoever makes it decides."""
+"""What a client is given to prove who it is and to know its server: TLS, and what the environment names.
+
+A client never looks for credentials in the environment by itself: whoever makes it decides.
+"""
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final, TypedDict
-
-from blockyard._tls import Tls
 
 TOKEN: Final = "BLOCKYARD_TOKEN"
 TOKEN_FILE: Final = "BLOCKYARD_TOKEN_FILE"
@@ -14,6 +16,36 @@ KEY: Final = "BLOCKYARD_KEY"
 SERVER_NAME: Final = "BLOCKYARD_SERVER_NAME"
 TLS: Final = "BLOCKYARD_TLS"
 _SWITCH: Final = {"": None, "1": True, "true": True, "0": False, "false": False}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """What a client needs for TLS, as files in PEM. `Tls()` trusts the public authorities that gRPC knows.
+
+    Files that change on disk are used without a restart: they are looked at once a minute and when a connection
+    fails.
+
+    Raises:
+        ValueError: A certificate without its key, a key without its certificate, or something empty.
+    """
+
+    ca: str | os.PathLike[str] | None = None
+    """The authorities that may have signed the server's certificate. None: those that gRPC knows."""
+    cert: str | os.PathLike[str] | None = None
+    """The client's certificate, with those between it and its authority. None: the server is not told who calls."""
+    key: str | os.PathLike[str] | None = None
+    """The key of `cert`, not encrypted."""
+    server_name: str | None = None
+    """The name that the server's certificate has to carry. None: the host of the target; of a list, the first host."""
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            given, missing = ("key", "cert") if self.cert is None else ("cert", "key")
+            raise ValueError(f"{given} is given without {missing}: a client certificate needs both")
+        for name in ("ca", "cert", "key", "server_name"):
+            value = getattr(self, name)
+            if value is not None and not os.fspath(value):
+                raise ValueError(f"{name} is empty; omit it instead")
 
 
 class CredentialArguments(TypedDict, total=False):
