@@ -43,6 +43,11 @@ class Asked:
         return self._tokens[min(self.count, len(self._tokens)) - 1]
 
 
+@pytest.fixture
+def a_second_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_token, "BETWEEN_QUESTIONS_S", 0.0)
+
+
 def test_without_a_token_nothing_is_sent_and_the_refusal_is_raised(guarded: FakeServer, connect: Connect) -> None:
     with connect(guarded.target) as steps, pytest.raises(Unauthenticated) as e:
         steps.call(READ)
@@ -81,6 +86,7 @@ def test_a_function_is_asked_once_until_its_token_is_refused(guarded: FakeServer
     assert sent(guarded) == ["Bearer old", "Bearer old", "Bearer old", "Bearer new"]
 
 
+@pytest.mark.usefixtures("a_second_is_over")
 def test_a_call_is_made_again_once_and_no_more(guarded: FakeServer, connect: Connect) -> None:
     with connect(guarded.target, token=Asked("a", "b", "c")) as steps, pytest.raises(Unauthenticated):
         steps.call(READ)
@@ -98,6 +104,7 @@ def test_calls_that_are_refused_together_ask_once(guarded: FakeServer, connect: 
     assert function.count == 2
 
 
+@pytest.mark.usefixtures("a_second_is_over")
 def test_calls_that_are_refused_together_all_go_on_with_the_new_token(guarded: FakeServer, connect: Connect) -> None:
     function = Asked("old", "new")
     with connect(guarded.target, token=function) as steps, ThreadPoolExecutor(8) as threads:
@@ -289,6 +296,7 @@ def test_a_watch_ends_when_there_are_no_new_credentials(guarded: FakeServer, con
     assert sent(guarded) == ["Bearer old"] * 2
 
 
+@pytest.mark.usefixtures("a_second_is_over")
 def test_a_watch_that_is_refused_at_its_beginning_is_opened_again_once(guarded: FakeServer, connect: Connect) -> None:
     with (
         connect(guarded.target, token=Asked("a", "b", "c")) as steps,
