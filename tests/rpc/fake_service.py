@@ -39,6 +39,7 @@ from blockyard_server.domain.journal import Watch, WatchPage, matches
 from blockyard_server.domain.records import Records
 from blockyard_server.domain.release import find
 from blockyard_server.domain.requests import Acquire, InstanceState, Release, Renew, Request
+from blockyard_server.engine.asker import ANYBODY, Asker
 from blockyard_server.engine.failures import ShuttingDown
 
 Row = TypeVar("Row")
@@ -58,6 +59,8 @@ class FakeService:
         self.now_us = 1_700_000_000_123_456
         self.failures: deque[Exception] = deque()
         self.requests: list[Request] = []
+        self.askers: list[Asker] = []
+        """Of the requests."""
         self.discrepancies: tuple[Discrepancy, ...] = ()
         self.corrections: tuple[Correction, ...] = ()
         self.repaired_by: Actor | None = None
@@ -67,9 +70,10 @@ class FakeService:
         self._telling: set[asyncio.Task[None]] = set()
         self._fleets: dict[str, _Fleet] = {}
 
-    async def submit(self, request: Request) -> Any:
+    async def submit(self, request: Request, asker: Asker = ANYBODY) -> Any:
         self._fail_if_asked_to()
         self.requests.append(request)
+        self.askers.append(asker)
         fleet = self._fleets.setdefault(request.fleet, _Fleet(request.fleet))
         answer, event = decide(fleet.state, fleet.records, request, self.now_us)
         if event is not None:
@@ -79,11 +83,13 @@ class FakeService:
             self._tell()
         return answer
 
-    async def submit_many(self, requests: list[Acquire | Release | Renew]) -> list[Answer | Exception]:
+    async def submit_many(
+        self, requests: list[Acquire | Release | Renew], asker: Asker = ANYBODY
+    ) -> list[Answer | Exception]:
         answers: list[Answer | Exception] = []
         for request in requests:
             try:
-                answers.append(await self.submit(request))
+                answers.append(await self.submit(request, asker))
             except Exception as error:  # noqa: BLE001 - each outcome is its own, whatever it is
                 answers.append(error)
         return answers

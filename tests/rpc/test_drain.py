@@ -8,6 +8,7 @@ import grpc.aio
 
 from blockyard.v1 import allocator_pb2, fleet_admin_pb2, ledger_pb2
 from blockyard_server.domain.requests import Request
+from blockyard_server.engine.asker import ANYBODY, Asker
 from blockyard_server.rpc.server import CHANGES, TIME_OF_CHANGES, TIME_OF_READS, build_server
 from tests.rpc.fake_service import FakeService
 from tests.rpc.wire import Blockyard, acquire_request, refusal_of
@@ -22,7 +23,7 @@ class StuckService(FakeService):
         super().__init__()
         self.asked: asyncio.Queue[str] = asyncio.Queue()
 
-    async def submit(self, request: Request) -> Any:  # noqa: ARG002 - it never looks at it
+    async def submit(self, request: Request, asker: Asker = ANYBODY) -> Any:  # noqa: ARG002 - it never looks at it
         self.asked.put_nowait("change")
         await asyncio.Event().wait()
 

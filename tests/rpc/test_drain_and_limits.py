@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from blockyard_server.domain.requests import Request
+from blockyard_server.engine.asker import ANYBODY, Asker
 from blockyard_server.engine.failures import Overloaded, StoreUnavailable
 from blockyard_server.rpc.server import Edge, EdgeSettings, build_server
 from tests.rpc.fake_service import FakeService
@@ -27,14 +28,14 @@ class SlowService(FakeService):
         self.let_go = asyncio.Event()
         self.work: list[asyncio.Task[Any]] = []
 
-    async def submit(self, request: Request) -> Any:
+    async def submit(self, request: Request, asker: Asker = ANYBODY) -> Any:
         self.arrived.set()
-        self.work.append(asyncio.create_task(self._carry_out(request)))
+        self.work.append(asyncio.create_task(self._carry_out(request, asker)))
         return await asyncio.shield(self.work[-1])
 
-    async def _carry_out(self, request: Request) -> Any:
+    async def _carry_out(self, request: Request, asker: Asker) -> Any:
         await self.let_go.wait()
-        return await super().submit(request)
+        return await super().submit(request, asker)
 
 
 async def test_an_unforeseen_exception_is_logged_and_its_text_stays_here(

@@ -7,6 +7,7 @@ import grpc
 import pytest
 
 from blockyard_server.domain.requests import Request
+from blockyard_server.engine.asker import ANYBODY, Asker
 from blockyard_server.rpc import load_shedding
 from blockyard_server.rpc.load_shedding import MARGIN, MIN_UNDER_WAY
 from tests.rpc.fake_service import FakeService
@@ -26,7 +27,7 @@ class OverloadedService(FakeService):
         self.let_go = asyncio.Event()
         self.crowded = asyncio.Event()
 
-    async def submit(self, request: Request) -> Any:
+    async def submit(self, request: Request, asker: Asker = ANYBODY) -> Any:
         token = str(request.token_key[1]) if request.token_key else ""
         self.begun.append(token)
         if token.startswith("held"):
@@ -35,7 +36,7 @@ class OverloadedService(FakeService):
             await self.let_go.wait()
         else:
             await asyncio.sleep(SLOW_S)
-        return await super().submit(request)
+        return await super().submit(request, asker)
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from blockyard_server.domain.formats import Formats
 from blockyard_server.domain.journal import Watch, WatchPage, check_kept
 from blockyard_server.domain.release import allocation_not_found
 from blockyard_server.domain.requests import Acquire, Release, Renew, Request
+from blockyard_server.engine.asker import ANYBODY, Asker, urgencies_of_call
 from blockyard_server.engine.auditor import Auditor, AuditorSettings
 from blockyard_server.engine.availability import Availability
 from blockyard_server.engine.clock import Clock
@@ -155,20 +156,24 @@ class Engine:
         await self._snapshots.settle()
         await self._store.close()
 
-    async def submit(self, request: Request) -> Any:
+    async def submit(self, request: Request, asker: Asker = ANYBODY) -> Any:
         """Carries out one change, durably, before it answers."""
-        return await self._writers.of(request.fleet).enqueue(request)
+        return await self._writers.of(request.fleet).enqueue(request, asker)
 
-    async def submit_many(self, requests: list[Acquire | Release | Renew]) -> list[Answer | Exception]:
+    async def submit_many(
+        self, requests: list[Acquire | Release | Renew], asker: Asker = ANYBODY
+    ) -> list[Answer | Exception]:
         """Carries out many changes, each by itself; refusals and failures are returned in place."""
         futures: list[asyncio.Future[Answer] | EngineFailure] = []
+        urgencies = urgencies_of_call(requests)
         called: set[Writer] = set()
         for request in requests:
             writer = self._writers.of(request.fleet)
             begins_call = writer not in called
             called.add(writer)
             try:
-                futures.append(writer.enqueue(request, begins_call=begins_call))
+                urgency = urgencies[request.fleet]
+                futures.append(writer.enqueue(request, asker, urgency=urgency, begins_call=begins_call))
             except EngineFailure as failure:
                 futures.append(failure)
         try:

@@ -1,8 +1,8 @@
 """The writers of the process: each a bounded queue, group commit, and one thread in which transactions run.
 
 Requests that arrive while a commit is under way share the next one. A request waits for its outcome in a future of
-its own, so a client that goes away cancels its waiting and never the commit. Fleets take turns (`fair_queue.py`), and
-so do requests and exclusive work (docs/adr/0017).
+its own, so a client that goes away cancels its waiting and never the commit. Classes, tenants and fleets take turns
+(`fair_queue.py`, docs/adr/0028), and so do requests and exclusive work (docs/adr/0017).
 """
 
 import asyncio
@@ -14,20 +14,26 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import inf
 from typing import Final, TypeVar
 
 from blockyard_server.domain.answers import Answer
 from blockyard_server.domain.errors import Refused
 from blockyard_server.domain.requests import Request
+from blockyard_server.engine.asker import ANYBODY, Asker, Urgency, cost_of, urgency_of
 from blockyard_server.engine.batch import RETRY_NEXT_BATCH, Outcome, RetryNextBatch
 from blockyard_server.engine.counts import Counts
 from blockyard_server.engine.failures import EngineFailure, InternalError, Overloaded, ShuttingDown
 from blockyard_server.engine.fair_queue import FairQueue
 from blockyard_server.engine.linger import Linger
 from blockyard_server.engine.transactor import Transactor
+from blockyard_server.engine.waiting_room import Company, WaitingRoom
 
 EXCLUSIVE_TURN_S: Final = 0.025
-"""After so long with exclusive work it is the requests' turn."""
+"""After so long with exclusive work it is the requests' turn, and after so long with requests its own."""
+MAX_SHARED_BATCH: Final = 128
+"""Requests of one fleet that share a transaction while more than one tenant asks, and their units: nobody's next
+request waits for longer than these take."""
 MAX_BATCH_LIMITS: Final = 1000
 """For so many fleets a writer remembers that their batches were too large."""
 MAX_WAITING_EXCLUSIVE: Final = 1000
@@ -43,9 +49,9 @@ class WriterLimits:
     """How the writer groups and bounds work."""
 
     max_waiting: int = 10_000
-    """Requests that may wait, in all shards together; one more is refused with OVERLOADED."""
+    """Requests that may wait, in all shards together (`WaitingRoom`); one more is refused with OVERLOADED."""
     max_batch: int = 512
-    """Requests of one fleet that share a transaction."""
+    """Requests of one fleet that share a transaction; no more than MAX_SHARED_BATCH beside other tenants."""
     linger_s: float = 0.004
     """How long the writer waits for as many requests as came together last time. A request that comes alone
     never waits."""
@@ -59,6 +65,9 @@ class _Ticket:
     request: Request
     outcome: "asyncio.Future[Answer]"
     begins_call: bool
+    asker: Asker
+    urgency: Urgency
+    cost: float
 
 
 @dataclass(slots=True)
@@ -70,22 +79,23 @@ class _ExclusiveWork:
 
 
 class Writer:
-    """Carries out requests in the order of their arrival within each fleet. One shard of `Writers`."""
+    """Carries out requests, a tenant's of one class in the order of their arrival in a fleet. A shard of `Writers`."""
 
     def __init__(
         self,
         transactor: Transactor,
         limits: WriterLimits,
         counts: Counts | None = None,
-        all_waiting: Callable[[], int] | None = None,
+        room: WaitingRoom | None = None,
         cpu_s: Callable[[], float] = time.process_time,
     ) -> None:
-        """`all_waiting` is how many requests wait in all shards; None: there is no other.
+        """`room` is that of all shards; None: there is no other.
 
         `cpu_s` is the CPU time that the process has used, in all its threads.
         """
         self._transactor = transactor
-        self._all_waiting = all_waiting or (lambda: self.waiting)
+        self._room = WaitingRoom(limits.max_waiting) if room is None else room
+        self._company = Company()
         self._counts = Counts() if counts is None else counts
         self._limits = limits
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="blockyard-writer")
@@ -132,25 +142,32 @@ class Writer:
             await self._loop_task
         self._thread.shutdown()
 
-    def enqueue(self, request: Request, *, begins_call: bool = True) -> "asyncio.Future[Answer]":
+    def enqueue(
+        self,
+        request: Request,
+        asker: Asker = ANYBODY,
+        *,
+        urgency: Urgency | None = None,
+        begins_call: bool = True,
+    ) -> "asyncio.Future[Answer]":
         """Queues a request: the future has its answer, or raises Refused or EngineFailure.
 
-        `begins_call` is False for what came in the same call as the request before: it is no other call to wait for.
-        Raises Overloaded, ShuttingDown.
+        `urgency` is that of all of its call's requests on the fleet, which keep their order; None: it is a call by
+        itself. `begins_call` is False for what came in the same call as the request before: it is no other call to
+        wait for. Raises Overloaded, ShuttingDown.
         """
         if self._refusing:
             raise ShuttingDown("the server is stopping; try again, with the same token, at another one or later")
-        if self._all_waiting() >= self._limits.max_waiting:
-            message = (
-                f"{self._limits.max_waiting} requests are waiting, the most that this server accepts; try again later"
-            )
-            raise Overloaded(message, maximum=self._limits.max_waiting)
-        ticket = _Ticket(request, asyncio.get_running_loop().create_future(), begins_call)
-        self._queue.add(request.fleet, ticket)
+        if urgency is None:
+            urgency = urgency_of(request)
+        self._room.enter(asker, urgency)
+        self._company.note(asker.tenant)
+        outcome = asyncio.get_running_loop().create_future()
+        self._queue.add(request.fleet, _Ticket(request, outcome, begins_call, asker, urgency, cost_of(request)))
         self._calls_waiting += begins_call
         if self._linger.is_enough(self._calls_waiting):
             self._wake.set()
-        return ticket.outcome
+        return outcome
 
     async def run_exclusive(self, work: Callable[[], T], *, however_many: bool = False) -> T:
         """Runs `work` in the writer thread between two batches: no transaction is open. Raises EngineFailure.
@@ -185,22 +202,35 @@ class Writer:
                 return
 
     async def _carry_out_round(self) -> None:
-        """One turn of each fleet that waits, until a fleet would have its second."""
+        """One turn of each fleet that waits, until a fleet would have its second, or exclusive work has waited."""
         loop = asyncio.get_running_loop()
+        until_s = loop.time() + EXCLUSIVE_TURN_S
         served: set[str] = set()
         calls, left_waiting = 0, False
         while (fleet := self._queue.first) is not None and fleet not in served:
+            if self._exclusive and served and loop.time() >= until_s:
+                left_waiting = True
+                break
             served.add(fleet)
-            tickets, more = self._queue.take(self._batch_limits.get(fleet, self._limits.max_batch))
-            turn_calls = _calls(tickets)
+            turn = self._queue.take(*self._most(fleet))
+            for ticket in turn.entries:
+                self._room.leave(ticket.asker)
+            turn_calls = _calls(turn.entries)
             calls += turn_calls
             self._calls_waiting -= turn_calls
             began_s = loop.time()
-            again = await self._carry_out(fleet, tickets)
+            again = await self._carry_out(fleet, turn.entries)
+            for ticket in again:
+                self._room.come_back(ticket.asker)
             self._calls_waiting += _calls(again)
             self._queue.end_turn(fleet, loop.time() - began_s, again)
-            left_waiting = left_waiting or more or bool(again)
+            left_waiting = left_waiting or turn.more or bool(again)
         self._linger.note_batch(calls + self._calls_waiting, left_waiting=left_waiting)
+
+    def _most(self, fleet: str) -> tuple[int, float]:
+        """How many of the fleet's requests one turn takes, and how many units."""
+        most = self._batch_limits.get(fleet, self._limits.max_batch)
+        return (min(most, MAX_SHARED_BATCH), MAX_SHARED_BATCH) if self._company.is_present() else (most, inf)
 
     async def _gather(self) -> None:
         """Waits for work: for as many calls as came together last time, but no longer than the linger."""
@@ -290,12 +320,13 @@ class Writers:
 
     def __init__(self, transactor: Transactor, limits: WriterLimits, shards: int, counts: Counts | None = None) -> None:
         counts = Counts() if counts is None else counts
-        self._shards = [Writer(transactor, limits, counts, lambda: self.waiting) for _ in range(shards)]
+        self._room = WaitingRoom(limits.max_waiting)
+        self._shards = [Writer(transactor, limits, counts, self._room) for _ in range(shards)]
 
     @property
     def waiting(self) -> int:
         """How many requests wait now, in all shards."""
-        return sum(shard.waiting for shard in self._shards)
+        return self._room.waiting
 
     def of(self, fleet: str) -> Writer:
         """The fleet's writer."""

@@ -20,7 +20,7 @@ from blockyard_server.engine.service import Service
 from blockyard_server.rpc.audit_log import AuditLog
 from blockyard_server.rpc.auth.principal import current_principal
 from blockyard_server.rpc.authorization import expect_permitted
-from blockyard_server.rpc.caller import asked_by_caller, decode_caller
+from blockyard_server.rpc.caller import asked_by_caller, asker_for, asker_of, decode_caller
 from blockyard_server.rpc.decode_allocator import (
     Operation,
     decode_acquire,
@@ -62,19 +62,21 @@ class AllocatorServicer(allocator_pb2_grpc.AllocatorServicer):
 
     async def Acquire(self, request: pb.AcquireRequest, context: _Context) -> pb.AcquireResponse:
         """Grants every demand of the request, or none."""
-        acquire = asked_by_caller(decode_acquire(request, decode_caller(context)))
-        return encode_grant(acquire.fleet, await self._service.submit(acquire))
+        caller = decode_caller(context)
+        acquire = asked_by_caller(decode_acquire(request, caller))
+        return encode_grant(acquire.fleet, await self._service.submit(acquire, asker_for(caller)))
 
     async def Release(self, request: pb.ReleaseRequest, context: _Context) -> pb.ReleaseResponse:
         """Ends an allocation, wholly or for some blocks."""
-        release = asked_by_caller(decode_release(request, decode_caller(context)))
-        answer = await self._service.submit(release)
+        caller = decode_caller(context)
+        release = asked_by_caller(decode_release(request, caller))
+        answer = await self._service.submit(release, asker_for(caller))
         return encode_release(release.fleet, _shown(release.fleet, answer))
 
     async def Renew(self, request: pb.RenewRequest, context: _Context) -> pb.RenewResponse:
         """Extends a lease."""
         renew = asked_by_caller(decode_renew(request))
-        return encode_renewal(renew.fleet, await self._service.submit(renew))
+        return encode_renewal(renew.fleet, await self._service.submit(renew, asker_of(context)))
 
     async def Describe(self, request: pb.DescribeRequest, context: _Context) -> pb.DescribeResponse:
         """One page of a snapshot."""
@@ -120,9 +122,10 @@ class AllocatorServicer(allocator_pb2_grpc.AllocatorServicer):
 
     async def Batch(self, request: pb.BatchRequest, context: _Context) -> pb.BatchResponse:
         """Many operations, each with its own outcome, in order."""
-        operations = [_permitted(one) for one in decode_operations(request, decode_caller(context))]
+        caller = decode_caller(context)
+        operations = [_permitted(one) for one in decode_operations(request, caller)]
         accepted = [one for one in operations if not isinstance(one, Refused)]
-        answers = iter(await self._service.submit_many(accepted) if accepted else ())
+        answers = iter(await self._service.submit_many(accepted, asker_for(caller)) if accepted else ())
         results = [one if isinstance(one, Refused) else next(answers) for one in operations]
         for result in results:
             if isinstance(result, Refused):

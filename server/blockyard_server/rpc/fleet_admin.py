@@ -10,7 +10,7 @@ from blockyard.v1 import fleet_admin_pb2_grpc, resources_pb2
 from blockyard_server.domain.requests import InstanceState, Request
 from blockyard_server.engine.service import Service
 from blockyard_server.rpc.auth.principal import current_principal
-from blockyard_server.rpc.caller import asked_by_caller
+from blockyard_server.rpc.caller import asked_by_caller, asker_of
 from blockyard_server.rpc.decode_fleet_admin import (
     decode_create_fleet,
     decode_create_instance,
@@ -43,12 +43,12 @@ class FleetAdminServicer(fleet_admin_pb2_grpc.FleetAdminServicer):
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    async def _submit(self, request: Request) -> Any:
-        return await self._service.submit(asked_by_caller(request))
+    async def _submit(self, request: Request, context: _Context) -> Any:
+        return await self._service.submit(asked_by_caller(request), asker_of(context))
 
     async def CreateFleet(self, request: pb.CreateFleetRequest, context: _Context) -> resources_pb2.Fleet:
         """Makes a fleet."""
-        return encode_fleet(await self._submit(decode_create_fleet(request)))
+        return encode_fleet(await self._submit(decode_create_fleet(request), context))
 
     async def GetFleet(self, request: pb.GetFleetRequest, context: _Context) -> resources_pb2.Fleet:
         """One fleet."""
@@ -62,16 +62,16 @@ class FleetAdminServicer(fleet_admin_pb2_grpc.FleetAdminServicer):
 
     async def UpdateFleet(self, request: pb.UpdateFleetRequest, context: _Context) -> resources_pb2.Fleet:
         """Changes a fleet's own fields."""
-        return encode_fleet(await self._submit(decode_update_fleet(request)))
+        return encode_fleet(await self._submit(decode_update_fleet(request), context))
 
     async def DeleteFleet(self, request: pb.DeleteFleetRequest, context: _Context) -> Empty:
         """Deletes a fleet."""
-        await self._submit(decode_delete_fleet(request))
+        await self._submit(decode_delete_fleet(request), context)
         return Empty()
 
     async def CreateInstance(self, request: pb.CreateInstanceRequest, context: _Context) -> resources_pb2.Instance:
         """Registers an instance."""
-        return encode_instance(await self._submit(decode_create_instance(request)))
+        return encode_instance(await self._submit(decode_create_instance(request), context))
 
     async def GetInstance(self, request: pb.GetInstanceRequest, context: _Context) -> resources_pb2.Instance:
         """One instance."""
@@ -86,17 +86,17 @@ class FleetAdminServicer(fleet_admin_pb2_grpc.FleetAdminServicer):
 
     async def UpdateInstance(self, request: pb.UpdateInstanceRequest, context: _Context) -> resources_pb2.Instance:
         """Changes an instance's own fields."""
-        return encode_instance(await self._submit(decode_update_instance(request)))
+        return encode_instance(await self._submit(decode_update_instance(request), context))
 
     async def DeleteInstance(self, request: pb.DeleteInstanceRequest, context: _Context) -> Empty:
         """Removes an instance."""
-        await self._submit(decode_delete_instance(request))
+        await self._submit(decode_delete_instance(request), context)
         return Empty()
 
     async def CordonInstance(self, request: pb.CordonInstanceRequest, context: _Context) -> resources_pb2.Instance:
         """Stops new grants on an instance."""
-        return encode_instance(await self._submit(decode_set_state(request, InstanceState.CORDONED)))
+        return encode_instance(await self._submit(decode_set_state(request, InstanceState.CORDONED), context))
 
     async def UncordonInstance(self, request: pb.UncordonInstanceRequest, context: _Context) -> resources_pb2.Instance:
         """Allows new grants on an instance again."""
-        return encode_instance(await self._submit(decode_set_state(request, InstanceState.ACTIVE)))
+        return encode_instance(await self._submit(decode_set_state(request, InstanceState.ACTIVE), context))

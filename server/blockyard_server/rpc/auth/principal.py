@@ -6,6 +6,7 @@ from typing import Final
 
 from blockyard_server.domain.actor import SEPARATOR, Actor
 from blockyard_server.domain.policy import FULL_ACCESS, Permission, Policy
+from blockyard_server.engine.asker import Asker
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class Principal:
     """When its credentials end, in seconds since the epoch; None: not by themselves."""
     is_known: bool = True
     """It has proved who it is. Only `ANONYMOUS` has not."""
+    asker: Asker = field(init=False, repr=False, compare=False)
+    """Whose share of the writers its requests take. Of `ANONYMOUS` the caller that each call names."""
     _actors: tuple[Actor, Actor] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -50,6 +53,7 @@ class Principal:
         name = f"{self.tenant}{SEPARATOR}{self.id}"
         own, any_ = (Actor(name, self.via, self.tenant, self.callers, may_release_any=may) for may in (False, True))
         object.__setattr__(self, "_actors", (own, any_))
+        object.__setattr__(self, "asker", Asker(self.tenant, self.weight, self.is_known))
 
     @property
     def name(self) -> str:

@@ -1,0 +1,82 @@
+"""How many requests may wait: in all, for renewals and releases, and of one tenant beside others.
+
+One tenant alone may fill the queue, as long as nobody is asked who he is. Beside others, or if it is known, a tenant
+may have as many requests waiting as places are left free (Choudhury and Hahne, Dynamic queue length thresholds, 1998):
+so a flood leaves half of the queue to others, two floods leave a third. A tenth is for renewals and releases alone.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from blockyard_server.engine.asker import Asker, Urgency
+from blockyard_server.engine.failures import Overloaded
+
+COMPANY_S: Final = 1.0
+"""For so long after a request of one tenant, another knows that it is not alone: most come again at once."""
+CONTROL_SHARE: Final = 10
+"""One place in so many is kept for renewals and releases."""
+
+
+class Company:
+    """Whether more than one tenant asks these days."""
+
+    def __init__(self, monotonic_s: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic_s = monotonic_s
+        self._last: str | None = None
+        self._until_s = 0.0
+
+    def note(self, tenant: str) -> None:
+        """This tenant asks."""
+        if tenant != self._last:
+            if self._last is not None:
+                self._until_s = self._monotonic_s() + COMPANY_S
+            self._last = tenant
+
+    def is_present(self) -> bool:
+        """Whether another than the latest tenant has asked lately."""
+        return self._until_s > 0.0 and self._monotonic_s() < self._until_s
+
+
+class WaitingRoom:
+    """The places of all writers of a server together."""
+
+    def __init__(self, places: int, monotonic_s: Callable[[], float] = time.monotonic) -> None:
+        self._places = dict.fromkeys(Urgency, places - places // CONTROL_SHARE)
+        self._places[Urgency.CONTROL] = places
+        self._company = Company(monotonic_s)
+        self._waiting: dict[str, int] = {}
+        """By tenant; nobody who has none."""
+        self.waiting = 0
+        """How many wait now."""
+
+    def enter(self, asker: Asker, urgency: Urgency) -> None:
+        """One more waits. Raises Overloaded if there is no place for it."""
+        tenant, places = asker.tenant, self._places[urgency]
+        self._company.note(tenant)
+        if self.waiting >= places:
+            message = f"{places} requests are waiting, the most that this server accepts; try again later"
+            raise Overloaded(message, maximum=places)
+        own = self._waiting.get(tenant, 0)
+        if own >= places - self.waiting and (asker.is_known or self._company.is_present()):
+            message = (
+                f"{own} requests of {tenant} are waiting, the most that it may have beside those of others; try again "
+                "later"
+            )
+            raise Overloaded(message, maximum=own)
+        self._waiting[tenant] = own + 1
+        self.waiting += 1
+
+    def leave(self, asker: Asker) -> None:
+        """One waits no more: its turn has come."""
+        own = self._waiting[asker.tenant] - 1
+        if own:
+            self._waiting[asker.tenant] = own
+        else:
+            del self._waiting[asker.tenant]
+        self.waiting -= 1
+
+    def come_back(self, asker: Asker) -> None:
+        """One waits again, whether or not there is a place: it was accepted before."""
+        self._waiting[asker.tenant] = self._waiting.get(asker.tenant, 0) + 1
+        self.waiting += 1
