@@ -11,7 +11,7 @@ from blockyard_server.engine.turns import MAX_IDLE_KEYS, Turns
 ALICE, BOB = Asker("alice"), Asker("bob")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Item:
     """Something that waits."""
 
@@ -19,6 +19,7 @@ class Item:
     asker: Asker = ANYBODY
     urgency: Urgency = Urgency.ACQUIRE
     cost: float = 1.0
+    number: int = 0
 
 
 def turn(queue: FairQueue[Item], cost_s: float, most: int = 1, most_units: float = inf) -> tuple[str, list[str]]:

@@ -68,5 +68,5 @@ def cost_of(request: Request) -> float:
     """What a request costs, in units: of the writer's time and of its tenant's share."""
     if type(request) is not Acquire:
         return 1.0
-    blocks = sum(demand.instances * max(1, demand.blocks) for demand in request.demands)
+    blocks = sum([demand.instances * demand.blocks for demand in request.demands])
     return 1.0 + blocks // BLOCKS_PER_UNIT

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import chain, count
 from math import inf
-from operator import itemgetter
+from operator import attrgetter
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from blockyard_server.engine.asker import Asker, Urgency
@@ -26,6 +26,9 @@ UNITS_AT_ONCE: Final = 8
 
 class Entry(Protocol):
     """What may wait."""
+
+    number: int
+    """Set by the queue: entries are numbered as they come."""
 
     @property
     def asker(self) -> Asker:
@@ -39,28 +42,35 @@ class Entry(Protocol):
 
     @property
     def cost(self) -> float:
-        """In units, at least 1."""
+        """In units, at least 1. Asked for only where it counts."""
         ...
 
 
 E = TypeVar("E", bound=Entry)
 
+_number: Final = attrgetter("number")
+
 
 class _Lane(Generic[E]):
     """Those of one class and one tenant that wait on one fleet, in the order in which they came."""
 
-    __slots__ = ("is_in_turns", "numbered", "path", "returned", "taken", "weights")
+    __slots__ = ("entries", "is_in_turns", "key", "path", "returned", "taken", "weights")
 
-    def __init__(self, entry: Entry, fleet: str) -> None:
-        urgency, asker = entry.urgency, entry.asker
-        self.path = (urgency, asker.tenant, fleet)
-        self.weights = (urgency.weight, asker.weight, 1)
-        self.numbered: deque[tuple[int, E]] = deque()
-        """Each with its number: they were numbered as they came."""
-        self.taken = self.returned = 0.0
-        """Units that the turn under way took of it, and that it put back."""
+    def __init__(self, key: tuple[Urgency, str], weight: int, fleet: str) -> None:
+        self.key = key
+        self.path = (*key, fleet)
+        self.weights = (key[0].weight, weight, 1)
+        self.entries: deque[E] = deque()
+        self.taken: list[E] = []
+        """What the turn under way took of it."""
+        self.returned = 0
+        """How many of these were put back, from the end."""
         self.is_in_turns = False
         """It is among the lanes of its fleet that take turns."""
+
+    def used(self) -> float:
+        """The units of what the turn took and did not put back."""
+        return sum(entry.cost for entry in self.taken[: len(self.taken) - self.returned])
 
 
 class Turn(NamedTuple, Generic[E]):
@@ -75,72 +85,75 @@ class Turn(NamedTuple, Generic[E]):
 class _Line(Generic[E]):
     """All that wait on one fleet."""
 
-    __slots__ = ("_turns", "lanes", "length", "units")
+    __slots__ = ("_turns", "lanes", "length")
 
     def __init__(self) -> None:
         self.lanes: dict[tuple[Urgency, str], _Lane[E]] = {}
-        self._turns = NestedTurns()
+        self._turns: NestedTurns | None = None
         """Of the lanes, while a turn has no room for all: by units."""
         self.length = 0
-        self.units = 0.0
 
-    def take(self, most: int, most_units: float) -> list[tuple[int, E]]:
+    def take(self, most: int, most_units: float) -> list[E]:
         """The next requests: at least one, unless nothing waits."""
-        if self.length <= most and self.units <= most_units:
+        if self.length <= most and (most_units == inf or self._units() <= most_units):
             return self._take_all()
         return self._take_in_turns(most, most_units)
 
-    def _take_all(self) -> list[tuple[int, E]]:
-        taken: list[tuple[int, E]] = []
+    def _units(self) -> float:
+        return sum(entry.cost for lane in self.lanes.values() for entry in lane.entries)
+
+    def _take_all(self) -> list[E]:
+        taken: list[E] = []
         for lane in self.lanes.values():
-            lane.taken = sum(entry.cost for _, entry in lane.numbered)
-            taken += lane.numbered
-            lane.numbered.clear()
-            self._leave(lane)
+            lane.taken = list(lane.entries)
+            lane.entries.clear()
+            if lane.is_in_turns:
+                self._leave(lane)
+            taken += lane.taken
+        self.length = 0
         if len(self.lanes) > 1:
-            taken.sort(key=_by_number)
-        self.length, self.units = 0, 0.0
+            taken.sort(key=_number)
         return taken
 
-    def _take_in_turns(self, most: int, most_units: float) -> list[tuple[int, E]]:
+    def _take_in_turns(self, most: int, most_units: float) -> list[E]:
+        turns = self._turns = self._turns or NestedTurns()
         for lane in self.lanes.values():
-            if lane.numbered and not lane.is_in_turns:
-                self._turns.add(lane.path[:2])
+            if lane.entries and not lane.is_in_turns:
+                turns.add(lane.key)
                 lane.is_in_turns = True
-        taken: list[tuple[int, E]] = []
+        taken: list[E] = []
         units = 0.0
         while self.length and len(taken) < most and units < most_units:
-            key = self._turns.first
-            lane = self.lanes[key[0], key[1]]
-            self._turns.begin(key)
+            urgency, tenant = turns.first
+            lane = self.lanes[urgency, tenant]
+            turns.begin(lane.key)
             at_once = 0.0
-            while lane.numbered and at_once < UNITS_AT_ONCE and len(taken) < most and units + at_once < most_units:
-                taken.append(lane.numbered.popleft())
+            while lane.entries and at_once < UNITS_AT_ONCE and len(taken) < most and units + at_once < most_units:
+                entry = lane.entries.popleft()
+                taken.append(entry)
+                lane.taken.append(entry)
                 self.length -= 1
-                at_once += taken[-1][1].cost
+                at_once += entry.cost
             units += at_once
-            lane.taken += at_once
-            self._turns.charge(key, at_once, lane.weights[:2])
-            if not lane.numbered:
+            turns.charge(lane.key, at_once, lane.weights[:2])
+            if not lane.entries:
                 self._leave(lane)
-        self.units -= units
         return taken
 
     def _leave(self, lane: _Lane[E]) -> None:
-        if lane.is_in_turns:
-            self._turns.remove(lane.path[:2])
+        if self._turns is not None:
+            self._turns.remove(lane.key)
             lane.is_in_turns = False
 
-    def put_back(self, numbered: Sequence[tuple[int, E]]) -> None:
-        """These wait again, before all others of their lanes, as if they had not been taken."""
-        for number, entry in reversed(numbered):
+    def put_back(self, entries: Sequence[E]) -> None:
+        """These, the last that were taken, wait again, before all others of their lanes, as if they had not been."""
+        for entry in reversed(entries):
             lane = self.lanes[entry.urgency, entry.asker.tenant]
-            lane.numbered.appendleft((number, entry))
-            lane.returned += entry.cost
-            if lane.is_in_turns:
-                self._turns.charge(lane.path[:2], -entry.cost, lane.weights[:2])
-            self.length += 1
-            self.units += entry.cost
+            lane.entries.appendleft(entry)
+            lane.returned += 1
+            if lane.is_in_turns and self._turns is not None:
+                self._turns.charge(lane.key, -entry.cost, lane.weights[:2])
+        self.length += len(entries)
 
 
 class FairQueue(Generic[E]):
@@ -151,8 +164,10 @@ class FairQueue(Generic[E]):
         """Fleets with something waiting, and the one whose turn it is."""
         self._turns = NestedTurns()
         """Of (class, tenant, fleet): by seconds."""
+        self._alone: _Lane[E] | None = None
+        """The only lane that there is: it takes no turns with others, and stays when it is empty."""
+        self._alone_was_served = False
         self._numbers = count()
-        self._taken: list[tuple[int, E]] = []
         self._length = 0
 
     def __len__(self) -> int:
@@ -161,14 +176,14 @@ class FairQueue(Generic[E]):
     def __iter__(self) -> Iterator[E]:
         """All that wait, fleet by fleet."""
         lanes = chain.from_iterable(line.lanes.values() for line in self._lines.values())
-        return (entry for lane in lanes for _, entry in lane.numbered)
+        return chain.from_iterable(lane.entries for lane in lanes)
 
     @property
     def first(self) -> str | None:
         """The fleet whose turn is next; None if nothing waits."""
         if not self._length:
             return None
-        fleet: str = self._turns.first[-1]
+        fleet: str = self._turns.first[-1] if self._alone is None else self._alone.path[-1]
         return fleet
 
     def add(self, fleet: str, entry: E) -> None:
@@ -179,50 +194,77 @@ class FairQueue(Generic[E]):
         key = (entry.urgency, entry.asker.tenant)
         lane = line.lanes.get(key)
         if lane is None:
-            lane = line.lanes[key] = _Lane(entry, fleet)
-            self._turns.add(lane.path)
-        lane.numbered.append((next(self._numbers), entry))
+            lane = line.lanes[key] = _Lane(key, entry.asker.weight, fleet)
+            self._begin_to_wait(lane)
+        entry.number = next(self._numbers)
+        lane.entries.append(entry)
         line.length += 1
-        line.units += entry.cost
         self._length += 1
+
+    def _begin_to_wait(self, lane: _Lane[E]) -> None:
+        alone, self._alone = self._alone, None
+        if alone is not None and not (alone.entries or alone.taken):
+            self._forget(alone)
+            alone = None
+        if alone is not None:
+            # Whoever had all turns so far does not go before who comes anew.
+            for each in (lane, alone) if self._alone_was_served else (alone, lane):
+                self._turns.add(each.path)
+            if alone.taken:
+                self._turns.begin(alone.path)
+        elif self._turns:
+            self._turns.add(lane.path)
+        else:
+            self._alone, self._alone_was_served = lane, False
+
+    def _forget(self, lane: _Lane[E]) -> None:
+        fleet = lane.path[-1]
+        line = self._lines[fleet]
+        del line.lanes[lane.key]
+        if not line.lanes:
+            del self._lines[fleet]
 
     def take(self, most: int, most_units: float = inf) -> Turn[E]:
         """Begins the next turn with at most so many requests, and no further one once it has so many units.
 
         Raises IndexError if nothing waits.
         """
-        path = self._turns.first
-        self._turns.begin(path)
-        fleet = path[-1]
+        if self._alone is None:
+            path = self._turns.first
+            self._turns.begin(path)
+            fleet: str = path[-1]
+        else:
+            self._alone_was_served = True
+            fleet = self._alone.path[-1]
         line = self._lines[fleet]
-        self._taken = line.take(most, most_units)
-        self._length -= len(self._taken)
-        return Turn(fleet, [entry for _, entry in self._taken], line.length > 0)
+        taken = line.take(most, most_units)
+        self._length -= len(taken)
+        return Turn(fleet, taken, line.length > 0)
 
     def end_turn(self, fleet: str, cost_s: float, again: Sequence[E] = ()) -> None:
         """Ends the fleet's turn, which took so long. `again`, the last of those taken, wait on before the others."""
         line = self._lines[fleet]
         if again:
-            wanted = {id(entry) for entry in again}
-            line.put_back([each for each in self._taken if id(each[1]) in wanted])
+            line.put_back(again)
             self._length += len(again)
-        self._taken = []
-        lanes = list(line.lanes.items())
-        units = sum(lane.taken - lane.returned for _, lane in lanes)
-        if not units:  # nobody's was carried out, and it took its time
-            units = sum(lane.taken for _, lane in lanes)
-            for _, lane in lanes:
-                lane.returned = 0.0
-        for key, lane in lanes:
-            if lane.taken > lane.returned:
-                share_s = cost_s * (lane.taken - lane.returned) / units
-                self._turns.charge(lane.path, share_s, lane.weights)
-            lane.taken = lane.returned = 0.0
-            if not lane.numbered:
+        if self._alone is not None:
+            self._alone.taken, self._alone.returned = [], 0
+            return
+        lanes = list(line.lanes.values())
+        self._charge(lanes, cost_s)
+        for lane in lanes:
+            lane.taken, lane.returned = [], 0
+            if not lane.entries:
                 self._turns.remove(lane.path)
-                del line.lanes[key]
-        if not line.lanes:
-            del self._lines[fleet]
+                self._forget(lane)
 
-
-_by_number = itemgetter(0)
+    def _charge(self, lanes: Sequence[_Lane[E]], cost_s: float) -> None:
+        """Shares the time of a turn out among those whose requests it carried out."""
+        if all(lane.returned == len(lane.taken) for lane in lanes):
+            for lane in lanes:
+                lane.returned = 0  # nobody's was carried out, and it took its time
+        used = [lane.used() for lane in lanes]
+        units = sum(used)
+        for lane, own in zip(lanes, used, strict=True):
+            if own:
+                self._turns.charge(lane.path, cost_s * own / units, lane.weights)

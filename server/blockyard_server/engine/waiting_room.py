@@ -6,7 +6,7 @@ so a flood leaves half of the queue to others, two floods leave a third. A tenth
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from blockyard_server.engine.asker import Asker, Urgency
@@ -42,8 +42,8 @@ class WaitingRoom:
     """The places of all writers of a server together."""
 
     def __init__(self, places: int, monotonic_s: Callable[[], float] = time.monotonic) -> None:
-        self._places = dict.fromkeys(Urgency, places - places // CONTROL_SHARE)
-        self._places[Urgency.CONTROL] = places
+        self._places = places
+        self._places_of_others = places - places // CONTROL_SHARE
         self._company = Company(monotonic_s)
         self._waiting: dict[str, int] = {}
         """By tenant; nobody who has none."""
@@ -52,31 +52,38 @@ class WaitingRoom:
 
     def enter(self, asker: Asker, urgency: Urgency) -> None:
         """One more waits. Raises Overloaded if there is no place for it."""
-        tenant, places = asker.tenant, self._places[urgency]
+        tenant = asker.tenant
         self._company.note(tenant)
-        if self.waiting >= places:
-            message = f"{places} requests are waiting, the most that this server accepts; try again later"
-            raise Overloaded(message, maximum=places)
         own = self._waiting.get(tenant, 0)
-        if own >= places - self.waiting and (asker.is_known or self._company.is_present()):
-            message = (
-                f"{own} requests of {tenant} are waiting, the most that it may have beside those of others; try again "
-                "later"
-            )
-            raise Overloaded(message, maximum=own)
+        free = (self._places_of_others if urgency else self._places) - self.waiting
+        if own >= free and (free <= 0 or asker.is_known or self._company.is_present()):
+            raise _overloaded(tenant, own, free + self.waiting, free)
         self._waiting[tenant] = own + 1
         self.waiting += 1
 
-    def leave(self, asker: Asker) -> None:
-        """One waits no more: its turn has come."""
-        own = self._waiting[asker.tenant] - 1
-        if own:
-            self._waiting[asker.tenant] = own
-        else:
-            del self._waiting[asker.tenant]
-        self.waiting -= 1
+    def leave(self, askers: Iterable[Asker]) -> None:
+        """These wait no more: their turn has come."""
+        for asker in askers:
+            tenant = asker.tenant
+            own = self._waiting[tenant]
+            if own == 1:
+                del self._waiting[tenant]
+            else:
+                self._waiting[tenant] = own - 1
+            self.waiting -= 1
 
-    def come_back(self, asker: Asker) -> None:
-        """One waits again, whether or not there is a place: it was accepted before."""
-        self._waiting[asker.tenant] = self._waiting.get(asker.tenant, 0) + 1
-        self.waiting += 1
+    def come_back(self, askers: Iterable[Asker]) -> None:
+        """These wait again, whether or not there is a place: they were accepted before."""
+        for asker in askers:
+            self._waiting[asker.tenant] = self._waiting.get(asker.tenant, 0) + 1
+            self.waiting += 1
+
+
+def _overloaded(tenant: str, own: int, places: int, free: int) -> Overloaded:
+    if free <= 0:
+        message = f"{places} requests are waiting, the most that this server accepts; try again later"
+        return Overloaded(message, maximum=places)
+    message = (
+        f"{own} requests of {tenant} are waiting, the most that it may have beside those of others; try again later"
+    )
+    return Overloaded(message, maximum=own)

@@ -67,7 +67,12 @@ class _Ticket:
     begins_call: bool
     asker: Asker
     urgency: Urgency
-    cost: float
+    number: int = 0
+
+    @property
+    def cost(self) -> float:
+        """As the queue asks for it."""
+        return cost_of(self.request)
 
 
 @dataclass(slots=True)
@@ -163,7 +168,7 @@ class Writer:
         self._room.enter(asker, urgency)
         self._company.note(asker.tenant)
         outcome = asyncio.get_running_loop().create_future()
-        self._queue.add(request.fleet, _Ticket(request, outcome, begins_call, asker, urgency, cost_of(request)))
+        self._queue.add(request.fleet, _Ticket(request, outcome, begins_call, asker, urgency))
         self._calls_waiting += begins_call
         if self._linger.is_enough(self._calls_waiting):
             self._wake.set()
@@ -213,15 +218,13 @@ class Writer:
                 break
             served.add(fleet)
             turn = self._queue.take(*self._most(fleet))
-            for ticket in turn.entries:
-                self._room.leave(ticket.asker)
+            self._room.leave(_askers(turn.entries))
             turn_calls = _calls(turn.entries)
             calls += turn_calls
             self._calls_waiting -= turn_calls
             began_s = loop.time()
             again = await self._carry_out(fleet, turn.entries)
-            for ticket in again:
-                self._room.come_back(ticket.asker)
+            self._room.come_back(_askers(again))
             self._calls_waiting += _calls(again)
             self._queue.end_turn(fleet, loop.time() - began_s, again)
             left_waiting = left_waiting or turn.more or bool(again)
@@ -358,6 +361,10 @@ def _no_time_left() -> ShuttingDown:
 
 def _calls(tickets: list[_Ticket]) -> int:
     return sum(ticket.begins_call for ticket in tickets)
+
+
+def _askers(tickets: list[_Ticket]) -> list[Asker]:
+    return [ticket.asker for ticket in tickets]
 
 
 def _internal_error(fleet: str, fault: Exception) -> InternalError:
