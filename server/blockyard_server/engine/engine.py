@@ -175,7 +175,7 @@ class Engine:
                 urgency = urgencies[request.fleet]
                 futures.append(writer.enqueue(request, asker, urgency=urgency, begins_call=begins_call))
             except EngineFailure as failure:
-                futures.append(failure)
+                futures.append(failure.with_traceback(None))  # else it keeps this frame, and the frame keeps it
         try:
             return [await _settled(future) for future in futures]
         except asyncio.CancelledError:

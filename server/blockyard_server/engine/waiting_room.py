@@ -12,16 +12,17 @@ from typing import Final
 from blockyard_server.engine.asker import Asker, Urgency
 from blockyard_server.engine.failures import Overloaded
 
-COMPANY_S: Final = 1.0
-"""For so long after a request of one tenant, another knows that it is not alone: most come again at once."""
+ROOM_FOR_OTHERS_S: Final = 60.0
+"""For so long after a request of another tenant, one tenant does not fill the queue alone."""
 CONTROL_SHARE: Final = 10
 """One place in so many is kept for renewals and releases."""
 
 
 class Company:
-    """Whether more than one tenant asks these days."""
+    """Whether more than one tenant has asked in the last `memory_s`."""
 
-    def __init__(self, monotonic_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, memory_s: float, monotonic_s: Callable[[], float] = time.monotonic) -> None:
+        self._memory_s = memory_s
         self._monotonic_s = monotonic_s
         self._last: str | None = None
         self._until_s = 0.0
@@ -30,7 +31,7 @@ class Company:
         """This tenant asks."""
         if tenant != self._last:
             if self._last is not None:
-                self._until_s = self._monotonic_s() + COMPANY_S
+                self._until_s = self._monotonic_s() + self._memory_s
             self._last = tenant
 
     def is_present(self) -> bool:
@@ -44,7 +45,7 @@ class WaitingRoom:
     def __init__(self, places: int, monotonic_s: Callable[[], float] = time.monotonic) -> None:
         self._places = places
         self._places_of_others = places - places // CONTROL_SHARE
-        self._company = Company(monotonic_s)
+        self._company = Company(ROOM_FOR_OTHERS_S, monotonic_s)
         self._waiting: dict[str, int] = {}
         """By tenant; nobody who has none."""
         self.waiting = 0

@@ -31,6 +31,8 @@ from blockyard_server.engine.waiting_room import Company, WaitingRoom
 
 EXCLUSIVE_TURN_S: Final = 0.025
 """After so long with exclusive work it is the requests' turn, and after so long with requests its own."""
+COMPANY_S: Final = 1.0
+"""For so long after another tenant's request a writer serves more than one: who was answered asks again at once."""
 MAX_SHARED_BATCH: Final = 128
 """Requests of one fleet that share a transaction while more than one tenant asks, and their units: nobody's next
 request waits for longer than these take."""
@@ -100,7 +102,7 @@ class Writer:
         """
         self._transactor = transactor
         self._room = WaitingRoom(limits.max_waiting) if room is None else room
-        self._company = Company()
+        self._company = Company(COMPANY_S)
         self._counts = Counts() if counts is None else counts
         self._limits = limits
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="blockyard-writer")

@@ -1,6 +1,6 @@
 """The Allocator's requests out of their messages. Every function raises InvalidRequest, naming all bad fields."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from blockyard.v1 import allocator_pb2 as pb
 from blockyard_server.domain import limits
@@ -139,26 +139,29 @@ def decode_operations(request: pb.BatchRequest, caller: str) -> list[Operation |
 
     Raises, for the batch as a whole: InvalidRequest for its length or its blocks, LimitExceeded for its selectors.
     """
+    return list(decode_one_by_one(request, caller))
+
+
+def decode_one_by_one(request: pb.BatchRequest, caller: str) -> Iterator[Operation | InvalidRequest]:
+    """The same, for who does something else in between. Nothing may be carried out before the end is reached."""
     operations = request.operations
     if not 1 <= len(operations) <= limits.MAX_BATCH_OPERATIONS:
         problem = f"has {len(operations)} entries; 1..{limits.MAX_BATCH_OPERATIONS} are allowed"
         raise InvalidRequest(("operations", problem))
     check_selector_values(operation.acquire.demands for operation in operations)
-    decoded: list[Operation | InvalidRequest] = []
     blocks = 0
     for operation in operations:
         try:
             one = _decode_operation(operation, caller)
         except InvalidRequest as refusal:
-            decoded.append(refusal)
+            yield refusal
             continue
         if isinstance(one, Acquire):
             blocks += blocks_asked(one.demands)
-        decoded.append(one)
+        yield one
     if blocks > limits.MAX_BLOCKS_PER_REQUEST:
         problem = f"asks for {blocks} blocks in all; at most {limits.MAX_BLOCKS_PER_REQUEST} are allowed"
         raise InvalidRequest(("operations", problem))
-    return decoded
 
 
 def _decode_operation(operation: pb.BatchOperation, caller: str) -> Operation:
