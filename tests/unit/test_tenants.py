@@ -193,6 +193,13 @@ def test_whoever_has_had_its_turn_leaves_its_place() -> None:
     assert fill(room, QUIET) == 7
 
 
+def test_whoever_has_had_some_of_its_turns_has_places_for_as_many_more() -> None:
+    room, known = WaitingRoom(10), Asker("known", is_known=True)
+    assert fill(room, known) == 5
+    room.leave([known] * 3)
+    assert fill(room, known) == 3
+
+
 def test_one_name_alone_is_no_company() -> None:
     clock = Seconds()
     company = Company(1.0, clock)
