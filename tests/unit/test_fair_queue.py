@@ -212,3 +212,24 @@ def test_who_is_asked_again_has_not_used_its_share() -> None:
     queue.end_turn("a", 1.0, taken.entries[8:])
 
     assert turn(queue, 1.0, most=8)[1] == [f"bob {number}" for number in range(8)]
+
+
+def test_who_comes_anew_goes_before_the_one_that_had_all_turns_so_far() -> None:
+    queue = filled(a=10)
+    for _ in range(3):
+        turn(queue, 1.0)
+    queue.add("b", Item("new", BOB))
+
+    assert turn(queue, 1.0)[0] == "b"
+
+
+def test_those_who_share_a_turn_share_its_time() -> None:
+    queue: FairQueue[Item] = FairQueue()
+    for number in range(300):
+        queue.add("shared", Item(f"alice {number}", ALICE))
+        queue.add("shared", Item(f"bob {number}", BOB))
+        queue.add("own", Item(f"carol {number}", Asker("carol")))
+
+    turns = Counter(turn(queue, 1.0, most=16)[0] for _ in range(30))
+
+    assert abs(turns["shared"] - 20) <= 1

@@ -210,8 +210,6 @@ class FairQueue(Generic[E]):
             # Whoever had all turns so far does not go before who comes anew.
             for each in (lane, alone) if self._alone_was_served else (alone, lane):
                 self._turns.add(each.path)
-            if alone.taken:
-                self._turns.begin(alone.path)
         elif self._turns:
             self._turns.add(lane.path)
         else:
