@@ -6,7 +6,7 @@ The short form, for CI, fails only on figures that do not depend on the machine'
 import sys
 from typing import Final
 
-from benchmarks.abuse import cost, strangers
+from benchmarks.abuse import connections, cost, requests, strangers, streams, waiting
 from benchmarks.stress import bursts
 from benchmarks.stress.command import main
 from benchmarks.stress.scenario import Scenario
@@ -14,6 +14,10 @@ from benchmarks.stress.scenario import Scenario
 SCENARIOS: Final[tuple[Scenario, ...]] = (
     bursts.SCENARIO,
     strangers.SCENARIO,
+    requests.SCENARIO,
+    waiting.SCENARIO,
+    streams.SCENARIO,
+    connections.SCENARIO,
     cost.SCENARIO,
 )
 
