@@ -883,9 +883,10 @@ class BatchRequest(_message.Message):
     OPERATIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def operations(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchOperation]:
-        """Required. What to do: 1..1000 operations, with at most 16,384 blocks asked for in all. The
-        selectors and `instance_names` of all acquires have at most 8192 label values and names in all,
-        else LIMIT_EXCEEDED.
+        """Required. What to do: 1..1000 operations, with at most 16,384 blocks asked for in all, and at
+        most as many demands and placements. The selectors and `instance_names` of all acquires have at
+        most 8192 label values and names in all (an expression without values counts as one), else
+        LIMIT_EXCEEDED.
         """
 
     def __init__(

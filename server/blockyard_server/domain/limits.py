@@ -24,7 +24,8 @@ MAX_SELECTOR_LABELS: Final = 64
 MAX_SELECTOR_EXPRESSIONS: Final = 32
 MAX_EXPRESSION_VALUES: Final = 256
 MAX_SELECTOR_VALUES_PER_REQUEST: Final = 8192
-"""Labels and values in the selectors of all demands, and instance names, together; in a batch those of all acquires."""
+"""Labels, expressions without a value and values in the selectors of all demands, and instance names, together; in a
+batch those of all acquires."""
 MAX_SHAPES_PER_REQUEST: Final = 100_000
 """Different (total_blocks, resources) of the fleet's instances, times different requirements of a request that the
 server does not remember. One set of requirements is always looked at."""

@@ -148,7 +148,8 @@ def decode_one_by_one(request: pb.BatchRequest, caller: str) -> Iterator[Operati
     if not 1 <= len(operations) <= limits.MAX_BATCH_OPERATIONS:
         problem = f"has {len(operations)} entries; 1..{limits.MAX_BATCH_OPERATIONS} are allowed"
         raise InvalidRequest(("operations", problem))
-    check_selector_values(operation.acquire.demands for operation in operations)
+    _check_number_of_parts(operations)
+    check_selector_values([operation.acquire.demands for operation in operations])
     blocks = 0
     for operation in operations:
         try:
@@ -161,6 +162,19 @@ def decode_one_by_one(request: pb.BatchRequest, caller: str) -> Iterator[Operati
         yield one
     if blocks > limits.MAX_BLOCKS_PER_REQUEST:
         problem = f"asks for {blocks} blocks in all; at most {limits.MAX_BLOCKS_PER_REQUEST} are allowed"
+        raise InvalidRequest(("operations", problem))
+
+
+def _check_number_of_parts(operations: Sequence[pb.BatchOperation]) -> None:
+    """Each demand and each placement is about a block at least: of more than blocks none is decoded.
+
+    Raises InvalidRequest. What is refused for its own number is not counted.
+    """
+    demands = sum([n for one in operations if (n := len(one.acquire.demands)) <= limits.MAX_DEMANDS])
+    placements = [n for one in operations if (n := len(one.release.placements)) <= limits.MAX_INSTANCES_PER_REQUEST]
+    count = demands + sum(placements)
+    if count > limits.MAX_BLOCKS_PER_REQUEST:
+        problem = f"has {count} demands and placements in all; at most {limits.MAX_BLOCKS_PER_REQUEST} are allowed"
         raise InvalidRequest(("operations", problem))
 
 

@@ -1,6 +1,6 @@
 """Demands and selectors: what an Acquire asks for, in the canonical form that fingerprints compare."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Final
 
@@ -31,10 +31,10 @@ _term_order: Final = attrgetter("key", "operator", "values")
 
 def decode_demands(demands: Sequence[pb.Demand], fleet: str, bad: Violations) -> tuple[Demand, ...]:
     """The field `demands`, each by itself and all together. Raises LimitExceeded."""
-    check_selector_values([demands])
     if not 1 <= len(demands) <= limits.MAX_DEMANDS:
         bad.append(("demands", f"has {len(demands)} entries; 1..{limits.MAX_DEMANDS} are allowed"))
         return ()
+    check_selector_values([demands])
     decoded: list[Demand] = []
     instances = blocks = 0
     for i, message in enumerate(demands):
@@ -51,15 +51,21 @@ def decode_demands(demands: Sequence[pb.Demand], fleet: str, bad: Violations) ->
     return tuple(decoded)
 
 
-def check_selector_values(acquires: Iterable[Sequence[pb.Demand]]) -> None:
-    """Counts what the demands of these acquires select by, before any of it is decoded. Raises LimitExceeded."""
-    count = sum(
-        len(demand.instance_names)
-        + len(demand.selector.match_labels)
-        + sum(len(expression.values) for expression in demand.selector.match_expressions)
-        for demands in acquires
-        for demand in demands
-    )
+def check_selector_values(acquires: Sequence[Sequence[pb.Demand]]) -> None:
+    """Counts what the demands of these acquires select by, before any of it is decoded. Raises LimitExceeded.
+
+    What is refused for its number of demands or expressions is not looked at, nor are the values of too many
+    expressions: a request has room for half a million of each.
+    """
+    demands = [demand for demands in acquires if len(demands) <= limits.MAX_DEMANDS for demand in demands]
+    expressions = [demand.selector.match_expressions for demand in demands]
+    expressions = [some for some in expressions if len(some) <= limits.MAX_SELECTOR_EXPRESSIONS]
+    count = sum([len(demand.instance_names) + len(demand.selector.match_labels) for demand in demands])
+    _expect_at_most(count + sum(map(len, expressions)))
+    _expect_at_most(count + sum([max(1, len(one.values)) for some in expressions for one in some]))
+
+
+def _expect_at_most(count: int) -> None:
     most = limits.MAX_SELECTOR_VALUES_PER_REQUEST
     if count > most:
         message = (
