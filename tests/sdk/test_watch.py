@@ -255,7 +255,7 @@ def test_a_step_that_is_interrupted_loses_no_event(fake: FakeServer) -> None:
         said, _ = program.communicate(timeout=60)
 
     assert (said, program.returncode) == ("interrupted 3 4\n", 0)
-    assert asked(fake) == [0, 3]
+    assert asked(fake) in ([0, 3], [0, 0]), "from what it has seen on: the first answer came before the signal, or not"
 
 
 def test_leaving_a_loop_ends_the_stream(fake: FakeServer, client: Client) -> None:
