@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from blockyard import AsyncClient
 from blockyard_server.domain.requests import Acquire, Request
+from blockyard_server.engine.asker import ANYBODY, Asker
 from blockyard_server.engine.service import Service
 from blockyard_server.rpc.admin_socket import AdminSocket, RootOnly
 from blockyard_server.rpc.listen import PortListener
@@ -38,11 +39,11 @@ class StuckService(FakeService):
         self.asked: asyncio.Queue[None] = asyncio.Queue()
         self.go_on: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
-    async def submit(self, request: Request) -> Any:
+    async def submit(self, request: Request, asker: Asker = ANYBODY) -> Any:
         assert isinstance(request, Acquire)
         self.asked.put_nowait(None)
         await self.go_on[request.token].wait()
-        return await super().submit(request)
+        return await super().submit(request, asker)
 
 
 def health_of(channel: grpc.aio.Channel) -> Any:
