@@ -18,9 +18,11 @@ from google.protobuf.message import DecodeError, Message
 from blockyard_server.domain.errors import InvalidRequest
 from blockyard_server.engine.failures import WatcherTooSlow
 from blockyard_server.rpc.auth.principal import current_principal
-from blockyard_server.rpc.authorization import Check, check_of
+from blockyard_server.rpc.authorization import check_of
 from blockyard_server.rpc.interceptors import Context, Handler, Interceptor, Method, compose
 from blockyard_server.rpc.large_requests import LARGE_REQUEST_BYTES, LargeRequests
+from blockyard_server.rpc.prices import PRICES_OF_ANSWERS
+from blockyard_server.rpc.rates import Rates
 
 _Parse = Callable[[bytes], Message]
 if TYPE_CHECKING:
@@ -37,11 +39,14 @@ class Methods:
         write_patience_s: float,
         arrived: Callable[[], None] = lambda: None,
         untaken: Callable[[], None] = lambda: None,
+        rates: Rates | None = None,
     ) -> None:
         """A stream whose client does not take an answer for `write_patience_s` ends with WATCHER_TOO_SLOW.
 
         `arrived` is told of each call that grpc hands over, `untaken` of each stream that ends so, in its task.
+        `rates` are what each principal may ask for.
         """
+        self.rates = Rates() if rates is None else rates
         self._interceptors = interceptors
         self._write_patience_s = write_patience_s
         self._arrived = arrived
@@ -91,26 +96,47 @@ class Methods:
         parse = _parser(message_factory.GetMessageClass(descriptor.input_type))
         if not _is_asynchronous(handle):
             return _unimplemented(descriptor.full_name)
-        parse = _checked(parse, check_of(descriptor.full_name))
+        check = check_of(descriptor.full_name) or _pass
+        enter, afterwards = self.rates.entrance(descriptor.full_name), PRICES_OF_ANSWERS.get(descriptor.full_name)
         if not descriptor.server_streaming:
 
+            async def carry_out(request: Message, context: Context) -> Message:
+                places = enter(request)  # before the check: those who may not ask may not ask more often
+                if places is None:
+                    check(request)
+                    unlimited: Message = await handle(request, context)
+                    return unlimited
+                try:
+                    check(request)
+                    found: Message = await handle(request, context)
+                finally:
+                    places.leave()
+                if afterwards is not None:
+                    places.charge(afterwards(found))
+                return found
+
             async def answer(data: bytes, context: Context) -> bytes:
-                found: Message
                 if len(data) <= LARGE_REQUEST_BYTES:
-                    found = await handle(parse(data), context)
+                    found = await carry_out(parse(data), context)
                 else:
                     async with self._large.place(current_principal().tenant):
-                        found = await handle(await self._large.parse(parse, data), context)
+                        found = await carry_out(await self._large.parse(parse, data), context)
                 return found.SerializeToString()
 
             return answer
 
         async def answer_all(incoming: Any, context: Context) -> None:
             if descriptor.client_streaming:
-                request: Any = self._parsed(incoming, parse)
-            else:
-                request = await self._one_parsed(incoming, parse)
-            await self._send_all(handle(request, context), context)
+                await self._send_all(handle(self._parsed(incoming, parse), context), context)
+                return
+            request = await self._one_parsed(incoming, parse)
+            places = enter(request)
+            try:
+                check(request)
+                await self._send_all(handle(request, context), context)
+            finally:
+                if places is not None:
+                    places.leave()
 
         return answer_all
 
@@ -173,14 +199,5 @@ def _parser(message_class: type[Message]) -> _Parse:
     return parse
 
 
-def _checked(parse: _Parse, check: Check | None) -> _Parse:
-    """Parses, and then expects the caller to have the permission that the request needs."""
-    if check is None:
-        return parse
-
-    def parse_permitted(data: bytes) -> Message:
-        request = parse(data)
-        check(request)
-        return request
-
-    return parse_permitted
+def _pass(_request: Message) -> None:
+    """Of a method that needs no permission."""
