@@ -96,34 +96,39 @@ class Methods:
         parse = _parser(message_factory.GetMessageClass(descriptor.input_type))
         if not _is_asynchronous(handle):
             return _unimplemented(descriptor.full_name)
+        return (self._stream if descriptor.server_streaming else self._unary)(descriptor, handle, parse)
+
+    def _unary(self, descriptor: MethodDescriptor, handle: Any, parse: _Parse) -> Handler:
         check = check_of(descriptor.full_name) or _pass
         enter, afterwards = self.rates.entrance(descriptor.full_name), PRICES_OF_ANSWERS.get(descriptor.full_name)
-        if not descriptor.server_streaming:
 
-            async def carry_out(request: Message, context: Context) -> Message:
-                places = enter(request)  # before the check: those who may not ask may not ask more often
-                if places is None:
-                    check(request)
-                    unlimited: Message = await handle(request, context)
-                    return unlimited
-                try:
-                    check(request)
-                    found: Message = await handle(request, context)
-                finally:
-                    places.leave()
-                if afterwards is not None:
-                    places.charge(afterwards(found))
-                return found
+        async def carry_out(request: Message, context: Context) -> Message:
+            places = enter(request)  # before the check: those who may not ask may not ask more often
+            if places is None:
+                check(request)
+                unlimited: Message = await handle(request, context)
+                return unlimited
+            try:
+                check(request)
+                found: Message = await handle(request, context)
+            finally:
+                places.leave()
+            if afterwards is not None:
+                places.charge(afterwards(found))
+            return found
 
-            async def answer(data: bytes, context: Context) -> bytes:
-                if len(data) <= LARGE_REQUEST_BYTES:
-                    found = await carry_out(parse(data), context)
-                else:
-                    async with self._large.place(current_principal().tenant):
-                        found = await carry_out(await self._large.parse(parse, data), context)
-                return found.SerializeToString()
+        async def answer(data: bytes, context: Context) -> bytes:
+            if len(data) <= LARGE_REQUEST_BYTES:
+                found = await carry_out(parse(data), context)
+            else:
+                async with self._large.place(current_principal().tenant):
+                    found = await carry_out(await self._large.parse(parse, data), context)
+            return found.SerializeToString()
 
-            return answer
+        return answer
+
+    def _stream(self, descriptor: MethodDescriptor, handle: Any, parse: _Parse) -> Handler:
+        check, enter = check_of(descriptor.full_name) or _pass, self.rates.entrance(descriptor.full_name)
 
         async def answer_all(incoming: Any, context: Context) -> None:
             if descriptor.client_streaming:
