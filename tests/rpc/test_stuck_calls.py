@@ -145,26 +145,36 @@ async def test_large_answers_that_nobody_takes_have_a_bound_together_and_the_old
         assert (await served.blockyard.admin.ListInstances(request)).instances
 
 
-async def test_if_too_many_wait_the_first_ones_are_given_up_early() -> None:
+async def test_of_too_many_calls_without_a_request_the_oldest_are_given_up_at_once() -> None:
     async with (
-        serving(client_patience_s=FOR_EVER_S, max_waiting_for_clients=5) as served,
+        serving(client_patience_s=FOR_EVER_S, max_waiting_for_clients=8) as served,
         served.connected() as connection,
     ):
         streams = [connection.begin(f"{ALLOCATOR}/Acquire") for _ in range(CALLS)]
-        await until_waiting_without_ticks(served, CALLS)
+        await connection.until_ended(CALLS - 8)
 
-        tick(served.edge.stuck, 2)
+        ended = sorted(connection.ended)
+        assert ended == streams[: len(ended)]
+        assert len(ended) < CALLS
+        # Whoever sends a request is not troubled by those who do not.
+        for _ in range(CALLS):
+            await served.blockyard.admin.ListFleets(fleet_admin_pb2.ListFleetsRequest())
+
+
+async def test_of_too_many_answers_that_are_not_taken_the_oldest_are_given_up_early() -> None:
+    async with (
+        serving(client_patience_s=FOR_EVER_S, max_waiting_for_clients=5) as served,
+        served.connected(window=0) as connection,
+    ):
+        streams = [connection.call(LIST_FLEETS) for _ in range(CALLS)]
+        await connection.until_begun(CALLS)
+        await served.blockyard.admin.ListFleets(fleet_admin_pb2.ListFleetsRequest())
+
+        tick(served.edge.stuck, 3)
         await connection.until_ended(CALLS - 5)
 
         assert sorted(connection.ended) == streams[: CALLS - 5]
         assert served.edge.stuck.waiting == 5
-
-
-async def until_waiting_without_ticks(served: Served, calls: int) -> None:
-    async def seen() -> bool:
-        return served.edge.stuck.waiting >= calls
-
-    await eventually(seen, f"{calls} calls wait")
 
 
 async def test_calls_that_are_answered_and_taken_are_left_alone() -> None:

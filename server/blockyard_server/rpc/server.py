@@ -100,8 +100,8 @@ class EdgeSettings:
     """A stream whose client takes no answer for so long is ended: WATCHER_TOO_SLOW."""
     client_patience_s: float = 10.0
     """A call is ended if its request does not come, or its answer is not taken, for so long."""
-    max_waiting_for_clients: int = 8192
-    """Calls that may wait for one of both; if there are more, those that wait for more than a second are ended."""
+    max_waiting_for_clients: int = 4096
+    """Calls that may wait for one of both, about 13 kB each; if there are more, the oldest ones are ended."""
     max_untaken_bytes: int = 64 * 1024 * 1024
     """Answers of 64 KiB and more that are not taken yet, together; if there is more, the oldest ones are ended."""
     stream_patience_s: float = 2.0

@@ -73,9 +73,20 @@ class StuckCalls:
 
     def note_arrival(self) -> None:
         """The headers of a call have come; the present task is the call's."""
-        task = asyncio.current_task()
-        if task is not None:
-            self._without_request[task] = self._tick
+        self._without_request[cast("_Task", asyncio.current_task())] = self._tick
+        if len(self._without_request) > self._most:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Ends the oldest quarter of the calls without a request.
+
+        Calls come one by one, and the request of an honest one is here before many others have come.
+        """
+        _drop_done(self._without_request)
+        oldest = list(self._without_request)[: len(self._without_request) - 3 * self._most // 4]
+        for task in oldest:
+            del self._without_request[task]
+        self._end(oldest, NO_REQUEST)
 
     def note_untaken_stream(self) -> None:
         """The client of a stream does not take what is sent; the stream ends, and the present task is its."""
@@ -134,9 +145,8 @@ class StuckCalls:
             if task is not None and not task.done():
                 self._not_taken.setdefault(task, self._tick)
         self._just_answered.clear()
-        for waiting in (self._without_request, self._not_taken):
-            for task in [task for task in waiting if task.done()]:
-                del waiting[task]
+        _drop_done(self._without_request)
+        _drop_done(self._not_taken)
         self._end(self._overdue(self._without_request), NO_REQUEST)
         self._end(self._overdue(self._not_taken) + self._overdue(self._ending_streams), NOT_TAKEN)
 
@@ -160,6 +170,11 @@ class StuckCalls:
             outer.cancel()
             task.cancel()
             self._given_up[why] += 1
+
+
+def _drop_done(waiting: dict[_Task, int]) -> None:
+    for task in [task for task in waiting if task.done()]:
+        del waiting[task]
 
 
 def _with_outer(tasks: Iterable[_Task]) -> list[tuple[_Task, _Task]]:
