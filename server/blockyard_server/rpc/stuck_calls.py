@@ -2,7 +2,7 @@
 
 GRPC keeps both for as long as the connection lives, outside of every limit of ours: nothing of such a call runs here.
 It offers no way to end one either. But it cancels a call that nobody refers to any more, and resets its stream; so both
-of its tasks are ended (docs/adr/0026).
+of its tasks are ended (docs/adr/0028).
 """
 
 import asyncio
