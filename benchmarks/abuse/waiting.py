@@ -23,10 +23,10 @@ PATIENCE_S: Final = 12.0
 def run(scale: Scale) -> Sequence[Figure]:
     """The figures of both."""
     with many_files(), plain_server(scale.folder, instances=INSTANCES) as server:
-        return asyncio.run(_both(server, scale))
+        return asyncio.run(_both(server))
 
 
-async def _both(server: ServerProcess, scale: Scale) -> list[Figure]:
+async def _both(server: ServerProcess) -> list[Figure]:
     page = fleet_admin_pb2.ListInstancesRequest(parent=f"fleets/{FLEET}").SerializeToString()
     alone = await honest_for(server.address, 2)
     return [
