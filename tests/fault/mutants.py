@@ -320,10 +320,10 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "leaves a burst to gRPC": Mutant(
         "the server's own limit answers a burst, with a reason",
         (
-            Edit("rpc/server.py", '        ("grpc.server.max_pending_requests", settings.max_pending_calls),\n', ""),
+            Edit("rpc/server.py", '        ("grpc.server.max_pending_requests", pending),\n', ""),
             Edit(
                 "rpc/server.py",
-                '        ("grpc.server.max_pending_requests_hard_limit", settings.max_pending_calls),\n',
+                '        ("grpc.server.max_pending_requests_hard_limit", pending),\n',
                 "",
             ),
         ),
@@ -331,7 +331,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
     ),
     "gives the database's descriptors away": Mutant(
         "connections are limited below the file descriptors",
-        (Edit("rpc/server.py", '        ("grpc.max_allowed_incoming_connections", settings.max_connections),\n', ""),),
+        (Edit("rpc/server.py", '        ("grpc.max_allowed_incoming_connections", max(1, connections)),\n', ""),),
         (
             "tests/fault/test_descriptors.py::test_a_crowd_of_connections_takes_no_descriptor_that_the_server_needs[sqlite]",
         ),
