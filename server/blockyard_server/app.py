@@ -14,6 +14,7 @@ from typing import Final
 
 from blockyard_server.audit_output import audit_lines_on_stderr
 from blockyard_server.descriptors import Descriptors, TooFewDescriptors, share_out
+from blockyard_server.domain.quotas import Quotas
 from blockyard_server.engine.auditor import AuditorSettings
 from blockyard_server.engine.clock import Clock, SystemClock
 from blockyard_server.engine.engine import Engine, EngineSettings
@@ -247,5 +248,6 @@ def _engine_settings(settings: Settings) -> EngineSettings:
         sweeper=SweeperSettings(settings.sweep_interval_s, settings.retention_s, settings.journal_retention_s),
         auditor=AuditorSettings(settings.audit_interval_s),
         formats=FormatSettings(version("blockyard"), hold=settings.hold_format),
+        quotas=Quotas(settings.max_open_cancellations),
         restart_grace_s=settings.restart_grace_s,
     )

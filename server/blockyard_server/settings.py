@@ -112,6 +112,13 @@ class Settings:
     max_waiting: int = _setting(
         10_000, "The most requests that may wait; the server refuses one more with OVERLOADED.", least=1, most=1_000_000
     )
+    max_open_cancellations: int = _setting(
+        100_000,
+        "The most tokens that a tenant may cancel on a fleet before they are granted, while they are remembered. Holds"
+        " where callers are asked who they are.",
+        least=1,
+        most=100_000_000,
+    )
     max_linger_s: float = _setting(
         0.05,
         "How long a busy server may wait for more requests before it begins a transaction, in seconds.",

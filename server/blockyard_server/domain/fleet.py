@@ -26,6 +26,7 @@ from blockyard_server.domain.events import (
     TokenWasCancelled,
 )
 from blockyard_server.domain.index import Instance, InstanceIndex
+from blockyard_server.domain.quotas import OpenCancellations
 from blockyard_server.domain.requests import FleetFields
 
 
@@ -40,7 +41,16 @@ class FleetState:
     future, no lease can have ended. `latest_time_us` is the time of the latest event: no later one may be before it.
     """
 
-    __slots__ = ("_record", "fleet", "index", "latest_time_us", "next_expire_time_us", "next_order", "revision")
+    __slots__ = (
+        "_record",
+        "cancellations",
+        "fleet",
+        "index",
+        "latest_time_us",
+        "next_expire_time_us",
+        "next_order",
+        "revision",
+    )
 
     def __init__(self, fleet: str, revision: int = 0, next_order: int = 1, record: FleetRecord | None = None) -> None:
         self.fleet = fleet
@@ -50,6 +60,7 @@ class FleetState:
         self.index = InstanceIndex()
         self.next_expire_time_us: int | None = None
         self.latest_time_us = 0
+        self.cancellations = OpenCancellations()
 
     @property
     def exists(self) -> bool:
@@ -130,7 +141,7 @@ class FleetState:
             case Renewed() | LeasesExtended():
                 self._note_lease(event.expire_time_us)
             case TokenWasCancelled():
-                pass
+                self.cancellations.note(event.caller)
             case InstanceCreated() | InstanceUpdated() | InstanceDeleted():
                 self._apply_to_instance(event)
             case FleetCreated() | FleetUpdated() | FleetDeleted():

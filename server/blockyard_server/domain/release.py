@@ -17,13 +17,15 @@ def decide_release(
 ) -> tuple[ReleaseAnswer, Released | Expired | TokenWasCancelled | None]:
     """The answer, and what this request changes, if anything.
 
-    Raises FleetNotFound, AllocationNotFound, NotOwner, NotHolder, StaleFencingToken, BlockNotGranted.
+    Raises FleetNotFound, AllocationNotFound, NotOwner, NotHolder, StaleFencingToken, BlockNotGranted, LimitExceeded.
     """
     state.existing_fields()
     allocation_id = request.allocation
     if request.token is not None:
         known = records.tokens.get((request.caller, request.token))
         if known is None:
+            if request.actor is not None:
+                state.cancellations.check(state.fleet, request.caller, records.quotas)
             event = TokenWasCancelled(state.revision + 1, now_us, request.caller, request.token)
             return _cancelled(event.revision, now_us), event
         if known.allocation is None:

@@ -26,6 +26,7 @@ from blockyard_server.domain.errors import Refused
 from blockyard_server.domain.fleet import fleet_not_found, instance_not_found
 from blockyard_server.domain.formats import Formats
 from blockyard_server.domain.journal import Watch, WatchPage, check_kept
+from blockyard_server.domain.quotas import Quotas
 from blockyard_server.domain.release import allocation_not_found
 from blockyard_server.domain.requests import Acquire, Release, Renew, Request
 from blockyard_server.engine.asker import ANYBODY, Asker, urgencies_of_call
@@ -70,6 +71,7 @@ class EngineSettings:
     sweeper: SweeperSettings = field(default_factory=SweeperSettings)
     auditor: AuditorSettings = field(default_factory=AuditorSettings)
     formats: FormatSettings = field(default_factory=FormatSettings)
+    quotas: Quotas = field(default_factory=Quotas)
     restart_grace_s: float | None = None
     """A start renews every live lease: its holder could not renew it meanwhile, and the wall clock may have been set
     forward. None: by its whole TTL. Otherwise for no longer than this."""
@@ -105,6 +107,7 @@ class Engine:
             counts=self.counts,
             monotonic_s=time.monotonic,
             formats=formats,
+            quotas=settings.quotas,
         )
         self._writers = Writers(self._transactor, settings.writer, store.writer_shards, self.counts)
         self._loader = FleetLoader(store, self._writers, self._transactor)

@@ -13,6 +13,7 @@ from blockyard_server.domain.allocation import TokenRecord
 from blockyard_server.domain.corrections import Correction
 from blockyard_server.domain.events import Repaired
 from blockyard_server.domain.formats import Formats
+from blockyard_server.domain.quotas import Quotas
 from blockyard_server.domain.requests import Request
 from blockyard_server.domain.retention import Forgettable, Retention, forgettable
 from blockyard_server.engine.batch import Allowance, Attempt, Outcome, SliceSize, decide_all, sweep
@@ -34,6 +35,7 @@ MAX_COMPACTED_AT_ONCE: Final = 1000
 T = TypeVar("T")
 
 _DEFAULT_FORMATS: Final = Formats()
+_DEFAULT_QUOTAS: Final = Quotas()
 
 
 class Transactor:
@@ -54,11 +56,14 @@ class Transactor:
         counts: Counts | None = None,
         monotonic_s: Callable[[], float] = lambda: 0.0,
         formats: Formats = _DEFAULT_FORMATS,
+        quotas: Quotas = _DEFAULT_QUOTAS,
     ) -> None:
         """`committed` is called with the fleet after each commit of events, in the thread that made it.
 
-        `monotonic_s` bounds how long one transaction decides. The default stands still: no bound.
+        `quotas` are what one tenant may have a fleet remember. `monotonic_s` bounds how long one transaction decides.
+        The default stands still: no bound.
         """
+        self._quotas = quotas
         self._monotonic_s = monotonic_s
         self._due, self._past, self._history = (SliceSize(monotonic_s) for _ in range(3))
         self._committed = committed
@@ -221,7 +226,7 @@ class Transactor:
         return self._unit.run(fleet, work, extend_leases=extend_leases, even_if_halted=even_if_halted)
 
     def _decide(self, attempt: Attempt, requests: Sequence[Request]) -> list[Outcome]:
-        return decide_all(attempt, requests, Allowance(self._monotonic_s), self._due)
+        return decide_all(attempt, requests, Allowance(self._monotonic_s), self._due, self._quotas)
 
     def _sweep(self, attempt: Attempt) -> bool:
         return sweep(attempt, Allowance(self._monotonic_s), self._due)
