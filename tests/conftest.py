@@ -8,6 +8,7 @@ from functools import cache
 from typing import Final
 
 import pytest
+from hypothesis import settings
 
 from tests.harness.deployments import UNCLAIMED, Deployment, deployed
 from tests.harness.models import copied_database
@@ -15,6 +16,10 @@ from tests.harness.postgres import Postgres, Release, usual_release
 
 # Programs are started as other users, which forks, and gRPC's own handlers of a fork wait for all of its threads.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+# No test compares a time: hypothesis would fail an example that takes longer than 200 ms.
+settings.register_profile("blockyard", deadline=None)
+settings.load_profile("blockyard")
 
 PostgresOf = Callable[[Release], Postgres]
 
