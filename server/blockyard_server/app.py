@@ -248,6 +248,6 @@ def _engine_settings(settings: Settings) -> EngineSettings:
         sweeper=SweeperSettings(settings.sweep_interval_s, settings.retention_s, settings.journal_retention_s),
         auditor=AuditorSettings(settings.audit_interval_s),
         formats=FormatSettings(version("blockyard"), hold=settings.hold_format),
-        quotas=Quotas(settings.max_open_cancellations),
+        quotas=Quotas(settings.max_open_cancellations, int(settings.retention_s * 1_000_000)),
         restart_grace_s=settings.restart_grace_s,
     )

@@ -1,11 +1,9 @@
 """One transaction of the store in memory: the engine's protocol over the rows of a fleet."""
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from blockyard_server.domain.allocation import Allocation, TokenRecord
 from blockyard_server.domain.events import Event, Expired, Granted, Released, Renewed, Repaired
-from blockyard_server.domain.quotas import owner_of
 from blockyard_server.domain.requests import TokenKey
 from blockyard_server.domain.retention import FleetAge
 from blockyard_server.engine.store_protocol import FleetHead, InstanceRow
@@ -62,12 +60,6 @@ class MemoryTransaction:
         """As in the protocol."""
         known = self.read().allocations
         return {number: known[number] for number in ids if number in known}
-
-    def open_cancellations(self, at_least: int) -> dict[str, int]:
-        """As in the protocol."""
-        records = self.read().tokens.values()
-        found = Counter(owner_of(record.caller) for record in records if record.allocation is None)
-        return {owner: number for owner, number in found.items() if number >= at_least}
 
     def due_leases(self, now_us: int, limit: int) -> list[Allocation]:
         """As in the protocol."""

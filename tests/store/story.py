@@ -113,8 +113,8 @@ class Story:
         expire_time_us = self.now_us + ttl_us
         self._then(Renewed(self._next(), self.now_us, allocation, held.holder, ttl_us, expire_time_us))
 
-    def cancel(self, token: str, caller: str = "default") -> None:
-        self._then(TokenWasCancelled(self._next(), self.now_us, caller, token))
+    def cancel(self, token: str) -> None:
+        self._then(TokenWasCancelled(self._next(), self.now_us, "default", token))
 
     def extend_leases(self, until_us: int) -> None:
         now_us = self.now_us

@@ -72,7 +72,6 @@ MEANT = {
     "ADVANCE_FLEET": "pk_fleets on fleets Index Cond: (fleet = $3)",
     "ENDED_UPTO": "ix_allocations_ended on allocations Index Cond: ((fleet = $1) AND (revision <= $2))",
     "CANCELLED_UPTO": "ix_tokens_cancelled on tokens Index Cond: ((fleet = $1) AND (revision <= $2))",
-    "OPEN_CANCELLATIONS": "ix_tokens_cancelled on tokens Index Cond: ((fleet = $1) AND (revision > 0))",
     "AGE": "pk_fleet_ages on fleet_ages Index Cond: (fleet = $1)",
     "FORGET_TOKEN": "tokens t Index Cond: ((fleet = k.fleet) AND (caller = k.caller) AND (token = k.token))",
     "FORGET_ALLOCATION": "allocations t Index Cond: ((fleet = k.fleet) AND (allocation = k.allocation))",

@@ -77,7 +77,6 @@ MEANT = {
     "ADVANCE_FLEET": "fleets USING PRIMARY KEY (fleet=?)",
     "ENDED_UPTO": "allocations USING INDEX ix_allocations_ended (fleet=? AND live=? AND revision<?)",
     "CANCELLED_UPTO": "tokens USING INDEX ix_tokens_cancelled (fleet=? AND revision<?)",
-    "OPEN_CANCELLATIONS": "tokens USING INDEX ix_tokens_cancelled (fleet=? AND revision>?)",
     "AGE": "fleet_ages USING PRIMARY KEY (fleet=?)",
     "FORGET_TOKEN": "tokens USING PRIMARY KEY (fleet=? AND caller=? AND token=?)",
     "COMPACT_FLEET": "fleets USING PRIMARY KEY (fleet=?)",

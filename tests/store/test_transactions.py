@@ -388,17 +388,3 @@ def test_events_that_do_not_follow_the_fleets_revision_are_refused(story: Story)
     story.revision += 1
     story.grant(("node-1", (0,)))
     assert "does not follow" in refused(story)
-
-
-def test_cancelled_tokens_are_counted_by_owner(story: Story) -> None:
-    other = Story(story.store, "another").begin()
-    other.cancel("elsewhere", "train")
-    other.commit()
-    story.grant(("node-1", (0,)))
-    for number, caller in enumerate(("train", "train/batch", "train/nightly", "trainer", "default", "default")):
-        story.cancel(f"t{number}", caller)
-    story.commit()
-
-    with story.store.transaction("gpu") as transaction:
-        assert transaction.open_cancellations(1) == {"train": 3, "trainer": 1, "default": 2}
-        assert transaction.open_cancellations(3) == {"train": 3}

@@ -1,21 +1,23 @@
 """How many tokens one tenant may cancel before they are granted, and how exactly that is known."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from blockyard_server.domain import quotas as quotas_module
 from blockyard_server.domain.actor import Actor
 from blockyard_server.domain.answers import Grant, ReleaseAnswer, ReleaseOutcome
 from blockyard_server.domain.errors import LimitExceeded
-from blockyard_server.domain.quotas import COUNT_AGAIN_US, OpenCancellations, Quotas
+from blockyard_server.domain.quotas import OpenCancellations, Quotas
 from blockyard_server.domain.requests import Release
 from blockyard_server.engine.batch import Outcome
 from blockyard_server.engine.clock import ManualClock
 from blockyard_server.engine.transactor import Transactor
-from tests.memory.transaction import MemoryTransaction
 from tests.unit.engine_stories import acquire, filled_store
 from tests.unit.hooked_store import HookedStore
 
 MAXIMUM = 3
+RETENTION_US = 3_000_000
 TRAIN, SERVE = Actor("train/a", "token:x", "train"), Actor("serve/a", "token:y", "serve")
 
 
@@ -25,7 +27,7 @@ class Fleet:
     def __init__(self, store: HookedStore, clock: ManualClock) -> None:
         self.store = store
         self.clock = clock
-        self.transactor = Transactor(store, clock, quotas=Quotas(MAXIMUM))
+        self.transactor = Transactor(store, clock, quotas=Quotas(MAXIMUM, RETENTION_US))
 
     def cancel(self, *tokens: str, actor: Actor | None = TRAIN, caller: str | None = None) -> list[Outcome]:
         """Releases of tokens that were not granted, in one transaction."""
@@ -82,6 +84,7 @@ def test_whoever_has_cancelled_too_many_goes_on_with_all_else(fleet: Fleet) -> N
 
 def test_what_another_server_wrote_counts(fleet: Fleet) -> None:
     other = Fleet(fleet.store, fleet.clock)
+    other.transactor.load("gpu")
     assert fleet.is_cancelled("a")
     assert other.is_cancelled("b")
     assert fleet.is_cancelled("c")
@@ -89,49 +92,47 @@ def test_what_another_server_wrote_counts(fleet: Fleet) -> None:
     assert not fleet.is_cancelled("d")
 
 
-def test_a_server_that_starts_knows_what_there_is(fleet: Fleet) -> None:
+def test_what_was_forgotten_makes_room(fleet: Fleet) -> None:
     fleet.cancel("a", "b", "c")
-    assert not Fleet(fleet.store, fleet.clock).is_cancelled("d")
-
-
-def test_what_was_forgotten_makes_room_after_a_while(fleet: Fleet) -> None:
-    fleet.cancel("a", "b", "c", "d")
-    fleet.transactor.prune("gpu", fleet.store.rows["gpu"].revision)
-    fleet.clock.advance(COUNT_AGAIN_US - 1)
-    assert not fleet.is_cancelled("e")
+    fleet.clock.advance(RETENTION_US // MAXIMUM - 1)
+    assert not fleet.is_cancelled("d")
     fleet.clock.advance(1)
-    assert fleet.is_cancelled("e")
+    assert fleet.is_cancelled("d")
+    assert not fleet.is_cancelled("e")
 
 
-def test_the_database_counts_once_and_again_only_at_the_limit(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    counts: list[int] = []
-    count = MemoryTransaction.open_cancellations
-
-    def counted(transaction: MemoryTransaction, at_least: int) -> dict[str, int]:
-        counts.append(at_least)
-        return count(transaction, at_least)
-
-    monkeypatch.setattr(MemoryTransaction, "open_cancellations", counted)
-    for n in range(MAXIMUM):
-        fleet.clock.advance(COUNT_AGAIN_US)
-        assert fleet.is_cancelled(f"t{n}")
-    assert counts == [1], "where it was refused by what is known it would count"
-    for _ in range(3):
-        assert not fleet.is_cancelled("more")
-    fleet.clock.advance(COUNT_AGAIN_US)
-    assert not fleet.is_cancelled("more")
-    assert len(counts) == 3
+def test_a_fleet_that_is_loaded_again_begins_with_empty_buckets(fleet: Fleet) -> None:
+    fleet.cancel("a", "b", "c")
+    restarted = Fleet(fleet.store, fleet.clock)
+    assert [restarted.is_cancelled(token) for token in "defg"] == [True, True, True, False]
 
 
-def test_owners_with_few_are_forgotten_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+@given(st.lists(st.floats(0, 3 * RETENTION_US).map(int), max_size=40), st.integers(1, 10))
+def test_nobody_is_refused_before_the_maximum_is_remembered_and_no_more_than_twice_as_many_are(
+    pauses_us: list[int], maximum: int
+) -> None:
+    known = OpenCancellations(Quotas(maximum, RETENTION_US))
+    now_us, remembered_us = 10**15, list[int]()
+    for pause_us in pauses_us:
+        now_us += pause_us // 10
+        remembered = sum(now_us - time_us < RETENTION_US for time_us in remembered_us)
+        assert remembered <= 2 * maximum
+        try:
+            known.check("gpu", "train", now_us)
+        except LimitExceeded:
+            assert remembered >= maximum
+        else:
+            known.note("train", now_us)
+            remembered_us.append(now_us)
+
+
+def test_the_fullest_buckets_are_kept_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quotas_module, "MAX_OWNERS", 10)
-    quotas = Quotas(1000)
-    known = OpenCancellations()
-    known.counted({"many": 999}, 0)
+    known = OpenCancellations(Quotas(5))
+    for _ in range(5):
+        known.note("many/x", 1000)
     for n in range(50):
-        known.note(f"passing-{n}/x")
-        known.forget_few(quotas)
-        assert len(known._by_owner) <= 10
-    known.note("many/y")
+        known.note(f"passing-{n}/x", 1000 + n)
+        assert len(known) <= 10
     with pytest.raises(LimitExceeded):
-        known.check("gpu", "many", quotas)
+        known.check("gpu", "many", 1000)

@@ -141,7 +141,7 @@ class FleetState:
             case Renewed() | LeasesExtended():
                 self._note_lease(event.expire_time_us)
             case TokenWasCancelled():
-                self.cancellations.note(event.caller)
+                self.cancellations.note(event.caller, event.time_us)
             case InstanceCreated() | InstanceUpdated() | InstanceDeleted():
                 self._apply_to_instance(event)
             case FleetCreated() | FleetUpdated() | FleetDeleted():

@@ -1,15 +1,16 @@
 """What one tenant may have a fleet remember: how many tokens that it cancelled before they were granted.
 
 Whoever releases a token that nobody knows is sure that it is never granted: the fleet remembers it for its retention.
-So somebody could fill the database with made-up tokens. Each *owner* has a number of its own: a tenant, or a caller of
-the time before identities that a tenant has adopted. Where nobody is asked who he is there is no limit.
+So somebody could fill the database with made-up tokens. Each *owner* has a bucket of its own: a tenant, or a caller of
+the time before identities that a tenant has adopted. A cancellation fills it by one, and within a retention as many run
+out of it as it holds. Where nobody is asked who he is there is no limit.
 
-The numbers are in memory and follow the fleet's events, other servers' too. So they are never too low, but for owners
-with few, of which nothing is known at first. They are too high once something was forgotten, which is no event: so
-before anybody is refused, they are counted again, though not all the time (docs/adr/0028).
+Nothing is counted in the database. Memory follows the fleet's events, also those of other servers, so each server has
+the same bucket. It never holds more than what is remembered: nobody is refused before that is the maximum. It may hold
+less: at most twice the maximum is remembered, and once more for each time that the fleet is loaded, when its buckets
+are empty. For storage that is good enough, and it costs a decision nothing (docs/adr/0028).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,12 +18,9 @@ from blockyard_server.domain.actor import SEPARATOR
 from blockyard_server.domain.errors import LimitExceeded
 
 DEFAULT_OPEN_CANCELLATIONS: Final = 100_000
-FEW: Final = 100
-"""An owner with less than the maximum by this number has few cancellations: the database does not report them."""
-COUNT_AGAIN_US: Final = 60 * 1_000_000
-"""While an owner is at its maximum the database counts once in so long: it looks at all cancellations of a fleet."""
+DEFAULT_RETENTION_US: Final = 7 * 24 * 3600 * 1_000_000
 MAX_OWNERS: Final = 10_000
-"""Of more owners, those with few are forgotten."""
+"""Of more owners, the emptier half of the buckets is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,57 +28,47 @@ class Quotas:
     """The limits of one tenant on one fleet."""
 
     open_cancellations: int = DEFAULT_OPEN_CANCELLATIONS
-
-    @property
-    def few(self) -> int:
-        """Owners with fewer cancellations need not be known."""
-        return max(1, self.open_cancellations // FEW)
+    retention_us: int = DEFAULT_RETENTION_US
+    """How long a cancelled token is remembered."""
 
 
 def owner_of(caller: str) -> str:
-    """Whose number a token of this caller counts for."""
+    """Whose bucket a token of this caller is in."""
     return caller.partition(SEPARATOR)[0]
 
 
 class OpenCancellations:
-    """How many cancelled tokens the owners have in one fleet, at most."""
+    """The buckets of a fleet's owners, in the fleet's time."""
 
-    __slots__ = ("_by_owner", "_counted_us")
+    __slots__ = ("_by_owner", "quotas")
 
-    def __init__(self) -> None:
-        self._by_owner: dict[str, int] = {}
-        self._counted_us: int | None = None
+    def __init__(self, quotas: Quotas = Quotas()) -> None:
+        self.quotas = quotas
+        self._by_owner: dict[str, tuple[float, int]] = {}
+        """How much was in it, and when."""
 
-    def note(self, caller: str) -> None:
-        """One more token of this caller was cancelled. Of nothing was counted yet, the count will have it."""
-        if self._counted_us is not None:
-            owner = owner_of(caller)
-            self._by_owner[owner] = self._by_owner.get(owner, 0) + 1
+    def __len__(self) -> int:
+        return len(self._by_owner)
 
-    def is_to_be_counted(self, caller: str, quotas: Quotas, now_us: int) -> bool:
-        """Whether nothing is known yet, or what is known would refuse this caller and is old."""
-        if self._counted_us is None:
-            return True
-        known = self._by_owner.get(owner_of(caller), 0)
-        return known >= quotas.open_cancellations and now_us - self._counted_us >= COUNT_AGAIN_US
+    def note(self, caller: str, time_us: int) -> None:
+        """One more token of this caller was cancelled."""
+        owner = owner_of(caller)
+        if owner not in self._by_owner and len(self._by_owner) >= MAX_OWNERS:
+            fullest = sorted(self._by_owner, key=lambda each: self._level(each, time_us), reverse=True)
+            self._by_owner = {each: self._by_owner[each] for each in fullest[: MAX_OWNERS // 2]}
+        self._by_owner[owner] = (self._level(owner, time_us) + 1, time_us)
 
-    def counted(self, by_owner: Mapping[str, int], now_us: int) -> None:
-        """What the database has now."""
-        self._by_owner = dict(by_owner)
-        self._counted_us = now_us
-
-    def check(self, fleet: str, caller: str, quotas: Quotas) -> None:
+    def check(self, fleet: str, caller: str, now_us: int) -> None:
         """Expects one more to be allowed. Raises LimitExceeded."""
-        if self._by_owner.get(owner_of(caller), 0) >= quotas.open_cancellations:
-            maximum = quotas.open_cancellations
+        owner, maximum = owner_of(caller), self.quotas.open_cancellations
+        if self._level(owner, now_us) > maximum - 1:
             raise LimitExceeded(
-                f"{owner_of(caller)} has cancelled {maximum} tokens on fleet {fleet} that were never granted, the most "
-                "that the fleet remembers of one tenant; nothing was done: release by token only what you asked for",
+                f"{owner} has cancelled {maximum} tokens on fleet {fleet} that were never granted, the most that it "
+                "remembers of one tenant; nothing was done: release by token only what you have asked for",
                 limit="open_cancellations",
                 maximum=maximum,
             )
 
-    def forget_few(self, quotas: Quotas) -> None:
-        """Keeps the number of owners in bounds."""
-        if len(self._by_owner) > MAX_OWNERS:
-            self._by_owner = {owner: n for owner, n in self._by_owner.items() if n >= quotas.few}
+    def _level(self, owner: str, now_us: int) -> float:
+        level, at_us = self._by_owner.get(owner, (0.0, now_us))
+        return max(0.0, level - (now_us - at_us) * self.quotas.open_cancellations / self.quotas.retention_us)

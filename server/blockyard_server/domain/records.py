@@ -5,7 +5,6 @@ transaction see what earlier ones did.
 """
 
 from collections.abc import Mapping
-from typing import Final
 
 from blockyard_server.domain.allocation import Allocation, AllocationState, TokenRecord
 from blockyard_server.domain.events import (
@@ -25,33 +24,27 @@ from blockyard_server.domain.events import (
     TokenWasCancelled,
 )
 from blockyard_server.domain.lease import ended_us
-from blockyard_server.domain.quotas import Quotas
 from blockyard_server.domain.requests import TokenKey
-
-_DEFAULT_QUOTAS: Final = Quotas()
 
 
 class Records:
     """Allocations by id and token records by (caller, token): those that are known.
 
     `touched` are the final states of the allocations that events changed. `fleet_count` is how many fleets there are.
-    `quotas` are the limits of one tenant.
     """
 
-    __slots__ = ("allocations", "fleet_count", "quotas", "tokens", "touched")
+    __slots__ = ("allocations", "fleet_count", "tokens", "touched")
 
     def __init__(
         self,
         tokens: Mapping[TokenKey, TokenRecord] | None = None,
         allocations: Mapping[int, Allocation] | None = None,
         fleet_count: int = 0,
-        quotas: Quotas = _DEFAULT_QUOTAS,
     ) -> None:
         self.tokens = dict(tokens or {})
         self.allocations = dict(allocations or {})
         self.touched: dict[int, Allocation] = {}
         self.fleet_count = fleet_count
-        self.quotas = quotas
 
     def apply(self, event: Event) -> None:
         """Takes on a change."""

@@ -25,7 +25,7 @@ def decide_release(
         known = records.tokens.get((request.caller, request.token))
         if known is None:
             if request.actor is not None:
-                state.cancellations.check(state.fleet, request.caller, records.quotas)
+                state.cancellations.check(state.fleet, request.caller, now_us)
             event = TokenWasCancelled(state.revision + 1, now_us, request.caller, request.token)
             return _cancelled(event.revision, now_us), event
         if known.allocation is None:

@@ -36,7 +36,7 @@ from blockyard_server.domain.formats import Formats
 from blockyard_server.domain.quotas import Quotas
 from blockyard_server.domain.records import Records
 from blockyard_server.domain.release import expire
-from blockyard_server.domain.requests import CreateFleet, Release, Request
+from blockyard_server.domain.requests import CreateFleet, Request
 from blockyard_server.engine.fleet_time import Reading
 from blockyard_server.engine.store_protocol import Transaction
 
@@ -138,8 +138,8 @@ def decide_all(
     attempt: Attempt, requests: Sequence[Request], allowance: Allowance, due: SliceSize, quotas: Quotas = _QUOTAS
 ) -> list[Outcome]:
     """The outcomes of all requests, in order; RETRY_NEXT_BATCH for those that this transaction does not carry out."""
-    state, records = attempt.state, Records(quotas=quotas)
-    _count_cancellations(attempt, requests, quotas)
+    state, records = attempt.state, Records()
+    state.cancellations.quotas = quotas
     events, more_due = _expire_due(attempt, records, allowance, due)
     outcomes: list[Outcome] = []
     for number, request in enumerate(requests):
@@ -187,24 +187,6 @@ def _look_up(tx: Transaction, records: Records, requests: Sequence[Request]) -> 
         records.allocations.update(tx.allocations(list(ids)))
     if any(isinstance(request, CreateFleet) for request in requests):
         records.fleet_count = tx.fleet_count()
-
-
-def _count_cancellations(attempt: Attempt, requests: Sequence[Request], quotas: Quotas) -> None:
-    """Has the database count cancelled tokens if a request may be refused for their number, or nothing is known yet.
-
-    Before any event of this transaction, which the database does not have yet.
-    """
-    known = attempt.state.cancellations
-    for request in requests:
-        if (
-            isinstance(request, Release)
-            and request.token is not None
-            and request.actor is not None
-            and known.is_to_be_counted(request.caller, quotas, attempt.now_us)
-        ):
-            known.counted(attempt.tx.open_cancellations(quotas.few), attempt.now_us)
-            return
-    known.forget_few(quotas)
 
 
 def _expire_due(attempt: Attempt, records: Records, allowance: Allowance, size: SliceSize) -> tuple[list[Event], bool]:

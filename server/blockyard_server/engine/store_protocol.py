@@ -122,13 +122,6 @@ class Transaction(Protocol):
         """Those of these allocations that there are, held or ended. One statement."""
         ...
 
-    def open_cancellations(self, at_least: int) -> dict[str, int]:
-        """How many tokens were cancelled and are remembered, by owner (`quotas.owner_of`): those with so many.
-
-        Looks at all cancelled tokens of the fleet.
-        """
-        ...
-
     def due_leases(self, now_us: int, limit: int) -> list[Allocation]:
         """HELD allocations with `expire_time_us <= now_us`, the longest overdue first, `limit` at most."""
         ...

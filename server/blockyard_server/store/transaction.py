@@ -47,7 +47,6 @@ class Statements(Protocol):
     LOAD_INSTANCES: str
     EVENTS_AFTER: str
     LATEST_TIME: str
-    OPEN_CANCELLATIONS: str
     DUE_LEASES: str
     NEXT_EXPIRE_TIME: str
     FLEET_COUNT: str
@@ -188,12 +187,6 @@ class SqlTransaction(Transaction):
     @override
     def allocations(self, ids: Sequence[int]) -> dict[int, Allocation]:
         return {row[0]: decode_allocation(row) for row in self._session.allocations(self._fleet, ids)}
-
-    @override
-    def open_cancellations(self, at_least: int) -> dict[str, int]:
-        self._session.relax_timeouts()
-        found = self._session.rows(self._statements.OPEN_CANCELLATIONS, (self._fleet, at_least))
-        return {row[0]: row[1] for row in found}
 
     @override
     def due_leases(self, now_us: int, limit: int) -> list[Allocation]:

@@ -83,9 +83,6 @@ SELECT {", ".join(f"a.{name}" for name in ALLOCATION_COLUMNS)}
 FROM {{rows}} JOIN allocations a ON a.fleet = k.fleet AND a.allocation = k.allocation""",
     ("allocation", "fleet"),
 )
-OPEN_CANCELLATIONS: Final = """
-SELECT split_part(caller, '/', 1) AS owner, count(*) FROM tokens
-WHERE fleet = $1 AND allocation IS NULL AND revision > 0 GROUP BY owner HAVING count(*) >= $2"""
 DUE_LEASES: Final = numbered(statements.DUE_LEASES)
 NEXT_EXPIRE_TIME: Final = numbered(statements.NEXT_EXPIRE_TIME)
 

@@ -54,11 +54,6 @@ ALLOCATIONS: Final = f"""
 SELECT {_columns(ALLOCATION_COLUMNS, "a.")}
 FROM json_each(?) k CROSS JOIN allocations a ON a.fleet = ? AND a.allocation = k.value"""
 
-# Each revision is above 0: so the index of the cancelled tokens is chosen, and not all tokens are looked at.
-OPEN_CANCELLATIONS: Final = """
-SELECT CASE instr(caller, '/') WHEN 0 THEN caller ELSE substr(caller, 1, instr(caller, '/') - 1) END AS owner, count(*)
-FROM tokens WHERE fleet = ? AND allocation IS NULL AND revision > 0 GROUP BY owner HAVING count(*) >= ?"""
-
 DUE_LEASES: Final = f"""
 SELECT {_columns(ALLOCATION_COLUMNS)} FROM allocations
 WHERE fleet = ? AND live = 1 AND expire_time_us <= ? ORDER BY expire_time_us, allocation LIMIT ?"""
