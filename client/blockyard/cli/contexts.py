@@ -167,12 +167,12 @@ def write_changes(change: Callable[[Any], None]) -> None:
 
     read_config()  # nothing is written over what cannot be read
     path = config_path().resolve()
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     document: Any = tomlkit.parse(text)
     change(document)
     content = tomlkit.dumps(document)
     decode_config(tomllib.loads(content), path)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".config-", delete=False) as file:
         beside = Path(file.name)  # readable by its owner alone
         try:

@@ -21,8 +21,7 @@ _OPTIONS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = MappingProxyType(
             {
                 "envvar": ADDRESS,
                 "metavar": "HOST:PORT",
-                "help": "Where the service is: HOST:PORT, several with commas between, or unix:PATH. "
-                "`blockyard --help` has the options for contexts, tokens and TLS.",
+                "help": "Where the service is: HOST:PORT, several with commas between, or unix:PATH.",
                 "show_default": DEFAULT_ADDRESS,
             },
         ),
@@ -39,6 +38,8 @@ _OPTIONS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = MappingProxyType(
     }
 )
 """By the fields of `ServerOptions`."""
+_MORE: Final = "`blockyard --help` has the options for contexts, tokens and TLS."
+"""The help of a command has no more of them."""
 _PREFIX: Final = "server_option_"
 
 Command: TypeAlias = Callable[..., Any]
@@ -52,7 +53,7 @@ def calls_server(command: Command) -> Command:
         server = _take(typer_context, given).over(before if isinstance(before, ServerOptions) else NO_OPTIONS)
         return command(**given, server=server)
 
-    return _declare(with_options, command, hidden=True)
+    return _declare(with_options, command, in_command=True)
 
 
 def before_commands(callback: Command) -> Command:
@@ -62,7 +63,7 @@ def before_commands(callback: Command) -> Command:
         typer_context.obj = _take(typer_context, given)
         return callback(typer_context, **given)
 
-    return _declare(with_options, callback, hidden=False)
+    return _declare(with_options, callback, in_command=False)
 
 
 def _take(context: typer.Context, given: dict[str, Any]) -> ServerOptions:
@@ -74,24 +75,26 @@ def _take(context: typer.Context, given: dict[str, Any]) -> ServerOptions:
     return ServerOptions(**values)
 
 
-def _declare(with_options: Command, function: Command, *, hidden: bool) -> Command:
+def _declare(with_options: Command, function: Command, *, in_command: bool) -> Command:
     """Makes typer see the function's own arguments and the options."""
     own = [each for each in inspect.signature(function).parameters.values() if each.name not in {"server", "context"}]
     parameters = [
         inspect.Parameter("typer_context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
         *(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own),
-        *(_parameter(name, hidden=hidden and name != "address") for name in _OPTIONS),
+        *(_parameter(name, in_command=in_command) for name in _OPTIONS),
     ]
     setattr(with_options, "__signature__", inspect.Signature(parameters))  # noqa: B010  # functions do not declare it
     with_options.__doc__, with_options.__name__ = function.__doc__, function.__name__
     return with_options
 
 
-def _parameter(name: str, *, hidden: bool) -> inspect.Parameter:
+def _parameter(name: str, *, in_command: bool) -> inspect.Parameter:
     flag, details = _OPTIONS[name]
     kind = bool if name == "tls" else str
     callback = None if name in {"tls", "address"} else not_empty
-    option = typer.Option(flag, hidden=hidden, callback=callback, **details)
+    if name == "address" and in_command:
+        details = {**details, "help": f"{details['help']} {_MORE}"}
+    option = typer.Option(flag, hidden=in_command and name != "address", callback=callback, **details)
     # The kind is a value here, so the type is made as one.
     annotation = cast("Any", Annotated)[kind | None, option]
     return inspect.Parameter(f"{_PREFIX}{name}", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
