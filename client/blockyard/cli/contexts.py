@@ -121,7 +121,7 @@ def decode_context(name: str, values: Any, path: Path) -> Context:
     where = f"{path}, context {name!r}"
     if not _NAME.fullmatch(name):
         raise _refused(
-            f"{where}: a name has letters, digits, `.`, `_` and `-`, at most 63, and begins with one of both."
+            f"{where}: a name has at most 63 letters, digits, `.`, `_`, `-`, and begins with a letter or digit."
         )
     if not isinstance(values, dict):
         raise _refused(f"{where}: it is no table; a context is written [{CONTEXTS}.NAME].")
