@@ -81,6 +81,8 @@ METHODS: Final = (
     Entry(Kind.LISTING, "_ledger", "list_events"),
     Entry(Kind.CALL, "_ledger", "verify"),
     Entry(Kind.CALL, "_ledger", "repair"),
+    Entry(Kind.CALL, "_access", "who_am_i"),
+    Entry(Kind.CALL, "_access", "can_i"),
 )
 """Every method, in the order of the classes."""
 

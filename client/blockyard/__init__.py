@@ -19,7 +19,7 @@ from blockyard.aio import AsyncClient
 from blockyard.aio_lease import AsyncLease
 from blockyard.aio_watch import AsyncWatch
 from blockyard.client import Client
-from blockyard.credentials import CredentialArguments, Tls, credentials_from_environment
+from blockyard.credentials import CredentialArguments, Identity, RoleGrant, Tls, credentials_from_environment
 from blockyard.enums import (
     AllocationState,
     Check,
@@ -28,6 +28,7 @@ from blockyard.enums import (
     EventKind,
     InstanceState,
     Operator,
+    Permission,
     PlacementStrategy,
     ReleaseOutcome,
 )
@@ -159,6 +160,7 @@ __all__ = [
     "Grant",
     "GuardFailed",
     "Hold",
+    "Identity",
     "InUse",
     "Instance",
     "InstanceBlocks",
@@ -184,6 +186,7 @@ __all__ = [
     "Operator",
     "OutcomeUnknown",
     "Overloaded",
+    "Permission",
     "Placement",
     "PlacementStrategy",
     "RateLimited",
@@ -193,6 +196,7 @@ __all__ = [
     "Renewal",
     "RepairReport",
     "RetryPolicy",
+    "RoleGrant",
     "Seconds",
     "Selector",
     "ServerFault",

@@ -4,7 +4,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Mapping
 
-from blockyard import _allocator, _fleet_admin, _leasing, _ledger, _watching, operations
+from blockyard import _access, _allocator, _fleet_admin, _leasing, _ledger, _watching, operations
 from blockyard._allocator import PAGE_SIZE
 from blockyard._call import Call, Listing, Operation, Plan, T
 from blockyard._fleet_admin import UNSET, Maybe
@@ -13,7 +13,8 @@ from blockyard._ledger import VERIFY_TIMEOUT_S
 from blockyard._watching import Subscription
 from blockyard.aio_lease import AsyncLease
 from blockyard.aio_watch import AsyncWatch
-from blockyard.enums import AllocationState, DescribeView, EventKind, InstanceState, PlacementStrategy
+from blockyard.credentials import Identity
+from blockyard.enums import AllocationState, DescribeView, EventKind, InstanceState, Permission, PlacementStrategy
 from blockyard.errors import CallFailed
 from blockyard.types import (
     Allocation,
@@ -804,3 +805,29 @@ class AsyncClientMethods(ABC):
             CallFailed: Any other refusal.
         """
         return await self.call(_ledger.repair(fleet, apply=apply, timeout_s=timeout_s))
+
+    async def who_am_i(self, *, timeout_s: float | None = None) -> Identity:
+        """Who the server takes the caller for, by the credentials of this client.
+
+        Args:
+            timeout_s: How long it may take in all, retries included. None: as the client says.
+
+        Raises:
+            Unauthenticated: The server does not know the caller.
+            CallFailed: Any other refusal.
+        """
+        return await self.call(_access.who_am_i(timeout_s=timeout_s))
+
+    async def can_i(self, permission: Permission, fleet: str, *, timeout_s: float | None = None) -> bool:
+        """Whether the caller has a permission on a fleet, whether or not the fleet exists.
+
+        Args:
+            permission: Which one.
+            fleet: Which fleet.
+            timeout_s: How long it may take in all, retries included. None: as the client says.
+
+        Raises:
+            Unauthenticated: The server does not know the caller.
+            CallFailed: Any other refusal.
+        """
+        return await self.call(_access.can_i(permission, fleet, timeout_s=timeout_s))

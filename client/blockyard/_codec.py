@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from blockyard._arguments import several, some
 from blockyard._call import Page
 from blockyard._names import fleet_of, instance_name, short
+from blockyard.credentials import Identity, RoleGrant
 from blockyard.enums import (
     AllocationState,
     Check,
@@ -19,6 +20,7 @@ from blockyard.enums import (
     EventKind,
     InstanceState,
     Operator,
+    Permission,
     PlacementStrategy,
     ReleaseOutcome,
 )
@@ -45,7 +47,7 @@ from blockyard.types import (
     VerifyReport,
     WatchUpdate,
 )
-from blockyard.v1 import allocator_pb2, fleet_admin_pb2, ledger_pb2, resources_pb2
+from blockyard.v1 import access_pb2, allocator_pb2, fleet_admin_pb2, ledger_pb2, resources_pb2
 
 E = TypeVar("E", bound=StrEnum)
 V = TypeVar("V", bound=int)
@@ -83,6 +85,11 @@ def encode_instance_state(state: InstanceState | None) -> resources_pb2.Instance
 def encode_view(view: DescribeView) -> allocator_pb2.DescribeView.ValueType:
     """A view."""
     return allocator_pb2.DescribeView.Value(DescribeView(view))
+
+
+def encode_permission(permission: Permission) -> access_pb2.Permission.ValueType:
+    """A permission."""
+    return access_pb2.Permission.Value(Permission(permission))
 
 
 def encode_event_kinds(kinds: Iterable[EventKind] | None) -> list[ledger_pb2.Event.Kind.ValueType]:
@@ -358,6 +365,22 @@ def _decode_instance_blocks(message: allocator_pb2.InstanceBlocks) -> InstanceBl
 
 def _decode_placements(messages: Iterable[resources_pb2.Placement]) -> tuple[Placement, ...]:
     return tuple(Placement(instance=short(each.instance), blocks=tuple(each.blocks)) for each in messages)
+
+
+def decode_identity(message: access_pb2.WhoAmIResponse) -> Identity:
+    """Who the caller is."""
+    return Identity(
+        principal=message.principal,
+        tenant=message.tenant,
+        via=message.via,
+        grants=tuple(RoleGrant(grant.role, tuple(grant.fleets)) for grant in message.grants),
+        expire_time=_decode_time(message.expire_time) if message.HasField("expire_time") else None,
+    )
+
+
+def decode_can_i(message: access_pb2.CanIResponse) -> bool:
+    """Whether the caller has the permission."""
+    return message.permitted
 
 
 def _decode_time(message: Timestamp) -> datetime:

@@ -1,4 +1,4 @@
-"""What a client is given to prove who it is and to know its server: TLS, and what the environment names.
+"""What a client is given to prove who it is and to know its server, and who the server takes it for.
 
 A client never looks for credentials in the environment by itself: whoever makes it decides.
 """
@@ -6,6 +6,7 @@ A client never looks for credentials in the environment by itself: whoever makes
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, TypedDict
 
 TOKEN: Final = "BLOCKYARD_TOKEN"
@@ -46,6 +47,32 @@ class Tls:
             value = getattr(self, name)
             if value is not None and not os.fspath(value):
                 raise ValueError(f"{name} is empty; omit it instead")
+
+
+@dataclass(frozen=True, slots=True)
+class RoleGrant:
+    """A role on some fleets."""
+
+    role: str
+    """`viewer`, `auditor`, `scheduler`, `operator`, `admin`, or one that only a newer server knows."""
+    fleets: tuple[str, ...]
+    """Patterns of fleets' ids; `*` stands for any characters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who the server takes the caller for."""
+
+    principal: str
+    """The principal's id; `anonymous` where the server does not ask who calls."""
+    tenant: str
+    """The owner of what the caller acquires; `anonymous` where the server does not ask."""
+    via: str
+    """How the caller proved who it is: `token:{id}`, `jwt:{issuer}`, a name of its certificate, `socket`, `none`."""
+    grants: tuple[RoleGrant, ...]
+    """What was granted to it."""
+    expire_time: datetime | None
+    """When the credentials expire. None: not by themselves."""
 
 
 class CredentialArguments(TypedDict, total=False):

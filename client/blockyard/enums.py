@@ -142,3 +142,26 @@ class Check(StrEnum):
     """An allocation against its idempotency token's record."""
     UNKNOWN = "UNKNOWN"
     """A comparison that only a newer SDK can name."""
+
+
+class Permission(StrEnum):
+    """What a principal may do on a fleet (`Client.can_i`)."""
+
+    READ = "READ"
+    """See the fleet, its instances and which blocks are busy."""
+    READ_HOLDERS = "READ_HOLDERS"
+    """See who holds what, also other tenants: holders, tokens, annotations."""
+    ACQUIRE = "ACQUIRE"
+    """Acquire; renew and release what the own tenant holds."""
+    RELEASE_ANY = "RELEASE_ANY"
+    """Release what another tenant holds. Nobody renews for another tenant."""
+    INSTANCES = "INSTANCES"
+    """Create, update, cordon and delete instances."""
+    VERIFY = "VERIFY"
+    """Have the records of a fleet compared."""
+    PLAN_REPAIR = "PLAN_REPAIR"
+    """See what a repair would change."""
+    REPAIR = "REPAIR"
+    """Have a repair carried out."""
+    FLEETS = "FLEETS"
+    """Create, update and delete fleets."""

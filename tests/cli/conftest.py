@@ -75,7 +75,7 @@ class CommandLine:
     def environment(self, more: Mapping[str, str]) -> dict[str, str]:
         """Only what a command needs: nothing of the developer's own settings."""
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH") if name in os.environ}
-        return {**kept, "BLOCKYARD_ADDRESS": self.address, **more}
+        return {**kept, "XDG_CONFIG_HOME": "/nowhere", "BLOCKYARD_ADDRESS": self.address, **more}
 
 
 def _content(stream: io.TextIOWrapper) -> str:

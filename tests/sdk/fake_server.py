@@ -30,7 +30,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from blockyard.reasons import DOMAIN, REASONS, Reason
-from blockyard.v1 import allocator_pb2, fleet_admin_pb2, ledger_pb2, resources_pb2
+from blockyard.v1 import access_pb2, allocator_pb2, fleet_admin_pb2, ledger_pb2, resources_pb2
 
 T = TypeVar("T")
 SERVER_TIME = Timestamp(seconds=1_800_000_000)
@@ -363,7 +363,7 @@ def serving(
 
 async def _start(fake: FakeServer, address: str, credentials: grpc.ServerCredentials | None) -> grpc.aio.Server:
     server = grpc.aio.server()
-    for module in (allocator_pb2, fleet_admin_pb2, ledger_pb2):
+    for module in (access_pb2, allocator_pb2, fleet_admin_pb2, ledger_pb2):
         for service in module.DESCRIPTOR.services_by_name.values():
             handlers = {method.name: _handler(fake, method) for method in service.methods}
             server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service.full_name, handlers)])

@@ -20,6 +20,7 @@ from blockyard import (
     Client,
     Lease,
     Watch,
+    _access,
     _allocator,
     _fleet_admin,
     _leasing,
@@ -31,7 +32,7 @@ from blockyard._call import Call, Listing, Operation, Plan
 from blockyard._watching import Subscription
 
 ROOT = Path(__file__).parents[2]
-MODULES: tuple[ModuleType, ...] = (operations, _allocator, _fleet_admin, _ledger, _watching)
+MODULES: tuple[ModuleType, ...] = (operations, _access, _allocator, _fleet_admin, _ledger, _watching)
 MADE = (Call, Operation, Listing, get_origin(Plan[int]), Subscription)
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     name: value

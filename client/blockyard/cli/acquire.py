@@ -9,7 +9,6 @@ from blockyard.cli.connection import connect
 from blockyard.cli.failures import unanswered_acquire
 from blockyard.cli.option_values import read_amounts, read_pairs
 from blockyard.cli.options import (
-    Address,
     Annotate,
     Blocks,
     Caller,
@@ -27,10 +26,13 @@ from blockyard.cli.options import (
 )
 from blockyard.cli.output import OutputFormat, print_document, print_line, write_blocks, write_duration, write_time
 from blockyard.cli.selector_text import read_selector
+from blockyard.cli.server_choice import NO_OPTIONS, ServerOptions
+from blockyard.cli.server_options import calls_server
 from blockyard.errors import OutcomeUnknown
 from blockyard.types import Demand, Grant, Selector
 
 
+@calls_server
 def acquire(
     *,
     fleet: FleetOption,
@@ -59,7 +61,7 @@ def acquire(
         bool, typer.Option("--dry-run", help="Say what would be granted or why not; change nothing.")
     ] = False,
     caller: Caller = None,
-    address: Address = None,
+    server: ServerOptions = NO_OPTIONS,
     output: Output = OutputFormat.TEXT,
 ) -> None:
     """Acquires blocks: all that is asked for, or nothing. Exit code 4: the request fits the fleet, but not now."""
@@ -73,7 +75,7 @@ def acquire(
         on=on or (),
     )
     annotations = read_pairs(annotate or (), option="--annotate")
-    with connect(address, caller=caller) as client:
+    with connect(server, caller=caller) as client:
         try:
             grant = client.acquire(
                 fleet,

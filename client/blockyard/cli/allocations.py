@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from blockyard.cli.connection import connect
-from blockyard.cli.options import Address, FleetArgument, Output, not_empty
+from blockyard.cli.options import FleetArgument, Output, not_empty
 from blockyard.cli.output import (
     OutputFormat,
     print_document,
@@ -18,10 +18,13 @@ from blockyard.cli.output import (
     write_time,
 )
 from blockyard.cli.release import AllocationArgument, full_name
+from blockyard.cli.server_choice import NO_OPTIONS, ServerOptions
+from blockyard.cli.server_options import calls_server
 from blockyard.enums import AllocationState
 from blockyard.types import Allocation
 
 
+@calls_server
 def list_allocations(
     fleet: FleetArgument,
     holder: Annotated[
@@ -34,11 +37,11 @@ def list_allocations(
     instance: Annotated[
         str | None, typer.Option("--instance", help="Only allocations on this instance.", callback=not_empty)
     ] = None,
-    address: Address = None,
+    server: ServerOptions = NO_OPTIONS,
     output: Output = OutputFormat.TEXT,
 ) -> None:
     """Lists a fleet's allocations, held and ended, in the order in which they were granted."""
-    with connect(address) as client:
+    with connect(server) as client:
         found = list(client.list_allocations(fleet, holder=holder, state=state, instance=instance))
     if output is OutputFormat.JSON:
         print_document({"allocations": found})
@@ -58,9 +61,12 @@ def list_allocations(
     print_table(columns, rows, if_empty="No such allocations.")
 
 
-def get_allocation(allocation: AllocationArgument, address: Address = None, output: Output = OutputFormat.TEXT) -> None:
+@calls_server
+def get_allocation(
+    allocation: AllocationArgument, server: ServerOptions = NO_OPTIONS, output: Output = OutputFormat.TEXT
+) -> None:
     """Shows an allocation, held or ended."""
-    with connect(address) as client:
+    with connect(server) as client:
         found = client.get_allocation(full_name(allocation))
     if output is OutputFormat.JSON:
         print_document(found)

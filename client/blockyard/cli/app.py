@@ -6,10 +6,12 @@ from blockyard.cli.acquire import acquire
 from blockyard.cli.allocations import get_allocation, list_allocations
 from blockyard.cli.auth_file import auth_app, token_app
 from blockyard.cli.backup import backup
+from blockyard.cli.context import context_app
 from blockyard.cli.describe import describe
 from blockyard.cli.events import list_events
 from blockyard.cli.fleet import fleet_app
 from blockyard.cli.help_page import HELP_NAMES, show_overview
+from blockyard.cli.identity import can_i, whoami
 from blockyard.cli.instance import instance_app
 from blockyard.cli.release import release, renew
 from blockyard.cli.repair import repair
@@ -55,3 +57,6 @@ app.command("replay")(replay)
 app.command("backup")(backup)
 app.add_typer(token_app, name="token")
 app.add_typer(auth_app, name="auth")
+auth_app.command("whoami")(whoami)
+auth_app.command("can-i")(can_i)
+app.add_typer(context_app, name="context")

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from blockyard_server.rpc.auth.auth_file import AuthFile
 
 token_app = typer.Typer(callback=show_help, invoke_without_command=True, help="Make tokens for an auth file.")
-auth_app = typer.Typer(callback=show_help, invoke_without_command=True, help="Check an auth file.")
+auth_app = typer.Typer(
+    callback=show_help, invoke_without_command=True, help="Who you are to a server; whether an auth file is good."
+)
 
 
 def _parse_not_after(text: str) -> datetime:

@@ -2,15 +2,18 @@
 
 from blockyard.cli.block_map import draw_instances, draw_legend
 from blockyard.cli.connection import connect
-from blockyard.cli.options import Address, FleetArgument, Output
+from blockyard.cli.options import FleetArgument, Output
 from blockyard.cli.output import OutputFormat, ascii_only, drawing_width, print_document, print_line, screen, tell
+from blockyard.cli.server_choice import NO_OPTIONS, ServerOptions
+from blockyard.cli.server_options import calls_server
 from blockyard.enums import DescribeView
 from blockyard.types import FleetSnapshot
 
 
-def describe(fleet: FleetArgument, address: Address = None, output: Output = OutputFormat.TEXT) -> None:
+@calls_server
+def describe(fleet: FleetArgument, server: ServerOptions = NO_OPTIONS, output: Output = OutputFormat.TEXT) -> None:
     """Draws a fleet. Each line is an instance, each cell a block; each holder has a letter and a colour."""
-    with connect(address) as client:
+    with connect(server) as client:
         snapshot = client.describe(fleet, view=DescribeView.FULL)
     if output is OutputFormat.JSON:
         print_document(snapshot)

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 import typer
 
 from blockyard.cli.connection import connect
-from blockyard.cli.options import Address, FleetArgument, OfHolder, OfInstance, OfKind, Output
+from blockyard.cli.options import FleetArgument, OfHolder, OfInstance, OfKind, Output
 from blockyard.cli.output import (
     OutputFormat,
     print_document,
@@ -17,6 +17,8 @@ from blockyard.cli.output import (
     write_time,
 )
 from blockyard.cli.safe_text import safe
+from blockyard.cli.server_choice import NO_OPTIONS, ServerOptions
+from blockyard.cli.server_options import calls_server
 from blockyard.client import Client
 from blockyard.enums import EventKind
 from blockyard.types import Event
@@ -25,6 +27,7 @@ OF_SYSTEM: Final = "system"
 """The actor of what the server does by itself, which the kind of the event says already."""
 
 
+@calls_server
 def list_events(
     fleet: FleetArgument,
     from_revision: Annotated[
@@ -37,11 +40,11 @@ def list_events(
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="At most this many events.", show_default="all")
     ] = None,
-    address: Address = None,
+    server: ServerOptions = NO_OPTIONS,
     output: Output = OutputFormat.TEXT,
 ) -> None:
     """Lists a fleet's events in order, one for each revision. It works for a deleted fleet, too."""
-    with connect(address) as client:
+    with connect(server) as client:
         journal = client.list_events(
             fleet, from_revision=from_revision or 0, kinds=kind, holder=holder, instance=instance
         )

@@ -154,9 +154,10 @@ NEXT_STEPS: Final[Mapping[Reason, str]] = MappingProxyType(
         Reason.WATCHER_TOO_SLOW: "Watch again from the revision after the last one that was shown.",
         Reason.FLEET_FORMAT_TOO_NEW: "Ask a server of a newer release, or upgrade this one.",
         Reason.FLEET_FORMAT_TOO_OLD: "Upgrade every server of this database; the format then rises by itself.",
-        Reason.UNAUTHENTICATED: "Give a token with --token-file or BLOCKYARD_TOKEN, or a client certificate.",
+        Reason.UNAUTHENTICATED: "Check the credentials: `blockyard context show` says which are used, and "
+        "--token-file, BLOCKYARD_TOKEN or --cert with --key give others.",
         Reason.CREDENTIALS_EXPIRED: "Run it again with new credentials.",
-        Reason.NOT_PERMITTED: "Ask who runs the server for a role that allows it.",
+        Reason.NOT_PERMITTED: "`blockyard auth whoami` shows your roles; who runs the server may give you another one.",
         Reason.NOT_OWNER: "Only its tenant renews and releases it; an operator may release it.",
         Reason.RATE_LIMITED: "Wait, and ask for less at once; a batch costs less than single calls.",
         Reason.STORE_DAMAGED: "Stop the server; move its data file, the -wal and the -shm away, and keep them; "
@@ -170,7 +171,8 @@ WITHOUT_REASON: Final[Mapping[type[Exception], str]] = MappingProxyType(
         DeadlineExceeded: "Try again; if it is `verify` or `repair`, with a larger --timeout. "
         "Whether a `repair --apply` was made is not known: asking for it again is harmless.",
         Unavailable: "The servers cannot be reached, or do not serve now: they are stopping, or their database is "
-        "away. Look at their logs; --address or BLOCKYARD_ADDRESS says where they are.",
+        "away. Look at their logs; --address or BLOCKYARD_ADDRESS says where they are, --tls and --ca whether they "
+        "speak TLS.",
         CallFailed: "That is no answer of Blockyard's; say where the service is with --address or BLOCKYARD_ADDRESS.",
         LeaseLost: "Stop working with the blocks.",
         UnexpectedAnswer: "Install a newer `blockyard`.",

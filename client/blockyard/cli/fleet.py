@@ -9,7 +9,7 @@ import typer
 from blockyard.cli.connection import connect
 from blockyard.cli.help_page import show_help
 from blockyard.cli.option_values import MalformedValue, read_duration, read_pairs
-from blockyard.cli.options import Address, Etag, FleetArgument, FleetStrategy, Labels, Output
+from blockyard.cli.options import Etag, FleetArgument, FleetStrategy, Labels, Output
 from blockyard.cli.output import (
     OutputFormat,
     print_document,
@@ -20,6 +20,8 @@ from blockyard.cli.output import (
     write_time,
 )
 from blockyard.cli.progress import counting
+from blockyard.cli.server_choice import NO_OPTIONS, ServerOptions
+from blockyard.cli.server_options import calls_server
 from blockyard.client import Client
 from blockyard.errors import LimitExceeded
 from blockyard.types import Fleet
@@ -46,18 +48,19 @@ _MaxTtl = Annotated[
 
 
 @fleet_app.command("create")
+@calls_server
 def create_fleet(
     fleet: FleetArgument,
     label: Labels = None,
     strategy: FleetStrategy = None,
     default_ttl: _DefaultTtl = None,
     max_ttl: _MaxTtl = None,
-    address: Address = None,
+    server: ServerOptions = NO_OPTIONS,
     output: Output = OutputFormat.TEXT,
 ) -> None:
     """Creates a fleet. If it exists with the same fields, nothing changes. Without --strategy: best_fit."""
     labels = read_pairs(label or (), option="--label")
-    with connect(address) as client:
+    with connect(server) as client:
         made = client.create_fleet(
             fleet,
             labels=labels,
@@ -69,17 +72,19 @@ def create_fleet(
 
 
 @fleet_app.command("get")
-def get_fleet(fleet: FleetArgument, address: Address = None, output: Output = OutputFormat.TEXT) -> None:
+@calls_server
+def get_fleet(fleet: FleetArgument, server: ServerOptions = NO_OPTIONS, output: Output = OutputFormat.TEXT) -> None:
     """Shows a fleet's own fields. `blockyard describe` shows its blocks."""
-    with connect(address) as client:
+    with connect(server) as client:
         found = client.get_fleet(fleet)
     _print_fleet(found, output)
 
 
 @fleet_app.command("list")
-def list_fleets(address: Address = None, output: Output = OutputFormat.TEXT) -> None:
+@calls_server
+def list_fleets(server: ServerOptions = NO_OPTIONS, output: Output = OutputFormat.TEXT) -> None:
     """Lists all fleets by name."""
-    with connect(address) as client:
+    with connect(server) as client:
         fleets = list(client.list_fleets())
     if output is OutputFormat.JSON:
         print_document({"fleets": fleets})
@@ -100,6 +105,7 @@ def list_fleets(address: Address = None, output: Output = OutputFormat.TEXT) -> 
 
 
 @fleet_app.command("update")
+@calls_server
 def update_fleet(
     fleet: FleetArgument,
     *,
@@ -109,7 +115,7 @@ def update_fleet(
     default_ttl: _DefaultTtl = None,
     max_ttl: _MaxTtl = None,
     etag: Etag = None,
-    address: Address = None,
+    server: ServerOptions = NO_OPTIONS,
     output: Output = OutputFormat.TEXT,
 ) -> None:
     """Changes the fields that are named, and leaves the others. --label replaces all labels."""
@@ -124,12 +130,13 @@ def update_fleet(
         changes["max_ttl"] = _read_ttl(max_ttl)
     if not changes:
         raise MalformedValue("Nothing to change: name at least one field, such as --default-ttl 30s.")
-    with connect(address) as client:
+    with connect(server) as client:
         changed = client.update_fleet(fleet, etag=etag, **changes)
     _print_fleet(changed, output)
 
 
 @fleet_app.command("delete")
+@calls_server
 def delete_fleet(
     fleet: FleetArgument,
     *,
@@ -137,14 +144,14 @@ def delete_fleet(
         bool, typer.Option("--force", help="Delete its instances, too. A fleet with held blocks is never deleted.")
     ] = False,
     etag: Etag = None,
-    address: Address = None,
+    server: ServerOptions = NO_OPTIONS,
     output: Output = OutputFormat.TEXT,
 ) -> None:
     """Deletes a fleet. Its journal stays, and a fleet of the same name goes on from its revision.
 
     If it has more instances than the server deletes at once, they are deleted one by one first.
     """
-    with connect(address) as client:
+    with connect(server) as client:
         try:
             client.delete_fleet(fleet, etag=etag, force=force)
         except LimitExceeded:

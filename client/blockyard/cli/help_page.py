@@ -7,6 +7,7 @@ import typer
 from blockyard._version import __version__
 from blockyard.cli.failures import ExitCode
 from blockyard.cli.output import print_line
+from blockyard.cli.server_options import before_commands
 
 HELP_NAMES: Final = ("-h", "--help")
 """The options that show a command's help, of every command."""
@@ -25,6 +26,7 @@ def _print_version(asked: bool) -> None:  # noqa: FBT001  # typer calls it with 
         raise typer.Exit
 
 
+@before_commands
 def show_overview(
     context: typer.Context,
     *,

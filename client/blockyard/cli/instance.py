@@ -7,8 +7,10 @@ import typer
 from blockyard.cli.connection import connect
 from blockyard.cli.help_page import show_help
 from blockyard.cli.option_values import MalformedValue, read_amounts, read_pairs
-from blockyard.cli.options import Address, Etag, FleetArgument, InstanceArgument, Labels, Output
+from blockyard.cli.options import Etag, FleetArgument, InstanceArgument, Labels, Output
 from blockyard.cli.output import OutputFormat, print_document, print_line, print_table, write_pairs, write_time
+from blockyard.cli.server_choice import NO_OPTIONS, ServerOptions
+from blockyard.cli.server_options import calls_server
 from blockyard.enums import InstanceState
 from blockyard.types import Instance
 
@@ -29,6 +31,7 @@ _State = Annotated[
 
 
 @instance_app.command("create")
+@calls_server
 def create_instance(
     fleet: FleetArgument,
     instance: InstanceArgument,
@@ -36,13 +39,13 @@ def create_instance(
     label: Labels = None,
     resource: _Resources = None,
     state: _State = None,
-    address: Address = None,
+    server: ServerOptions = NO_OPTIONS,
     output: Output = OutputFormat.TEXT,
 ) -> None:
     """Registers an instance. If it exists with the same fields, nothing changes."""
     labels = read_pairs(label or (), option="--label")
     resources = read_amounts(resource or (), option="--resource")
-    with connect(address) as client:
+    with connect(server) as client:
         made = client.create_instance(
             fleet, instance, total_blocks=blocks, labels=labels, resources=resources, state=state
         )
@@ -50,19 +53,26 @@ def create_instance(
 
 
 @instance_app.command("get")
+@calls_server
 def get_instance(
-    fleet: FleetArgument, instance: InstanceArgument, address: Address = None, output: Output = OutputFormat.TEXT
+    fleet: FleetArgument,
+    instance: InstanceArgument,
+    server: ServerOptions = NO_OPTIONS,
+    output: Output = OutputFormat.TEXT,
 ) -> None:
     """Shows an instance."""
-    with connect(address) as client:
+    with connect(server) as client:
         found = client.get_instance(fleet, instance)
     _print_instance(found, output)
 
 
 @instance_app.command("list")
-def list_instances(fleet: FleetArgument, address: Address = None, output: Output = OutputFormat.TEXT) -> None:
+@calls_server
+def list_instances(
+    fleet: FleetArgument, server: ServerOptions = NO_OPTIONS, output: Output = OutputFormat.TEXT
+) -> None:
     """Lists a fleet's instances in the order of registration."""
-    with connect(address) as client:
+    with connect(server) as client:
         instances = list(client.list_instances(fleet))
     if output is OutputFormat.JSON:
         print_document({"instances": instances})
@@ -84,6 +94,7 @@ def list_instances(fleet: FleetArgument, address: Address = None, output: Output
 
 
 @instance_app.command("update")
+@calls_server
 def update_instance(
     fleet: FleetArgument,
     instance: InstanceArgument,
@@ -98,7 +109,7 @@ def update_instance(
     no_resources: Annotated[bool, typer.Option("--no-resources", help="Take all resources away.")] = False,
     state: _State = None,
     etag: Etag = None,
-    address: Address = None,
+    server: ServerOptions = NO_OPTIONS,
     output: Output = OutputFormat.TEXT,
 ) -> None:
     """Changes the fields that are named, and leaves the others. --label and --resource replace all of theirs."""
@@ -113,21 +124,22 @@ def update_instance(
         changes["state"] = state
     if not changes:
         raise MalformedValue("Nothing to change: name at least one field, such as --blocks 16.")
-    with connect(address) as client:
+    with connect(server) as client:
         changed = client.update_instance(fleet, instance, etag=etag, **changes)
     _print_instance(changed, output)
 
 
 @instance_app.command("delete")
+@calls_server
 def delete_instance(
     fleet: FleetArgument,
     instance: InstanceArgument,
     etag: Etag = None,
-    address: Address = None,
+    server: ServerOptions = NO_OPTIONS,
     output: Output = OutputFormat.TEXT,
 ) -> None:
     """Removes an instance. The server refuses this while any of its blocks is held."""
-    with connect(address) as client:
+    with connect(server) as client:
         client.delete_instance(fleet, instance, etag=etag)
     if output is OutputFormat.JSON:
         print_document({"deleted": instance})
@@ -136,29 +148,31 @@ def delete_instance(
 
 
 @instance_app.command("cordon")
+@calls_server
 def cordon_instance(
     fleet: FleetArgument,
     instance: InstanceArgument,
     etag: Etag = None,
-    address: Address = None,
+    server: ServerOptions = NO_OPTIONS,
     output: Output = OutputFormat.TEXT,
 ) -> None:
     """Stops new grants on an instance. Blocks that are held stay held."""
-    with connect(address) as client:
+    with connect(server) as client:
         changed = client.cordon_instance(fleet, instance, etag=etag)
     _print_instance(changed, output)
 
 
 @instance_app.command("uncordon")
+@calls_server
 def uncordon_instance(
     fleet: FleetArgument,
     instance: InstanceArgument,
     etag: Etag = None,
-    address: Address = None,
+    server: ServerOptions = NO_OPTIONS,
     output: Output = OutputFormat.TEXT,
 ) -> None:
     """Allows new grants on an instance again, also on one that was offline."""
-    with connect(address) as client:
+    with connect(server) as client:
         changed = client.uncordon_instance(fleet, instance, etag=etag)
     _print_instance(changed, output)
 

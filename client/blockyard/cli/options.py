@@ -7,7 +7,6 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from blockyard._defaults import DEFAULT_ADDRESS
 from blockyard.cli.option_values import MalformedValue, read_duration
 from blockyard.cli.output import OutputFormat
 from blockyard.enums import EventKind, PlacementStrategy
@@ -48,16 +47,6 @@ def own_holder() -> str:
     return f"{user}@{socket.gethostname()}"[:_MAX_HOLDER]
 
 
-Address: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        envvar="BLOCKYARD_ADDRESS",
-        metavar="HOST:PORT",
-        help="Where the service is; put commas between several servers.",
-        show_default=DEFAULT_ADDRESS,
-    ),
-]
 Output: TypeAlias = Annotated[
     OutputFormat,
     typer.Option(

@@ -7,8 +7,10 @@ import typer
 from blockyard.cli.connection import connect
 from blockyard.cli.failures import CommandFailed, ExitCode
 from blockyard.cli.option_values import read_placements
-from blockyard.cli.options import Address, Caller, GuardFence, GuardHolder, Output, Ttl, not_empty
+from blockyard.cli.options import Caller, GuardFence, GuardHolder, Output, Ttl, not_empty
 from blockyard.cli.output import OutputFormat, print_document, print_line, write_duration, write_placements, write_time
+from blockyard.cli.server_choice import NO_OPTIONS, ServerOptions
+from blockyard.cli.server_options import calls_server
 from blockyard.enums import AllocationState, ReleaseOutcome
 from blockyard.types import Placement, ReleaseResult, Renewal
 
@@ -17,6 +19,7 @@ AllocationArgument = Annotated[
 ]
 
 
+@calls_server
 def release(
     *,
     allocation: Annotated[
@@ -41,7 +44,7 @@ def release(
     holder: GuardHolder = None,
     fencing_token: GuardFence = None,
     caller: Caller = None,
-    address: Address = None,
+    server: ServerOptions = NO_OPTIONS,
     output: Output = OutputFormat.TEXT,
 ) -> None:
     """Releases an allocation, or some of its blocks. You can repeat it: it then changes nothing.
@@ -57,7 +60,7 @@ def release(
             next_step="`blockyard release --help` shows the usage.",
             exit_code=ExitCode.USAGE,
         )
-    with connect(address, caller=caller) as client:
+    with connect(server, caller=caller) as client:
         if allocation is not None:
             result = client.release(
                 full_name(allocation), placements=placements or None, holder=holder, fencing_token=fencing_token
@@ -70,20 +73,21 @@ def release(
         print_line(_describe_release(result))
 
 
+@calls_server
 def renew(
     *,
     allocation: AllocationArgument,
     ttl: Ttl = None,
     holder: GuardHolder = None,
     fencing_token: GuardFence = None,
-    address: Address = None,
+    server: ServerOptions = NO_OPTIONS,
     output: Output = OutputFormat.TEXT,
 ) -> None:
     """Extends a lease so that it ends --ttl from now. Never shortens it, never revives one that has ended.
 
     Without --ttl: the allocation's own.
     """
-    with connect(address) as client:
+    with connect(server) as client:
         renewal = client.renew(full_name(allocation), ttl=ttl, holder=holder, fencing_token=fencing_token)
     if output is OutputFormat.JSON:
         print_document(renewal)

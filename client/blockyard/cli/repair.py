@@ -7,8 +7,10 @@ import typer
 
 from blockyard.cli.connection import connect
 from blockyard.cli.failures import ExitCode, Recoded
-from blockyard.cli.options import Address, FleetArgument, Output, parse_timeout
+from blockyard.cli.options import FleetArgument, Output, parse_timeout
 from blockyard.cli.output import OutputFormat, print_document, print_line, print_table
+from blockyard.cli.server_choice import NO_OPTIONS, ServerOptions
+from blockyard.cli.server_options import calls_server
 from blockyard.cli.verify import describe_difference
 from blockyard.enums import CorrectionKind
 from blockyard.types import Correction, RepairReport
@@ -28,6 +30,7 @@ _WORDS: Final = {
 }
 
 
+@calls_server
 def repair(
     fleet: FleetArgument,
     *,
@@ -42,7 +45,7 @@ def repair(
             show_default="5m",
         ),
     ] = None,
-    address: Address = None,
+    server: ServerOptions = NO_OPTIONS,
     output: Output = OutputFormat.TEXT,
 ) -> None:
     """Lists the changes that make a fleet's records agree again; with --apply, makes them and ends the halt.
@@ -52,7 +55,7 @@ def repair(
     Exit code 0: nothing is left to do. 1: a change is needed or is left. 2: could not repair.
     """
     try:
-        with connect(address) as client:
+        with connect(server) as client:
             timeout_s = (DEFAULT_TIMEOUT if timeout is None else timeout).total_seconds()
             report = client.repair(fleet, apply=apply, timeout_s=timeout_s)
     except Exception as error:

@@ -11,12 +11,14 @@ import typer
 
 from blockyard.cli.connection import connect
 from blockyard.cli.failures import ExitCode, Recoded
-from blockyard.cli.options import Address, Output
+from blockyard.cli.options import Output
 from blockyard.cli.output import Document, OutputFormat, document, print_document, print_line
 from blockyard.cli.progress import counting
 from blockyard.cli.replay_drive import MAX_OPERATIONS, Replay, create_fresh_fleet
 from blockyard.cli.replay_log import LogEvent, events_in_order, read_instances, read_requests
 from blockyard.cli.replay_tally import ReplayFigures, ReplayTally
+from blockyard.cli.server_choice import NO_OPTIONS, ServerOptions
+from blockyard.cli.server_options import calls_server
 from blockyard.cli.verify import print_report
 from blockyard.client import Client
 from blockyard.enums import PlacementStrategy
@@ -47,6 +49,7 @@ class ReplayReport:
     """The check at the end; `None`: it could not be made."""
 
 
+@calls_server
 def replay(
     instances_csv: Annotated[
         Path, typer.Argument(metavar="INSTANCES.csv", help="name,total_blocks,label: registered in this order.")
@@ -72,7 +75,7 @@ def replay(
     batch: Annotated[
         int, typer.Option("--batch", min=1, max=MAX_OPERATIONS, help="At most this many operations in a call.")
     ] = DEFAULT_BATCH,
-    address: Address = None,
+    server: ServerOptions = NO_OPTIONS,
     output: Output = OutputFormat.TEXT,
 ) -> None:
     """Sends a log of requests to the service, in a fresh fleet, and ends with Verify.
@@ -87,7 +90,7 @@ def replay(
     events = list(events_in_order(requests, hold=hold))
     name = fleet or f"replay-{secrets.token_hex(4)}"
     tally = ReplayTally(instances)
-    with connect(address) as client:
+    with connect(server) as client:
         with counting("Registering instances", len(instances)) as advance:
             create_fresh_fleet(client, name, instances, advance=advance)
         with counting("Replaying", len(events)) as advance:

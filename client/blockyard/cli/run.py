@@ -23,7 +23,6 @@ from blockyard.cli.failures import CommandFailed, EndsWith, ExitCode, Recoded, u
 from blockyard.cli.held_lease import HeldLease
 from blockyard.cli.option_values import read_pairs
 from blockyard.cli.options import (
-    Address,
     Annotate,
     Blocks,
     Caller,
@@ -39,6 +38,8 @@ from blockyard.cli.options import (
     parse_duration,
 )
 from blockyard.cli.output import tell, write_duration
+from blockyard.cli.server_choice import NO_OPTIONS, ServerOptions
+from blockyard.cli.server_options import calls_server
 from blockyard.cli.signal_forwarder import SignalForwarder, SignalledBeforeStart
 from blockyard.cli.supervision import Outcome, Supervision
 from blockyard.client import Client
@@ -88,6 +89,7 @@ _Grace: TypeAlias = Annotated[
 ]
 
 
+@calls_server
 def run(
     *,
     command: Annotated[list[str], typer.Argument(metavar="CMD", help="The command and its arguments, after --.")],
@@ -109,7 +111,7 @@ def run(
     grace: _Grace = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what is held.")] = False,
     caller: Caller = None,
-    address: Address = None,
+    server: ServerOptions = NO_OPTIONS,
 ) -> None:
     """Holds blocks of one instance while CMD runs here, renews their lease, and releases them when CMD ends.
 
@@ -139,7 +141,7 @@ def run(
     job = _Job(command, cuda=cuda, grace=grace, verbose=verbose)
     try:
         # The guard is forked before the client has threads.
-        with job.signals.handling(), job.child, connect(address, caller=caller) as client:
+        with job.signals.handling(), job.child, connect(server, caller=caller) as client:
             code = _run_when_possible(job, client, fleet, request, wait_s=wait.total_seconds() if wait else 0.0)
     except SignalledBeforeStart as signalled:
         raise EndsWith(signalled.exit_code) from None

@@ -11,8 +11,10 @@ from rich.live import Live
 
 from blockyard.cli.connection import connect
 from blockyard.cli.keys import pressed_keys
-from blockyard.cli.options import Address, FleetArgument
+from blockyard.cli.options import FleetArgument
 from blockyard.cli.output import ascii_only, drawing_width, goes_to_terminal, screen
+from blockyard.cli.server_choice import NO_OPTIONS, ServerOptions
+from blockyard.cli.server_options import calls_server
 from blockyard.cli.top_frame import EVENTS_KEPT, Frame, draw_frame
 from blockyard.cli.watch import NO_ANSWER
 from blockyard.client import Client
@@ -34,13 +36,14 @@ PIPE_LINES: Final = 40
 MAX_PAGE: Final = 1000
 
 
-def top(fleet: FleetArgument, address: Address = None) -> None:
+@calls_server
+def top(fleet: FleetArgument, server: ServerOptions = NO_OPTIONS) -> None:
     """Draws a fleet and its latest events, again at each change and every 5 seconds. `q` or Ctrl-C ends it.
 
     Shows as many instances as there is room for, in the order of registration. Without a terminal it draws once.
     """
     console = screen()
-    with connect(address) as client, _Feed(client, fleet) as feed:
+    with connect(server) as client, _Feed(client, fleet) as feed:
         if goes_to_terminal():
             _show(console, feed)
         else:

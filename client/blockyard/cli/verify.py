@@ -7,13 +7,16 @@ import typer
 
 from blockyard.cli.connection import connect
 from blockyard.cli.failures import ExitCode, Recoded
-from blockyard.cli.options import Address, FleetArgument, Output, parse_timeout
+from blockyard.cli.options import FleetArgument, Output, parse_timeout
 from blockyard.cli.output import OutputFormat, print_document, print_line
+from blockyard.cli.server_choice import NO_OPTIONS, ServerOptions
+from blockyard.cli.server_options import calls_server
 from blockyard.types import Discrepancy, VerifyReport
 
 DEFAULT_TIMEOUT: Final = timedelta(minutes=5)
 
 
+@calls_server
 def verify(
     fleet: FleetArgument,
     timeout: Annotated[
@@ -26,7 +29,7 @@ def verify(
             show_default="5m",
         ),
     ] = None,
-    address: Address = None,
+    server: ServerOptions = NO_OPTIONS,
     output: Output = OutputFormat.TEXT,
 ) -> None:
     """Compares blocks, counters, allocations, exclusive owners, the journal and the server's memory; changes nothing.
@@ -34,7 +37,7 @@ def verify(
     Exit code 0: all agree. 1: they do not. 2: could not check.
     """
     try:
-        with connect(address) as client:
+        with connect(server) as client:
             report = client.verify(fleet, timeout_s=(DEFAULT_TIMEOUT if timeout is None else timeout).total_seconds())
     except Exception as error:
         raise Recoded(error, ExitCode.USAGE) from error

@@ -12,8 +12,10 @@ from rich.text import Text
 
 from blockyard.cli.connection import connect
 from blockyard.cli.events import describe_event
-from blockyard.cli.options import Address, FleetArgument, OfHolder, OfInstance, OfKind, Output
+from blockyard.cli.options import FleetArgument, OfHolder, OfInstance, OfKind, Output
 from blockyard.cli.output import OutputFormat, print_json_line, print_line, tell, write_time
+from blockyard.cli.server_choice import NO_OPTIONS, ServerOptions
+from blockyard.cli.server_options import calls_server
 from blockyard.enums import EventKind
 from blockyard.types import Event
 
@@ -38,6 +40,7 @@ _STYLES: Final = {
 _OTHER_STYLE: Final = "magenta"
 
 
+@calls_server
 def watch_events(
     fleet: FleetArgument,
     from_revision: Annotated[
@@ -50,7 +53,7 @@ def watch_events(
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="End after this many events.", show_default="never")
     ] = None,
-    address: Address = None,
+    server: ServerOptions = NO_OPTIONS,
     output: Output = OutputFormat.TEXT,
 ) -> None:
     """Shows each change of a fleet as soon as it is made, until you press Ctrl-C. Servers may come and go meanwhile.
@@ -60,7 +63,7 @@ def watch_events(
     With --output json each event is one line. Exit code 1 with COMPACTED: the journal is no longer kept from there on.
     """
     with (
-        connect(address) as client,
+        connect(server) as client,
         client.watch(
             fleet,
             from_revision=from_revision or 0,
