@@ -74,6 +74,12 @@ class EngineMetrics(Collector):
         yield CounterMetricFamily(
             "blockyard_answers_lost", "Answers whose clients went away while they were sent.", value=LOST_ANSWERS.count
         )
+        limited = CounterMetricFamily(
+            "blockyard_rate_limited", "Calls that were refused for their principal's limits.", labels=("limit",)
+        )
+        for limit, number in sorted(dict(self._edge.methods.rates.refused).items()):
+            limited.add_metric((limit,), number)
+        yield limited
         yield from _calls(self._edge.calls)
         if self._auth_file is not None:
             yield from _identity(self._edge.audit_log, self._auth_file)

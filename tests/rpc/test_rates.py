@@ -304,7 +304,7 @@ def test_a_new_auth_file_counts_at_once() -> None:
     with pytest.raises(RateLimited) as refusal:
         enter(acquire_request())
     assert refusal.value.metadata == {"limit": "calls", "maximum": "3"}
-    assert rates.refused == {"units_per_s": 1, "calls": 1}
+    assert rates.refused == {"units_per_s": 1, "calls": 1, "page_reads": 0, "watches": 0, "verifies": 0}
 
 
 def test_what_is_known_of_principals_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,7 +192,9 @@ class AllocatorServicer(object):
     def Batch(self, request, context):
         """Many acquires, releases and renewals in one call. Each is carried out by itself, in order
         within its fleet, and has its own outcome: one that is refused does not stop the others. Not a
-        transaction.
+        transaction. Calls that are under way at once have no order among each other: renewals and
+        releases may go before acquires that came earlier, and tenants take turns. The operations on one
+        fleet wait together, so a batch that acquires there does not renew there any sooner.
 
         Errors: only of the batch as a whole, such as INVALID_REQUEST for too many operations.
         """

@@ -105,7 +105,9 @@ class AllocatorStub:
     Batch: _grpc.UnaryUnaryMultiCallable[_allocator_pb2.BatchRequest, _allocator_pb2.BatchResponse]
     """Many acquires, releases and renewals in one call. Each is carried out by itself, in order
     within its fleet, and has its own outcome: one that is refused does not stop the others. Not a
-    transaction.
+    transaction. Calls that are under way at once have no order among each other: renewals and
+    releases may go before acquires that came earlier, and tenants take turns. The operations on one
+    fleet wait together, so a batch that acquires there does not renew there any sooner.
 
     Errors: only of the batch as a whole, such as INVALID_REQUEST for too many operations.
     """
@@ -199,7 +201,9 @@ class AllocatorAsyncStub(AllocatorStub):
     Batch: _aio.UnaryUnaryMultiCallable[_allocator_pb2.BatchRequest, _allocator_pb2.BatchResponse]  # type: ignore[assignment]
     """Many acquires, releases and renewals in one call. Each is carried out by itself, in order
     within its fleet, and has its own outcome: one that is refused does not stop the others. Not a
-    transaction.
+    transaction. Calls that are under way at once have no order among each other: renewals and
+    releases may go before acquires that came earlier, and tenants take turns. The operations on one
+    fleet wait together, so a batch that acquires there does not renew there any sooner.
 
     Errors: only of the batch as a whole, such as INVALID_REQUEST for too many operations.
     """
@@ -332,7 +336,9 @@ class AllocatorServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_allocator_pb2.BatchResponse, _abc.Awaitable[_allocator_pb2.BatchResponse]]:
         """Many acquires, releases and renewals in one call. Each is carried out by itself, in order
         within its fleet, and has its own outcome: one that is refused does not stop the others. Not a
-        transaction.
+        transaction. Calls that are under way at once have no order among each other: renewals and
+        releases may go before acquires that came earlier, and tenants take turns. The operations on one
+        fleet wait together, so a batch that acquires there does not renew there any sooner.
 
         Errors: only of the batch as a whole, such as INVALID_REQUEST for too many operations.
         """

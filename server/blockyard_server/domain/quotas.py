@@ -8,7 +8,7 @@ out of it as it holds. Where nobody is asked who he is there is no limit.
 Nothing is counted in the database. Memory follows the fleet's events, also those of other servers, so each server has
 the same bucket. It never holds more than what is remembered: nobody is refused before that is the maximum. It may hold
 less: at most twice the maximum is remembered, and once more for each time that the fleet is loaded, when its buckets
-are empty. For storage that is good enough, and it costs a decision nothing (docs/adr/0028).
+are empty. For storage that is good enough, and it costs a decision nothing (docs/adr/0029).
 """
 
 from dataclasses import dataclass

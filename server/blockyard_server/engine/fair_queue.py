@@ -7,7 +7,7 @@ do, and on however many fleets.
 
 If a turn has room for all that wait on its fleet, they keep the order in which they came. Otherwise classes and tenants
 take turns by the cost of their requests. The order of one tenant's requests of one class is always kept
-(docs/adr/0028).
+(docs/adr/0029).
 """
 
 from collections import deque

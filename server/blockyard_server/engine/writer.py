@@ -2,7 +2,7 @@
 
 Requests that arrive while a commit is under way share the next one. A request waits for its outcome in a future of
 its own, so a client that goes away cancels its waiting and never the commit. Classes, tenants and fleets take turns
-(`fair_queue.py`, docs/adr/0028), and so do requests and exclusive work (docs/adr/0017).
+(`fair_queue.py`, docs/adr/0029), and so do requests and exclusive work (docs/adr/0017).
 """
 
 import asyncio

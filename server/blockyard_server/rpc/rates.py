@@ -2,13 +2,14 @@
 
 Whoever asks for more is refused with RATE_LIMITED and told when to come back; nothing was done. Limits are those of the
 principal, never those of an address: behind a proxy all have the same one. Where nobody is asked who he is there are
-none (docs/adr/0028).
+none (docs/adr/0029).
 """
 
 import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Final
 
 from google.protobuf.message import Message
@@ -130,8 +131,9 @@ class Rates:
     def __init__(self, monotonic_s: Callable[[], float] = time.monotonic) -> None:
         self._monotonic_s = monotonic_s
         self._accounts: dict[str, _Account] = {}
-        self.refused: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter(dict.fromkeys((each.name for each in fields(PrincipalLimits)), 0))
         """Calls that were refused, by the name of the limit."""
+        del self.refused["burst"]  # the limit is the rate's
 
     def __len__(self) -> int:
         return len(self._accounts)
