@@ -79,8 +79,11 @@ class CredentialArguments(TypedDict, total=False):
     """Arguments of `Client` and `AsyncClient`, such as `Client(**credentials_from_environment())`."""
 
     token: str
+    """As `Client` takes it."""
     token_file: str
+    """As `Client` takes it."""
     tls: Tls
+    """As `Client` takes it."""
 
 
 def credentials_from_environment(environment: Mapping[str, str] | None = None) -> CredentialArguments:

@@ -1,6 +1,6 @@
 """Executes a page as its reader would: from top to bottom, in an empty folder, against a real server.
 
-Where a page says 127.0.0.1:7350, its own server is meant, which listens on a free port.
+Where a page says 127.0.0.1:7350, its own server is meant, which listens on a free port; 127.0.0.1:7351 is another one.
 """
 
 import contextlib
@@ -25,6 +25,10 @@ from tests.docs.snippets import Command, Program, RunByCI, RunByTest, Server, Se
 
 ROOT: Final = Path(__file__).parents[2]
 DEFAULT_ADDRESS: Final = "127.0.0.1:7350"
+SECOND_ADDRESS: Final = "127.0.0.1:7351"
+"""For a server that listens at two."""
+READY: Final = "Serving on "
+"""So begins what a server says when it serves; one with TLS cannot be asked in plain text."""
 SERVER_START_LIMIT_S: Final = 60
 SERVER_STOP_LIMIT_S: Final = 20
 COMMAND_LIMIT_S: Final = 60
@@ -66,6 +70,7 @@ class Reader:
         self.folder = folder
         self._server = stack.enter_context(ExitStack())
         self.address = _free_address()
+        self._second = _free_address()
         self.names: dict[str, object] = {"__name__": "__main__"}
         self.environment = _environment(folder, self.address)
         (folder / ".venv").symlink_to(sys.prefix)
@@ -157,7 +162,7 @@ class Reader:
             raise BrokenPromise(f"{self._at(snippet.command.line)}: {snippet.test} does not run {self.page.name}")
 
     def _here(self, text: str) -> str:
-        return text.replace(DEFAULT_ADDRESS, self.address)
+        return text.replace(DEFAULT_ADDRESS, self.address).replace(SECOND_ADDRESS, self._second)
 
     def _at(self, line: int) -> str:
         return f"{self.page.name}:{line}"
@@ -210,6 +215,8 @@ def _serves(address: str, process: subprocess.Popen[bytes], log: Path) -> bool:
             response_deserializer=HealthCheckResponse.FromString,
         )
         while process.poll() is None and time.monotonic() < give_up:
+            if READY in log.read_text(encoding="utf-8"):
+                return True
             with contextlib.suppress(grpc.RpcError):
                 answer = check(HealthCheckRequest(), timeout=1, wait_for_ready=True)
                 if answer.status == HealthCheckResponse.SERVING:

@@ -7,8 +7,11 @@ from typing import Any
 
 import typer
 
+from blockyard._credentials import INSECURE_TOKEN
 from blockyard.cli.app import app
 from blockyard.cli.failures import ExitCode
+from blockyard.cli.server_choice import CONTEXT
+from blockyard.credentials import CA, CERT, KEY, SERVER_NAME, TLS, TOKEN, TOKEN_FILE
 from blockyard_server.settings import Settings
 from tests.docs.page_runner import ROOT
 
@@ -21,8 +24,12 @@ NOT_OPTIONS = {
     "BLOCKYARD_INSTANCE",
     "BLOCKYARD_BLOCKS",
     "BLOCKYARD_FENCING_TOKEN",
+    INSECURE_TOKEN,
 }
-"""Variables that stand for no option of a client: for the reporter of a fault, the server, and the command of `run`."""
+"""Variables that stand for no option of a client: for the reporter of a fault, the server, the command of `run`, and
+tokens in plain text."""
+OF_CREDENTIALS = {CONTEXT, TOKEN, TOKEN_FILE, CA, CERT, KEY, SERVER_NAME, TLS}
+"""Those that the commands read together, so that typer does not know them."""
 
 
 def commands_of(group: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -35,12 +42,19 @@ def commands_of(group: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 ROOT_COMMAND: Any = typer.main.get_command(app)
 COMMANDS: Mapping[str, Any] = dict(commands_of(ROOT_COMMAND, "blockyard"))
-OF_THE_PROGRAM = {"--help"} | {option for parameter in ROOT_COMMAND.params for option in parameter.opts}
+OF_THE_PROGRAM = {"--help"} | {
+    option for parameter in ROOT_COMMAND.params for option in [*parameter.opts, *parameter.secondary_opts]
+}
 """What `blockyard` itself takes, before a command."""
 
 
 def options_of(*names: str) -> set[str]:
-    return {"--help"} | {option for name in names for parameter in COMMANDS[name].params for option in parameter.opts}
+    return {"--help"} | {
+        option
+        for name in names
+        for parameter in COMMANDS[name].params
+        for option in [*parameter.opts, *parameter.secondary_opts]
+    }
 
 
 def variables_of(*names: str) -> set[str]:
@@ -82,7 +96,7 @@ def test_the_page_says_every_exit_code() -> None:
 def test_the_page_names_every_variable_and_no_other() -> None:
     clients = variables_of(*(COMMANDS.keys() - {"blockyard serve"}))
 
-    assert variables_named(PAGE) == clients | NOT_OPTIONS
+    assert variables_named(PAGE) == clients | NOT_OPTIONS | OF_CREDENTIALS
 
 
 def test_the_operators_page_sends_to_the_help_that_lists_every_setting() -> None:
