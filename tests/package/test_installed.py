@@ -20,7 +20,10 @@ SDK: Final = (
     "--ignore=tests/sdk/test_client_methods.py",  # about the sources of the tree, not about what is installed
 )
 CLI: Final = (
-    *(f"tests/cli/test_{name}.py" for name in ("commands", "empty_options", "output", "replay", "version")),
+    *(
+        f"tests/cli/test_{name}.py"
+        for name in ("commands", "contexts", "credentials", "empty_options", "output", "replay", "version")
+    ),
     # Two tests quote typer's own sentence, whose words have changed.
     "-k",
     "not greater",

@@ -1,6 +1,6 @@
 """What the calls for operators send, and what they make of the answers."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from google.protobuf.empty_pb2 import Empty
@@ -14,11 +14,14 @@ from blockyard import (
     CorrectionKind,
     Discrepancy,
     EventKind,
+    Identity,
     InstanceState,
+    Permission,
     Placement,
     PlacementStrategy,
+    RoleGrant,
 )
-from blockyard.v1 import fleet_admin_pb2, ledger_pb2, resources_pb2
+from blockyard.v1 import access_pb2, fleet_admin_pb2, ledger_pb2, resources_pb2
 from tests.sdk.fake_server import FakeServer
 from tests.sdk.samples import ALLOCATION, FLEET, NAME, NODE, TIME, sent
 
@@ -168,3 +171,34 @@ def correction(
 def test_the_kind_that_only_an_answer_may_be_is_refused_as_an_argument(client: Client) -> None:
     with pytest.raises(ValueError, match="UNKNOWN is not a kind of event"):
         list(client.list_events("gpu", kinds=[EventKind.UNKNOWN]))
+
+
+def test_who_i_am_and_what_i_may(fake: FakeServer, client: Client) -> None:
+    answer = access_pb2.WhoAmIResponse(principal="sched-a", tenant="train", via="token:k3v9")
+    answer.grants.add(role="scheduler", fleets=["train-*"])
+    fake.answers("WhoAmI", answer)
+    fake.answers("CanI", access_pb2.CanIResponse(permitted=True))
+
+    assert client.who_am_i() == Identity(
+        principal="sched-a",
+        tenant="train",
+        via="token:k3v9",
+        grants=(RoleGrant("scheduler", ("train-*",)),),
+        expire_time=None,
+    )
+    assert client.can_i(Permission.READ_HOLDERS, "gpu") is True
+    assert sent(fake, "CanI") == {"permission": "READ_HOLDERS", "fleet": "fleets/gpu"}
+    answer.expire_time.FromJsonString(TIME)
+    assert client.who_am_i().expire_time == datetime.fromisoformat(TIME)
+
+
+def test_the_sdk_has_every_permission() -> None:
+    named = {name for name, number in access_pb2.Permission.items() if number}
+
+    assert {str(permission) for permission in Permission} == named
+
+
+def test_what_is_no_permission_is_refused(fake: FakeServer, client: Client) -> None:
+    with pytest.raises(ValueError, match="everything"):
+        client.can_i("everything", "gpu")  # type: ignore[arg-type]  # what a caller without types may do
+    assert fake.seen == []

@@ -18,24 +18,33 @@ from blockyard import (
     FleetPage,
     FleetSnapshot,
     Grant,
+    Identity,
     Instance,
     InvalidRequest,
     Lease,
     OutcomeUnknown,
+    Permission,
     ReleaseResult,
     Renewal,
     RepairReport,
     VerifyReport,
     Watch,
     WatchUpdate,
+    credentials_from_environment,
     operations,
 )
 from blockyard.errors import FieldViolation
 
 
+def made_of_the_environment() -> tuple[Client, AsyncClient]:
+    return Client(**credentials_from_environment()), AsyncClient(**credentials_from_environment())
+
+
 def blocking(client: Client) -> None:
     assert_type(client.acquire("gpu", holder="a", blocks=1, selector={"zone": "a"}, ttl=timedelta(minutes=1)), Grant)
     assert_type(client.release("fleets/gpu/allocations/1"), ReleaseResult)
+    assert_type(client.who_am_i(), Identity)
+    assert_type(client.can_i(Permission.READ, "gpu"), bool)
     assert_type(client.release_by_token("gpu", "t-1"), ReleaseResult)
     assert_type(client.renew("fleets/gpu/allocations/1", ttl=30), Renewal)
     assert_type(client.describe("gpu", view=DescribeView.FULL), FleetSnapshot)
