@@ -226,9 +226,9 @@ MUTANTS: Final[dict[str, Mutant]] = {
         (
             Edit(
                 "engine/batch.py",
-                "    state, records = attempt.state, Records()\n"
+                "    state.cancellations.quotas = quotas\n"
                 "    events, more_due = _expire_due(attempt, records, allowance, due)\n",
-                "    state, records = attempt.state, Records()\n    events, more_due = [], False\n",
+                "    events, more_due = [], False\n",
             ),
             Edit("domain/lease.py", "return expire_time_us is not None and expire_time_us <= now_us", "return False"),
         ),
