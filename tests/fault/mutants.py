@@ -5,6 +5,7 @@ A mutation is textual: each `old` is found exactly once in its file, or the tabl
 
 from typing import Final
 
+from tests.fault.fairness_mutants import PROOFS_OF_FAIRNESS
 from tests.fault.identity_mutants import PROOFS_OF_IDENTITY
 from tests.fault.mutant import Edit, Mutant
 
@@ -403,4 +404,5 @@ MUTANTS: Final[dict[str, Mutant]] = {
         ("tests/unit/test_ownership.py::test_another_tenant_does_not",),
     ),
     **PROOFS_OF_IDENTITY,
+    **PROOFS_OF_FAIRNESS,
 }
