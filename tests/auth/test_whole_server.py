@@ -10,7 +10,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from blockyard import Client, EventKind, NotOwner, NotPermitted, RetryPolicy, Unauthenticated
+from blockyard import Client, EventKind, LimitExceeded, NotOwner, NotPermitted, RetryPolicy, Unauthenticated
 from blockyard.reasons import Reason
 from blockyard_server.rpc.auth.tokens import new_token
 from tests.harness.patience import until
@@ -56,7 +56,9 @@ def served(tmp_path: Path) -> Iterator[Served]:
     auth_file = tmp_path / "auth.toml"
     auth_file.touch(mode=0o600)
     metrics = f"127.0.0.1:{free_port()}"
-    with ServerProcess(tmp_path, auth_file=auth_file, log_level="INFO", metrics_listen=metrics) as process:
+    with ServerProcess(
+        tmp_path, auth_file=auth_file, log_level="INFO", metrics_listen=metrics, max_open_cancellations=3
+    ) as process:
         made = Served(process, auth_file, {id_: new_token().secret for id_ in GRANTS}, metrics)
         made.write(*GRANTS)
         process.start()
@@ -64,6 +66,18 @@ def served(tmp_path: Path) -> Iterator[Served]:
             admin.create_fleet("gpu")
             admin.create_instance("gpu", "n1", total_blocks=8)
         yield made
+
+
+def test_each_cancels_no_more_tokens_than_the_server_says(served: Served) -> None:
+    with served.client("train") as train, served.client("infer") as infer:
+        for number in range(3):
+            train.release_by_token("gpu", f"t-{number}")
+        with pytest.raises(LimitExceeded) as refusal:
+            train.release_by_token("gpu", "t-3")
+        infer.release_by_token("gpu", "t-3")
+
+    assert refusal.value.metadata["limit"] == "open_cancellations"
+    assert refusal.value.metadata["maximum"] == "3"
 
 
 def test_each_does_what_its_roles_allow_and_the_journal_says_who(served: Served) -> None:
