@@ -13,7 +13,7 @@ from blockyard_server.engine.engine import Engine, EngineSettings
 from blockyard_server.engine.failures import Overloaded
 from blockyard_server.engine.sweeper import SweeperSettings
 from blockyard_server.engine.waiting_room import ROOM_FOR_OTHERS_S, Company, WaitingRoom
-from blockyard_server.engine.writer import MAX_SHARED_BATCH, WriterLimits
+from blockyard_server.engine.writer import MAX_SHARED_BATCH, MIN_SHARED_BATCH, WriterLimits
 from tests.unit.engine_stories import PATIENCE_S, Gate, acquire, create, filled_store, register, writer_over
 
 FLOOD, QUIET = Asker("flood"), Asker("quiet")
@@ -52,6 +52,18 @@ async def test_a_tenant_alone_has_large_batches_and_beside_another_small_ones() 
     assert store.commits[2:] == [("gpu", MAX_SHARED_BATCH)], "its request was in the first batch"
     await finished(*beside)
     assert max(events for _, events in store.commits[2:]) == MAX_SHARED_BATCH
+    await writer.stop()
+
+
+async def test_a_shared_batch_is_smaller_the_longer_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "SHARED_TURN_S", 1e-9)
+    store = filled_store(4096)
+    writer = writer_over(store)
+    asked = [writer.enqueue(acquire(f"t{n}"), (FLOOD, QUIET)[n % 2]) for n in range(600)]
+
+    await finished(*asked)
+
+    assert [events for _, events in store.commits[-10:]] == [MIN_SHARED_BATCH] * 9 + [600 % MIN_SHARED_BATCH]
     await writer.stop()
 
 

@@ -34,8 +34,12 @@ EXCLUSIVE_TURN_S: Final = 0.025
 COMPANY_S: Final = 1.0
 """For so long after another tenant's request a writer serves more than one: who was answered asks again at once."""
 MAX_SHARED_BATCH: Final = 128
-"""Requests of one fleet that share a transaction while more than one tenant asks, and their units: nobody's next
-request waits for longer than these take."""
+"""Requests of one fleet that share a transaction while more than one tenant asks, and their units."""
+MIN_SHARED_BATCH: Final = 16
+SHARED_TURN_S: Final = 0.02
+"""Between these bounds there are as many as take so long: nobody's next request waits for much longer."""
+RECENT: Final = 0.25
+"""The weight of the latest turn in the mean of what a unit takes."""
 MAX_BATCH_LIMITS: Final = 1000
 """For so many fleets a writer remembers that their batches were too large."""
 MAX_WAITING_EXCLUSIVE: Final = 1000
@@ -103,6 +107,8 @@ class Writer:
         self._transactor = transactor
         self._room = WaitingRoom(limits.max_waiting) if room is None else room
         self._company = Company(COMPANY_S)
+        self._unit_s = SHARED_TURN_S / MAX_SHARED_BATCH
+        """How long a unit has taken lately, in shared turns."""
         self._counts = Counts() if counts is None else counts
         self._limits = limits
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="blockyard-writer")
@@ -219,7 +225,8 @@ class Writer:
                 left_waiting = True
                 break
             served.add(fleet)
-            turn = self._queue.take(*self._most(fleet))
+            most, most_units = self._most(fleet)
+            turn = self._queue.take(most, most_units)
             self._room.leave(_askers(turn.entries))
             turn_calls = _calls(turn.entries)
             calls += turn_calls
@@ -228,14 +235,20 @@ class Writer:
             again = await self._carry_out(fleet, turn.entries)
             self._room.come_back(_askers(again))
             self._calls_waiting += _calls(again)
-            self._queue.end_turn(fleet, loop.time() - began_s, again)
+            took_s = loop.time() - began_s
+            if most_units < inf and len(turn.entries) >= MIN_SHARED_BATCH:
+                self._unit_s += RECENT * (took_s / sum(ticket.cost for ticket in turn.entries) - self._unit_s)
+            self._queue.end_turn(fleet, took_s, again)
             left_waiting = left_waiting or turn.more or bool(again)
         self._linger.note_batch(calls + self._calls_waiting, left_waiting=left_waiting)
 
     def _most(self, fleet: str) -> tuple[int, float]:
         """How many of the fleet's requests one turn takes, and how many units."""
         most = self._batch_limits.get(fleet, self._limits.max_batch)
-        return (min(most, MAX_SHARED_BATCH), MAX_SHARED_BATCH) if self._company.is_present() else (most, inf)
+        if not self._company.is_present():
+            return most, inf
+        units = min(MAX_SHARED_BATCH, max(MIN_SHARED_BATCH, int(SHARED_TURN_S / self._unit_s)))
+        return min(most, units), units
 
     async def _gather(self) -> None:
         """Waits for work: for as many calls as came together last time, but no longer than the linger."""
