@@ -5,6 +5,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -30,6 +31,9 @@ LEASES: Final = 20
 LEASE_TTL_S: Final = 6
 AT_MOST_MS: Final = 50.0
 AT_MOST_TIMES: Final = 15.0
+PAUSE_S: Final = 0.025
+"""Between two Acquires, whether or not the one before was answered: a client that waits for its answers would ask
+hardly ever while it is slow, and often while it is quick."""
 CALM_S: Final = 1.0
 """The flood is on its way for so long before it is measured."""
 
@@ -88,16 +92,19 @@ def run(scale: Scale) -> Sequence[Figure]:
     with ServerProcess(scale.folder / "server", audit_interval_s=0) as server, another_process() as load:
         server.start()
         asyncio.run(_prepare(server.address, fleets=200 if len(kinds) > 1 else 1))
-        alone = asyncio.run(_honest(server.address, seconds))
+        alone = asyncio.run(_honest(server.address, seconds, lambda: None))
         figures = [
             Figure("alone: Acquire, p50", alone.p50_ms, "ms"),
             Figure("alone: Acquire, p99", alone.p99_ms, "ms"),
         ]
         for kind in kinds:
-            flood = load.submit(_flood, server.address, kind, seconds + 2 * CALM_S)
-            time.sleep(CALM_S)
-            beside = asyncio.run(_honest(server.address, seconds))
-            figures += _figures(kind, alone, beside, flood.result())
+            floods: list[Future[Counter[str]]] = []
+
+            def begin(kind: str = kind, floods: list[Future[Counter[str]]] = floods) -> None:
+                floods.append(load.submit(_flood, server.address, kind, seconds + 2 * CALM_S))
+
+            beside = asyncio.run(_honest(server.address, seconds, begin))
+            figures += _figures(kind, alone, beside, floods[0].result())
     return figures
 
 
@@ -123,8 +130,11 @@ async def _prepare(address: str, *, fleets: int) -> None:
             await client.create_instance(FLEET, f"node-{number}", total_blocks=BLOCKS)
 
 
-async def _honest(address: str, seconds: float) -> Seen:
-    """Holds leases, and acquires and releases one block after the other. Nothing is asked twice."""
+async def _honest(address: str, seconds: float, begin: Callable[[], object]) -> Seen:
+    """Holds leases, and acquires and releases a block at each moment of a clock. Nothing is asked twice.
+
+    Once it has its leases, `begin` is called.
+    """
     seen = Seen()
 
     def note_loss(_reason: object) -> None:
@@ -135,19 +145,30 @@ async def _honest(address: str, seconds: float) -> Seen:
             lease = client.lease(FLEET, blocks=1, holder=f"lease-{number}", ttl=LEASE_TTL_S)
             lease.on_lost(note_loss)
             await leases.enter_async_context(lease)
-        until_s = time.monotonic() + seconds
+        begin()
+        await asyncio.sleep(CALM_S)
         async with grpc.aio.insecure_channel(address) as channel:
             acquire, release = _stub(channel, "Acquire"), _stub(channel, "Release")
-            while (began_s := time.monotonic()) < until_s:
-                asked = pb.AcquireRequest(fleet=f"fleets/{FLEET}", idempotency_token=uuid.uuid4().hex, holder="short")
-                asked.demands.add(blocks=1)
-                try:
-                    granted = await acquire(asked, timeout=30)
-                    seen.calls_s.append(time.monotonic() - began_s)
-                    await release(pb.ReleaseRequest(name=granted.allocation.name), timeout=30)
-                except grpc.aio.AioRpcError as failure:
-                    seen.failures[_reason_of(failure)] += 1
+            due_s, calls = time.monotonic(), list[asyncio.Task[None]]()
+            until_s = due_s + seconds
+            while (due_s := due_s + PAUSE_S) < until_s:
+                await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+                calls.append(asyncio.create_task(_acquire_and_release(acquire, release, due_s, seen)))
+            await asyncio.gather(*calls)
     return seen
+
+
+async def _acquire_and_release(
+    acquire: Callable[..., Any], release: Callable[..., Any], due_s: float, seen: Seen
+) -> None:
+    asked = pb.AcquireRequest(fleet=f"fleets/{FLEET}", idempotency_token=uuid.uuid4().hex, holder="short")
+    asked.demands.add(blocks=1)
+    try:
+        granted = await acquire(asked, timeout=30)
+        seen.calls_s.append(time.monotonic() - due_s)
+        await release(pb.ReleaseRequest(name=granted.allocation.name), timeout=30)
+    except grpc.aio.AioRpcError as failure:
+        seen.failures[_reason_of(failure)] += 1
 
 
 def _reason_of(failure: grpc.aio.AioRpcError) -> str:

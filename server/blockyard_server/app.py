@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -37,6 +38,10 @@ EXIT_MARGIN_S: Final = 5.0
 """How long after the grace the process may still be there, whatever hangs."""
 EXIT_OF_HANGING: Final = 70
 """The exit code then, EX_SOFTWARE of sysexits.h."""
+
+SWITCH_INTERVAL_S: Final = 0.001
+"""A thread that computes lets another one go on after so long, instead of Python's 5 ms. The event loop asks for its
+turn about ten times for a call, and a writer that is busy would make it wait each time (docs/adr/0029)."""
 
 _log = logging.getLogger(__name__)
 
@@ -164,6 +169,7 @@ def serve_forever(settings: Settings, *, on_ready: Callable[[RunningServer], Non
     logging.getLogger("alembic").setLevel(logging.WARNING)
     exit_ = threading.Timer(settings.drain_grace_s + EXIT_MARGIN_S, _exit_now)
     exit_.daemon = True
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         with audit_lines_on_stderr(), asyncio.Runner(loop_factory=_new_event_loop) as runner:
             runner.run(serve(settings, on_ready=on_ready, on_stop=exit_.start))

@@ -3,11 +3,10 @@
 A handler holds nothing and starts nothing: if its call is cancelled, the work that it submitted goes on.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any
 
 import grpc
 
@@ -49,12 +48,8 @@ from blockyard_server.rpc.encode_allocator import (
 from blockyard_server.rpc.encode_ledger import encode_watch_page
 from blockyard_server.rpc.error_answers import failure_of
 from blockyard_server.rpc.errors import encode_failure
+from blockyard_server.rpc.slices import Slices
 from blockyard_server.rpc.visibility import Visibility
-
-OPERATIONS_AT_ONCE: Final = 64
-"""So many operations of a batch are decoded, or encoded, before it is the turn of other calls."""
-
-T = TypeVar("T")
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -65,6 +60,7 @@ class AllocatorServicer(allocator_pb2_grpc.AllocatorServicer):
     def __init__(self, service: Service, audit_log: AuditLog) -> None:
         self._service = service
         self._audit_log = audit_log
+        self._slices = Slices()
 
     async def Acquire(self, request: pb.AcquireRequest, context: _Context) -> pb.AcquireResponse:
         """Grants every demand of the request, or none."""
@@ -129,15 +125,17 @@ class AllocatorServicer(allocator_pb2_grpc.AllocatorServicer):
     async def Batch(self, request: pb.BatchRequest, context: _Context) -> pb.BatchResponse:
         """Many operations, each with its own outcome, in order."""
         caller = decode_caller(context)
-        operations = await _in_slices(_permitted(one) for one in decode_one_by_one(request, caller))
+        asker, length = asker_for(caller), len(request.operations)
+        decoded = (_permitted(one) for one in decode_one_by_one(request, caller))
+        operations = await self._slices.run(decoded, length, asker.tenant)
         accepted = [one for one in operations if not isinstance(one, Refused)]
-        answers = iter(await self._service.submit_many(accepted, asker_for(caller)) if accepted else ())
+        answers = iter(await self._service.submit_many(accepted, asker) if accepted else ())
         results = [one if isinstance(one, Refused) else next(answers) for one in operations]
         for result in results:
             if isinstance(result, Refused):
                 self._audit_log.note_denial("Batch", result)
         message = pb.BatchResponse()
-        await _in_slices(_encode_results(message, operations, results))
+        await self._slices.run(_encode_results(message, operations, results), length, asker.tenant)
         return message
 
 
@@ -169,16 +167,6 @@ def _permitted(operation: Operation | InvalidRequest) -> Operation | Refused:
 def _too_slow(fleet: str, revision: int) -> WatcherTooSlow:
     message = f"what is sent is not read; watch fleet {fleet} on from the revision after {revision}"
     return WatcherTooSlow(message, fleet=f"fleets/{fleet}", revision=revision)
-
-
-async def _in_slices(work: Iterable[T]) -> list[T]:
-    """All of it, with turns for other calls in between: a thousand operations take several milliseconds."""
-    done = []
-    for number, one in enumerate(work, start=1):
-        done.append(one)
-        if number % OPERATIONS_AT_ONCE == 0:
-            await asyncio.sleep(0)
-    return done
 
 
 def _encode_results(
