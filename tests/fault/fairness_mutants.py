@@ -51,8 +51,8 @@ PROOFS_OF_FAIRNESS: Final[dict[str, Mutant]] = {
         (
             Edit(
                 "rpc/methods.py",
-                "                places = enter(request)  # before the check",
-                "                check(request)\n                places = enter(request)  #",
+                "            places = enter(request)  # before the check",
+                "            check(request)\n            places = enter(request)  #",
             ),
         ),
         (f"{RATES}::test_whoever_may_not_ask_may_not_ask_more_often",),

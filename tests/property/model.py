@@ -274,7 +274,7 @@ class Model(AdminModel):
             fleet.looked = None
             short = [a for a in fleet.live() if a.expire_time is not None and a.expire_time < until]
             if short:
-                fleet.record(self.now, "LEASES_EXTENDED", expire_time=until, actor="system")
+                fleet.record(self.now, "LEASES_EXTENDED", expire_time=until)
             for allocation in short:
                 assert allocation.expire_time is not None
                 assert allocation.ttl is not None

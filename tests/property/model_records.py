@@ -300,7 +300,6 @@ class Fleet:
                 holder=allocation.holder,
                 placements=self.placements(allocation.held),
                 ended=True,
-                actor="system",
             )
             allocation.state, allocation.end_time = "EXPIRED", allocation.expire_time
             self.free(allocation.held)
