@@ -61,6 +61,23 @@ def test_one_that_does_not_end_is_ended_with_what_it_started(program: str, monke
         python(program)()
 
 
+def test_what_holds_its_pipes_is_ended_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_command, "TIMEOUT_S", 2.0)
+    alive, ready = tmp_path / "alive", tmp_path / "ready"
+    for path in (alive, ready):
+        os.mkfifo(path)
+    child = f"import time; held = open({str(alive)!r}, 'w'); open({str(ready)!r}, 'w').close(); time.sleep(600)"
+    program = (
+        f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}]); open({str(ready)!r}).read()"
+    )
+
+    with os.fdopen(os.open(alive, os.O_RDONLY | os.O_NONBLOCK)) as held:
+        with pytest.raises(CommandFailed, match="has not ended"):
+            python(program)()
+        os.set_blocking(held.fileno(), True)
+        assert held.read() == ""  # it comes when nobody has the other end any more
+
+
 def test_what_it_leaves_running_is_left_alone(tmp_path: Path) -> None:
     """An agent that it starts, say."""
     question, answer = tmp_path / "question", tmp_path / "answer"

@@ -50,6 +50,7 @@ class TokenCommand:
         streams = (process.stdout, process.stderr)
         readers = [_Reader(stream) for stream in streams if stream is not None]
         deadline = time.monotonic() + TIMEOUT_S
+        ended = False
         try:
             for reader in readers:
                 reader.join(max(0.0, deadline - time.monotonic()))
@@ -58,10 +59,11 @@ class TokenCommand:
             if any(len(reader.content) > MAX_OUTPUT_BYTES for reader in readers):
                 raise self._failed(f"printed more than {MAX_OUTPUT_BYTES} bytes")
             process.wait(max(0.0, deadline - time.monotonic()))
+            ended = True
         except subprocess.TimeoutExpired:
             raise self._failed(f"has not ended after {TIMEOUT_S:g} seconds") from None
         finally:
-            if process.poll() is None:
+            if not ended:
                 _kill(process)
         return readers[0].content, readers[1].content
 
@@ -73,7 +75,7 @@ class TokenCommand:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """With what it has started: that may hold the pipes."""
+    """With what it has started: that may hold the pipes, also when the command itself has ended."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL)
