@@ -6,7 +6,7 @@ The short form, for CI, fails only on figures that do not depend on the machine'
 import sys
 from typing import Final
 
-from benchmarks.abuse import connections, cost, flood, requests, strangers, streams, tls, waiting
+from benchmarks.abuse import connections, cost, denied, flood, requests, strangers, streams, tls, waiting
 from benchmarks.stress import bursts
 from benchmarks.stress.command import main
 from benchmarks.stress.scenario import Scenario
@@ -15,6 +15,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     bursts.SCENARIO,
     strangers.SCENARIO,
     flood.SCENARIO,
+    denied.SCENARIO,
     requests.SCENARIO,
     waiting.SCENARIO,
     streams.SCENARIO,

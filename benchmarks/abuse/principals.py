@@ -22,10 +22,14 @@ class AskingServer:
     admin: NewToken
     honest: NewToken
     """Of a scheduler."""
+    without_role: NewToken
+    """Of a principal to whom nothing is granted."""
+    elsewhere: NewToken
+    """Of a scheduler on other fleets."""
 
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Of the scheduler's calls."""
-        return (("authorization", f"Bearer {self.honest.secret}"),)
+    def metadata(self, token: NewToken | None = None) -> tuple[tuple[str, str], ...]:
+        """Of the calls with a token; None: of the honest scheduler's."""
+        return (("authorization", f"Bearer {(token or self.honest).secret}"),)
 
     def memory_mib(self, line: str = "VmRSS") -> float:
         """Of the server process; `VmHWM` is the most that it ever had."""
@@ -35,23 +39,28 @@ class AskingServer:
 
 @contextmanager
 def asking_server(folder: Path, **settings: Any) -> Iterator[AskingServer]:
-    """A server with an auth file of two principals, on loopback."""
-    admin, honest = new_token(), new_token()
+    """A server with an auth file, on loopback."""
+    admin, honest, without_role, elsewhere = (new_token() for _ in range(4))
     auth_file = folder / "auth.toml"
     folder.mkdir(parents=True, exist_ok=True)
     auth_file.touch(mode=0o600)
-    auth_file.write_text(_principal("admin", "admin", admin) + _principal("honest", "scheduler", honest))
+    auth_file.write_text(
+        _principal("admin", admin, "admin")
+        + _principal("honest", honest, "scheduler")
+        + _principal("without-role", without_role)
+        + _principal("elsewhere", elsewhere, "scheduler", "other-*")
+    )
     with ServerProcess(folder, auth_file=auth_file, **settings) as process:
         process.start()
         with Client(process.address, token=admin.secret) as client:
             client.create_fleet(FLEET)
             client.create_instance(FLEET, "node", total_blocks=4096)
-        yield AskingServer(process, admin, honest)
+        yield AskingServer(process, admin, honest, without_role, elsewhere)
 
 
-def _principal(id_: str, role: str, token: NewToken) -> str:
-    grant = f'{{ role = "{role}", fleets = ["*"] }}'
-    return f'[[principal]]\nid = "{id_}"\ntokens = [{token.toml()}]\ngrant = [{grant}]\n'
+def _principal(id_: str, token: NewToken, role: str = "", fleets: str = "*") -> str:
+    grants = f'grant = [{{ role = "{role}", fleets = ["{fleets}"] }}]\n' if role else ""
+    return f'[[principal]]\nid = "{id_}"\ntokens = [{token.toml()}]\n{grants}'
 
 
 @contextmanager

@@ -139,6 +139,13 @@ async def test_a_batch_that_acquires_counts_by_its_operations() -> None:
         assert (await refusal_of(client.allocator.Acquire(acquire_request("b")))).reason == "RATE_LIMITED"
 
 
+async def test_a_batch_of_nothing_costs_as_much_as_one_that_acquires() -> None:
+    async with limited(units_per_s=0.001, burst=12) as (client, _):
+        await client.allocator.Batch(pb.BatchRequest(operations=[pb.BatchOperation()] * 110))
+
+        assert (await refusal_of(client.allocator.Acquire(acquire_request("b")))).reason == "RATE_LIMITED"
+
+
 async def test_held_blocks_of_a_full_snapshot_are_owed() -> None:
     async with limited(units_per_s=0.001, burst=4) as (client, known):
         other = await known.client("other")

@@ -126,7 +126,8 @@ class AllocatorServicer(allocator_pb2_grpc.AllocatorServicer):
         """Many operations, each with its own outcome, in order."""
         caller = decode_caller(context)
         asker, length = asker_for(caller), len(request.operations)
-        decoded = (_permitted(one) for one in decode_one_by_one(request, caller))
+        denied: dict[str, NotPermitted] = {}
+        decoded = (_permitted(one, denied) for one in decode_one_by_one(request, caller))
         operations = await self._slices.run(decoded, length, asker.tenant)
         accepted = [one for one in operations if not isinstance(one, Refused)]
         answers = iter(await self._service.submit_many(accepted, asker) if accepted else ())
@@ -150,18 +151,24 @@ def _shown(fleet: str, answer: ReleaseAnswer) -> ReleaseAnswer:
     return answer._replace(view=_visibility(fleet).changed(answer.view))
 
 
-def _permitted(operation: Operation | InvalidRequest) -> Operation | Refused:
-    """An operation of a batch with who asks it, or its refusal, in its place."""
+def _permitted(operation: Operation | InvalidRequest, denied: dict[str, NotPermitted]) -> Operation | Refused:
+    """An operation of a batch with who asks it, or its refusal, in its place. `denied` has those of the batch so far.
+
+    There is one for a fleet: thousands of operations that are denied must not cost more than those that are not.
+    """
     if isinstance(operation, InvalidRequest):
         return operation
-    principal = current_principal()
+    principal, fleet = current_principal(), operation.fleet
     if not principal.is_known:
         return operation
-    try:
-        expect_permitted(principal, Permission.ACQUIRE, operation.fleet)
-    except NotPermitted as refusal:
-        return refusal
-    return asked_by_caller(operation)
+    if fleet not in denied:
+        try:
+            expect_permitted(principal, Permission.ACQUIRE, fleet)
+        except NotPermitted as refusal:
+            denied[fleet] = refusal
+        else:
+            return asked_by_caller(operation)
+    return denied[fleet]
 
 
 def _too_slow(fleet: str, revision: int) -> WatcherTooSlow:
@@ -174,6 +181,7 @@ def _encode_results(
 ) -> Iterator[None]:
     """Fills the answer, one result after the other."""
     add_result = message.results.add
+    denied: dict[int, Any] = {}
     for operation, result in zip(operations, results, strict=True):
         into = add_result()
         match result:
@@ -183,6 +191,10 @@ def _encode_results(
                 fill_release(into.release, operation.fleet, _shown(operation.fleet, result))
             case Renewal() if not isinstance(operation, Refused):
                 fill_renewal(into.renew, operation.fleet, result)
+            case NotPermitted():
+                if id(result) not in denied:
+                    denied[id(result)] = encode_failure(result)
+                into.error.CopyFrom(denied[id(result)])
             case Exception():
                 into.error.CopyFrom(encode_failure(failure_of(result)))
             case _:

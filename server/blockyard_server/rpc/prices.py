@@ -43,13 +43,14 @@ Pricing = Price | Callable[[Any], Price]
 _CALL: Final = Price(Kind.CALL, 1.0)
 _CONTROL: Final = Price(Kind.CONTROL, 0.0)
 _VERIFY: Final = Price(Kind.VERIFY, VERIFY_UNITS)
+_CONTROLS: Final = ("renew", "release")
 FREE: Final = None
 """Is not counted: it is open to strangers, or a stream of small questions."""
 
 
 def _of_batch(request: pb.BatchRequest) -> Price:
-    """A batch that acquires nothing only renews and releases."""
-    if not any(operation.HasField("acquire") for operation in request.operations):
+    """A batch of renewals and releases alone costs as little as they do; what is neither costs as an acquire."""
+    if all(operation.WhichOneof("operation") in _CONTROLS for operation in request.operations):
         return _CONTROL
     return Price(Kind.CALL, 1.0 + len(request.operations) / OPERATIONS_PER_UNIT)
 
