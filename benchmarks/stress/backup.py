@@ -62,7 +62,7 @@ def _fill(client: Client, data: Path, size_bytes: int) -> None:
         client.create_instance("gpu", f"node-{number}", total_blocks=4096)
     words = {"first": "v" * 1000, "second": "w" * 1000}
     while os.path.getsize(data) < size_bytes:  # noqa: PTH202  # what a person would look at
-        asked = [operations.acquire("gpu", blocks=8, holder="x" * 200, annotations=words, ttl=None) for _ in range(500)]
+        asked = [operations.acquire("gpu", blocks=8, holder="x" * 200, annotations=words, ttl=None) for _ in range(400)]
         grants = [answer for answer in client.batch(asked) if isinstance(answer, Grant)]
         assert len(grants) == len(asked)
         client.batch([operations.release(grant.allocation.name) for grant in grants])
