@@ -1,5 +1,6 @@
 """From gRPC's errors to the exception tree: the ErrorInfo's reason decides, then the status."""
 
+import re
 from typing import Final
 
 import grpc
@@ -9,11 +10,14 @@ from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from blockyard.errors import BY_REASON, CallFailed, DeadlineExceeded, FieldViolation, Unavailable
+from blockyard.errors import BY_REASON, CallFailed, DeadlineExceeded, FieldViolation, LimitExceeded, Unavailable
 from blockyard.reasons import DOMAIN
 
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 _BY_STATUS: Final = {"UNAVAILABLE": Unavailable, "DEADLINE_EXCEEDED": DeadlineExceeded}
+
+_TOO_LARGE: Final = re.compile(r"(SERVER|CLIENT): Received message larger than max \((\d+) vs\. (\d+)\)")
+"""What gRPC says itself, before any Blockyard has seen the message."""
 
 
 def failure_of_error(error: grpc.RpcError, *, cancelled_here: bool = False) -> CallFailed:
@@ -29,7 +33,21 @@ def failure_of_error(error: grpc.RpcError, *, cancelled_here: bool = False) -> C
     code: grpc.StatusCode = error.code()
     if code is grpc.StatusCode.CANCELLED and not cancelled_here:
         return Unavailable(f"the call was dropped on its way ({error.details() or code.name})", status="UNAVAILABLE")
+    too_large = _TOO_LARGE.search(error.details() or "")
+    if too_large is not None:
+        return _too_large(*too_large.groups())
     return _failure(code.name, error.details() or "", [])
+
+
+def _too_large(side: str, size: str, most: str) -> LimitExceeded:
+    what, limit, who = (
+        ("request", "max_request_bytes", "server") if side == "SERVER" else ("answer", "max_answer_bytes", "client")
+    )
+    message = (
+        f"the {what} has {size} bytes, and this {who} accepts {most}: ask for less at once, such as with fewer "
+        "operations in a batch"
+    )
+    return LimitExceeded(message, status="RESOURCE_EXHAUSTED", metadata={"limit": limit, "maximum": most})
 
 
 def failure_of_status(status: Status) -> CallFailed:

@@ -13,6 +13,7 @@ from blockyard._allocator import get_allocation
 from blockyard._failures import failure_of_status
 from blockyard.errors import BY_REASON, BlockyardError, CallFailed, FieldViolation
 from blockyard.reasons import REASONS, Reason
+from blockyard.v1 import resources_pb2
 from tests.sdk.conftest import Carrier
 from tests.sdk.fake_server import Broken, FakeServer, error_status
 
@@ -79,6 +80,25 @@ def test_an_error_without_a_reason_goes_by_its_status(
     assert type(e.value) is kind
     assert e.value.status == code.name
     assert e.value.reason is None
+
+
+def test_a_request_that_the_server_finds_too_large_is_over_a_limit(fake: FakeServer, carry_out: Carrier) -> None:
+    """GRPC refuses it itself, and gives no details."""
+    with pytest.raises(
+        errors.LimitExceeded, match=r"the request has 50000\d\d bytes, and this server accepts 4194304"
+    ) as e:
+        carry_out(get_allocation("x" * 5_000_000))
+    assert e.value.metadata == {"limit": "max_request_bytes", "maximum": "4194304"}
+    assert (e.value.status, e.value.reason) == ("RESOURCE_EXHAUSTED", None)
+
+
+def test_an_answer_that_the_client_finds_too_large_is_over_a_limit(fake: FakeServer, carry_out: Carrier) -> None:
+    fake.answers("GetAllocation", lambda _: resources_pb2.Allocation(holder="x" * (1 + 64 * 1024 * 1024)))
+    with pytest.raises(
+        errors.LimitExceeded, match=r"the answer has 6710\d+ bytes, and this client accepts 67108864"
+    ) as e:
+        carry_out(get_allocation("x"))
+    assert e.value.metadata == {"limit": "max_answer_bytes", "maximum": "67108864"}
 
 
 def test_a_reason_of_a_newer_server_is_kept() -> None:
