@@ -1,5 +1,7 @@
 """Every RPC, by every role, on what the own tenant has and on what another one has: the verdicts, as a table."""
 
+from base64 import urlsafe_b64decode
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -127,6 +129,35 @@ async def test_a_list_of_fleets_shows_those_that_may_be_read() -> None:
         listed = await (await server.client("some")).admin.ListFleets(fleet_admin_pb2.ListFleetsRequest())
 
     assert [fleet.name for fleet in listed.fleets] == ["fleets/world"]
+
+
+async def test_a_list_of_fleets_tells_nothing_of_the_others_not_even_where_a_page_ends() -> None:
+    some = principal(Role.VIEWER, fleets="seen-*")
+    async with knowing(FakeService(), {"builder": principal(Role.ADMIN), "some": some}) as server:
+        builder, client = await server.client("builder"), await server.client("some")
+        for name in ("a-secret", "seen-1", "seen-2", "seen-3", "z-secret"):
+            await builder.make_fleet(name)
+        request = fleet_admin_pb2.ListFleetsRequest(page_size=1)
+        listed, tokens = [], []
+        while True:
+            page = await client.admin.ListFleets(request)
+            listed.append([fleet.name for fleet in page.fleets])
+            if not page.next_page_token:
+                break
+            tokens.append(urlsafe_b64decode(page.next_page_token))
+            request.page_token = page.next_page_token
+
+    assert listed == [["fleets/seen-1"], ["fleets/seen-2"], ["fleets/seen-3"]]
+    assert not [token for token in tokens if b"secret" in token]
+
+
+async def test_credentials_that_end_in_another_era_are_told_to_end_with_this_one() -> None:
+    """The latest that a Timestamp can say is the last second of the year 9999."""
+    late = replace(principal(Role.VIEWER), expires_s=1e12)
+    async with knowing(FakeService(), {"late": late}) as server:
+        me = await (await server.client("late")).access.WhoAmI(access_pb2.WhoAmIRequest())
+
+    assert me.expire_time.ToJsonString() == "9999-12-31T23:59:59Z"
 
 
 async def test_a_request_that_names_no_fleet_is_about_none() -> None:

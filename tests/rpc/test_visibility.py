@@ -1,5 +1,6 @@
 """What a principal's answers contain: nothing of another tenant's holders, tokens and annotations."""
 
+from base64 import urlsafe_b64decode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from blockyard.v1 import fleet_admin_pb2, ledger_pb2, resources_pb2
 from blockyard_server.domain.policy import Role
 from blockyard_server.engine.clock import SystemClock
 from blockyard_server.engine.engine import Engine, EngineSettings
+from blockyard_server.store import allocation_search
 from blockyard_server.store.sqlite.store import SqliteStore
 from tests.harness.models import copy_data_file
 from tests.rpc.principals import Known, knowing, principal
@@ -127,6 +129,27 @@ async def test_no_answer_tells_of_another_tenants_holders_tokens_and_annotations
 
     assert not [answer for answer in answers if SECRET.encode() in answer]
     assert [answer for answer in theirs if SECRET.encode() in answer], "they themselves are told"
+
+
+async def test_where_a_page_ends_does_not_tell_who_holds_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search looks at so many rows for a page: at those of all, and not at those of a holder."""
+    monkeypatch.setattr(allocation_search, "SCANNED_ROWS", 3)
+    async with serving(tmp_path) as server:
+        await (await server.client("builder")).make_fleet("gpu", "n1", blocks=64)
+        await tell_their_story(await server.client("theirs"), [("acquire", 0)] * 8)
+        viewer = await server.client("viewer")
+        for state in (None, resources_pb2.Allocation.HELD, resources_pb2.Allocation.RELEASED):
+            cursors = []
+            for holder in (f"{SECRET}-holder", "nobody-here"):
+                request = pb.ListAllocationsRequest(parent=FLEET, holder=holder)
+                if state is not None:
+                    request.state = state
+                page = await viewer.allocator.ListAllocations(request)
+                assert not page.allocations
+                cursors.append(urlsafe_b64decode(page.next_page_token)[9:])
+            assert cursors[0] == cursors[1], "behind a version and a digest of the request"
 
 
 async def test_who_may_see_holders_sees_no_tokens(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from blockyard_server.rpc.names import decode_fleet
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
+END_OF_TIME_S: Final = 253_402_300_799
+"""The last second of the year 9999: a Timestamp says no later one."""
 _PERMISSIONS: Final = {pb.Permission.Value(str(permission.name)): permission for permission in Permission}
 
 
@@ -26,7 +28,7 @@ class AccessServicer(access_pb2_grpc.AccessServicer):
         for grant in principal.policy.grants:
             message.grants.add(role=grant.role.value, fleets=grant.fleets)
         if principal.expires_s is not None:
-            message.expire_time.FromMicroseconds(int(principal.expires_s * 1_000_000))
+            message.expire_time.FromMicroseconds(int(min(principal.expires_s, END_OF_TIME_S) * 1_000_000))
         return message
 
     async def CanI(self, request: pb.CanIRequest, context: _Context) -> pb.CanIResponse:

@@ -57,8 +57,8 @@ class FleetAdminServicer(fleet_admin_pb2_grpc.FleetAdminServicer):
     async def ListFleets(self, request: pb.ListFleetsRequest, context: _Context) -> pb.ListFleetsResponse:
         """One page of fleets."""
         page = decode_list_fleets(request)
-        found = await self._service.list_fleets(after=page.after, limit=page.limit)
-        return encode_fleet_page(visible_fleets(current_principal(), found), page.scope)
+        found = await visible_fleets(current_principal(), self._service.list_fleets, page.after, page.limit)
+        return encode_fleet_page(found, page.scope)
 
     async def UpdateFleet(self, request: pb.UpdateFleetRequest, context: _Context) -> resources_pb2.Fleet:
         """Changes a fleet's own fields."""

@@ -6,7 +6,7 @@ is, everything is shown, at no cost.
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
 from blockyard_server.domain.allocation import Allocation
 from blockyard_server.domain.answers import (
@@ -16,15 +16,27 @@ from blockyard_server.domain.answers import (
     DescribePage,
     EventFilter,
     FleetListPage,
+    FleetRecord,
 )
 from blockyard_server.domain.errors import NotPermitted
 from blockyard_server.domain.events import Event, Expired, Granted, Released, Renewed, TokenWasCancelled
+from blockyard_server.domain.limits import MAX_PAGE_SIZE
 from blockyard_server.domain.policy import Permission
 from blockyard_server.domain.release import allocation_not_found
 from blockyard_server.rpc.auth.principal import Principal
 
 CallersOf = Callable[[str, Collection[int]], Awaitable[Mapping[int, str]]]
 """The callers of those of these allocations of a fleet that are remembered."""
+
+
+class ReadFleets(Protocol):
+    """Reads one page of all fleets."""
+
+    def __call__(self, *, after: str, limit: int) -> Awaitable[FleetListPage]:
+        """As `Service.list_fleets`."""
+        ...
+
+
 HIDDEN: Final = ""
 
 
@@ -128,12 +140,21 @@ class Visibility:
 _OF_ALLOCATION: Final = (Released, Renewed, Expired)
 
 
-def visible_fleets(principal: Principal, page: FleetListPage) -> FleetListPage:
-    """The fleets that the principal may read. A page may have fewer than were asked for."""
+async def visible_fleets(principal: Principal, read: ReadFleets, after: str, limit: int) -> FleetListPage:
+    """A page of the fleets that the principal may read.
+
+    It ends at one of them: where another fleet ended it, its token would name that fleet.
+    """
     if not principal.is_known:
-        return page
-    seen = [record for record in page.fleets if Permission.READ in principal.policy.on(record.fleet)]
-    return replace(page, fleets=tuple(seen))
+        return await read(after=after, limit=limit)
+    seen: list[FleetRecord] = []
+    behind: str | None = after
+    while behind is not None and len(seen) <= limit:
+        page = await read(after=behind, limit=MAX_PAGE_SIZE)
+        seen += [record for record in page.fleets if Permission.READ in principal.policy.on(record.fleet)]
+        behind = page.next_after
+    shown = tuple(seen[:limit])
+    return FleetListPage(shown, shown[-1].fleet if len(seen) > limit else None)
 
 
 def _without_token(allocation: Allocation) -> Allocation:

@@ -107,13 +107,16 @@ def _plan(fleet: str, where: AllocationFilter) -> _Plan:
         placements: Any = func.coalesce(allocations.c.remaining, allocations.c.granted)
         named = placements.contains(placement_pattern(where.instance), autoescape=True)
         plan = _Plan([*plan.indexed, _ENDED], [named, *of_holder, *in_state])
-    elif of_holder:
+    elif of_holder and where.tenant is None:
         plan = _Plan([*plan.indexed, *of_holder], in_state)
     elif where.state == "HELD":
         plan = _Plan([*plan.indexed, _LIVE])
     elif in_state:
         plan = _Plan([*plan.indexed, _ENDED], in_state)
     if where.tenant is not None:
+        if where.instance is None:
+            # By the index of holders a page would end where others' allocations are, which the reader may not see.
+            plan.rest += of_holder
         plan.rest.append(_owned_by(where.tenant, where.callers))
     return plan
 
