@@ -1,7 +1,10 @@
 """What a change of the auth file does: to those who log in, to long calls, and in the log."""
 
+import asyncio
 import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -362,3 +365,33 @@ def test_a_server_without_pyjwt_refuses_an_issuer_and_serves_tokens(
     assert login(world.open(principal(tokens(FIRST.toml()) + VIEWER)), FIRST.secret).id == "sched-a"
     with pytest.raises(AuthFileRefused, match=r"not installed \(jwt\): pip install 'blockyard\[jwt\]'"):
         world.open(world.issuer)
+
+
+async def test_a_pipe_in_the_place_of_the_file_is_refused_and_the_file_is_followed_on(world: World) -> None:
+    """To open a pipe waits for its writer: nobody would see any more that a token is revoked."""
+    of = world.open(principal(tokens(FIRST.toml()) + VIEWER))
+    async with followed(of):
+        world.path.unlink()
+        os.mkfifo(world.path)
+        async with asyncio.timeout(30):
+            assert not await of.reload_now()
+        assert of.status.problems == ("the file cannot be read: it is no regular file",)
+        assert login(of, FIRST.secret).id == "sched-a"
+        world.path.unlink()
+        world.write(principal(tokens(SECOND.toml()) + VIEWER))
+
+        await eventually(knows(of, SECOND.secret), "the good file is taken")
+    assert refusal(of, bearer(FIRST.secret))[:2] == ("token", "revoked")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_refused_and_leaves_no_descriptor_open(world: World, make: Callable[[Path], None]) -> None:
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    make(world.path)
+    before = descriptors()
+    with pytest.raises(AuthFileRefused, match="it is no regular file"):
+        FileAuthenticator(world.path)
+
+    assert descriptors() == before

@@ -5,7 +5,6 @@ misspelt key would otherwise be a rule without effect. What is absent grants not
 every key; a test compares the two.
 """
 
-import os
 import stat
 import tomllib
 from collections import defaultdict
@@ -17,6 +16,7 @@ from typing import Any, Final
 from blockyard_server.domain.policy import Grant, Role
 from blockyard_server.rpc.auth import auth_file_rules as rules
 from blockyard_server.rpc.auth.principal import PrincipalLimits
+from blockyard_server.rpc.auth.regular_file import read_regular_file
 from blockyard_server.rpc.auth.toml_table import Problems, Rule, Table, shown
 
 MAX_FILE_BYTES: Final = 2 * 1024 * 1024
@@ -122,9 +122,7 @@ class AuthFile:
 def load_auth_file(path: Path) -> AuthFile:
     """Reads the file. Raises AuthFileRefused, also if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            data = file.read(MAX_FILE_BYTES + 1)
+        data, mode = read_regular_file(path, MAX_FILE_BYTES + 1)
     except OSError as error:
         raise AuthFileRefused([f"the file cannot be read: {error.strerror or error}"]) from error
     if len(data) > MAX_FILE_BYTES:

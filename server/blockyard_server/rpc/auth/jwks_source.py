@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 from urllib.parse import unquote, urlsplit
 
 from blockyard_server.rpc.auth.auth_file import IssuerEntry
+from blockyard_server.rpc.auth.regular_file import read_regular_file
 
 MAX_JWKS_BYTES: Final = 256 * 1024
 TIMEOUT_S: Final = 5.0
@@ -77,8 +78,7 @@ class FileSource:
             return None
         self._signature = None
         try:
-            with self._path.open("rb") as file:
-                data = file.read(MAX_JWKS_BYTES + 1)
+            data = read_regular_file(self._path, MAX_JWKS_BYTES + 1).data
         except (OSError, ValueError) as error:
             raise JwksFailed(f"{self._path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
         _check_size(data)
