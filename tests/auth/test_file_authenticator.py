@@ -297,3 +297,14 @@ def test_a_refused_jwt_is_not_remembered(world: World) -> None:
 def test_a_static_token_that_looks_like_a_jwt_is_a_static_token(world: World) -> None:
     line = f'{{ id = "x", sha256 = "{sha256(b"a.b.c").hexdigest()}" }}'
     assert login(world.open(principal(tokens(line) + VIEWER), world.issuer), "a.b.c").via == "token:x"
+
+
+def test_a_tenant_owns_what_any_of_its_principals_names(world: World) -> None:
+    of = world.open(
+        principal(tokens(FIRST.toml()) + VIEWER + 'callers = ["old"]\n'),
+        principal(tokens(SECOND.toml()) + VIEWER, "sched-b"),
+        principal(tokens(OTHER.toml()) + VIEWER, "other", "prod"),
+    )
+
+    assert [login(of, each.secret).owns("old") for each in (FIRST, SECOND, OTHER)] == [True, True, False]
+    assert all(of.is_still_valid(login(of, each.secret)) for each in (FIRST, SECOND, OTHER))

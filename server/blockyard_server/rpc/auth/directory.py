@@ -73,8 +73,11 @@ class Directory:
         self.issuers: Mapping[str, IssuerEntry] = {issuer.iss: issuer for issuer in file.issuers}
         """By `iss`."""
         self._policies = {entry.id: Policy(entry.grants) for entry in file.principals}
+        self._callers_of: dict[str, frozenset[str]] = {}
+        for entry in file.principals:
+            self._callers_of[entry.tenant] = self._callers_of.get(entry.tenant, frozenset()).union(entry.callers)
         self.tokens: Mapping[bytes, FilePrincipal] = {
-            token.sha256: _principal(
+            token.sha256: self._principal(
                 entry, self._policies[entry.id], f"token:{token.id}", TokenProof(token.sha256), token.not_after_s
             )
             for entry in file.principals
@@ -100,7 +103,7 @@ class Directory:
         if found is None:
             raise Unauthenticated(Scheme.CERTIFICATE, Hint.UNKNOWN)
         name, entry = found
-        principal = _principal(entry, self._policies[entry.id], proof_by(name), CertificateProof(name))
+        principal = self._principal(entry, self._policies[entry.id], proof_by(name), CertificateProof(name))
         if len(self._by_names) >= MAX_CERTIFICATES:
             self._by_names.clear()
         self._by_names[names] = principal
@@ -115,7 +118,7 @@ class Directory:
         via = f"jwt:{issuer.name}"
         entry = self._subjects.get(JwtSubject(issuer.name, jwt.proof.subject))
         if entry is not None:
-            return _principal(entry, self._policies[entry.id], via, jwt.proof, jwt.expires_s)
+            return self._principal(entry, self._policies[entry.id], via, jwt.proof, jwt.expires_s)
         if issuer.map is None:
             raise Unauthenticated(Scheme.JWT, Hint.UNKNOWN, via)
         tenant, id_ = _mapped_names(issuer.map, jwt, via)
@@ -123,7 +126,7 @@ class Directory:
             raise Unauthenticated(Scheme.JWT, Hint.NAME_TAKEN, via)
         entry = PrincipalEntry(id_, tenant, weight=issuer.map.weight, limits=issuer.map.limits)
         proof = JwtProof(issuer, jwt.proof.subject, jwt.proof.key, mapped=True)
-        return _principal(entry, self._mapped_policy(issuer, tenant), via, proof, jwt.expires_s)
+        return self._principal(entry, self._mapped_policy(issuer, tenant), via, proof, jwt.expires_s)
 
     def still_has(self, principal: FilePrincipal) -> bool:
         """Whether its proof would lead to the same principal with the same rights. Expiry and keys are not asked."""
@@ -148,7 +151,27 @@ class Directory:
                 )
 
     def _is_entry(self, principal: FilePrincipal, entry: PrincipalEntry) -> bool:
-        return _rights(principal) == (entry.id, entry.tenant, entry.grants, frozenset(entry.callers))
+        return _rights(principal) == (entry.id, entry.tenant, entry.grants, self._callers_of[entry.tenant])
+
+    def _principal(
+        self,
+        entry: PrincipalEntry,
+        policy: Policy,
+        via: str,
+        proof: TokenProof | CertificateProof | JwtProof,
+        expires_s: float | None = None,
+    ) -> FilePrincipal:
+        return FilePrincipal(
+            entry.id,
+            entry.tenant,
+            via,
+            policy,
+            self._callers_of.get(entry.tenant, frozenset()),
+            entry.weight,
+            entry.limits,
+            expires_s,
+            proof=proof,
+        )
 
     def _is_taken(self, tenant: str, id_: str) -> bool:
         """A mapped name must not be that of an owner of the time before identities, nor of an entry of the file."""
@@ -170,26 +193,6 @@ class Directory:
                 self._mapped_policies.clear()
             self._mapped_policies[key] = policy
         return policy
-
-
-def _principal(
-    entry: PrincipalEntry,
-    policy: Policy,
-    via: str,
-    proof: TokenProof | CertificateProof | JwtProof,
-    expires_s: float | None = None,
-) -> FilePrincipal:
-    return FilePrincipal(
-        entry.id,
-        entry.tenant,
-        via,
-        policy,
-        frozenset(entry.callers),
-        entry.weight,
-        entry.limits,
-        expires_s,
-        proof=proof,
-    )
 
 
 def _rights(principal: Principal) -> tuple[object, ...]:
