@@ -22,4 +22,4 @@ def reflection_stream(blockyard: Blockyard, version: str) -> Any:
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
     )
-    return call()
+    return call(metadata=blockyard.metadata)

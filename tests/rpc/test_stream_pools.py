@@ -12,10 +12,12 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from blockyard import AsyncClient
 from blockyard.v1 import allocator_pb2 as pb
+from blockyard_server.domain.policy import Role
 from blockyard_server.rpc.reflection import ReflectionLimits
 from blockyard_server.rpc.server import EdgeSettings, build_server
 from tests.harness.process import free_port
 from tests.rpc.fake_service import FakeService
+from tests.rpc.principals import knowing, principal
 from tests.rpc.reflection import VERSIONS, reflection_stream
 from tests.rpc.wire import Blockyard, acquire_request, refusal_of
 
@@ -148,3 +150,22 @@ async def test_reflection_can_be_off() -> None:
 async def ask(stream: Any) -> Any:
     await stream.write(reflection_pb2.ServerReflectionRequest(list_services=""))
     return await stream.read()
+
+
+async def test_one_principal_does_not_take_all_streams_of_reflection() -> None:
+    """However many connections it has."""
+    principals = {name: principal(Role.VIEWER, tenant=name) for name in ("greedy", "other")}
+    async with knowing(FakeService(), principals, EdgeSettings(max_reflection_streams=8)) as server:
+        opened: list[object] = []
+        for _ in range(3):
+            stream = reflection_stream(await server.client("greedy"), "v1")
+            await stream.write(reflection_pb2.ServerReflectionRequest(list_services="*"))
+            try:
+                opened.append(bool((await stream.read()).list_services_response.service))
+            except grpc.aio.AioRpcError as refusal:
+                opened.append(refusal.code())
+        other = reflection_stream(await server.client("other"), "v1")
+        await other.write(reflection_pb2.ServerReflectionRequest(list_services="*"))
+
+        assert opened == [True, True, grpc.StatusCode.UNAVAILABLE]
+        assert (await other.read()).list_services_response.service

@@ -73,6 +73,7 @@ class Blockyard:
     def __init__(self, channel: grpc.aio.Channel, metadata: Sequence[tuple[str, str]] = ()) -> None:
         """`metadata` goes with each call."""
         self.channel = channel
+        self.metadata = tuple(metadata)
         self.allocator: Any = _WithMetadata(allocator_pb2_grpc.AllocatorStub(channel), metadata)
         self.admin: Any = _WithMetadata(fleet_admin_pb2_grpc.FleetAdminStub(channel), metadata)
         self.ledger: Any = _WithMetadata(ledger_pb2_grpc.LedgerStub(channel), metadata)

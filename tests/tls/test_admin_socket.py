@@ -55,8 +55,8 @@ async def test_only_its_owner_may_open_it_and_is_root_there(tmp_path: Path, path
     assert admin == f"unix:{path}"
     assert modes == (0o600, 0o600)
     assert at_the_port is grpc.StatusCode.UNAUTHENTICATED
-    assert at_the_socket == ("root", "admin", "socket")
-    assert {(event.actor, event.via) for event in events.events} == {("admin/root", "socket")}
+    assert at_the_socket == ("root", "@socket", "socket")
+    assert {(event.actor, event.via) for event in events.events} == {("@socket/root", "socket")}
     assert not is_there(path), "the server removes it at its end"
 
 
@@ -86,12 +86,12 @@ async def test_a_second_server_is_refused_and_the_first_goes_on(tmp_path: Path, 
         with pytest.raises(StartFailed, match="another server has it; stop that one, or choose another"):
             await asyncio.to_thread(second.start)
         async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
-            assert await who_am_i(channel) == ("root", "admin", "socket")
+            assert await who_am_i(channel) == ("root", "@socket", "socket")
         assert first.terminate() == 0
         assert not is_there(path)
         await asyncio.to_thread(second.start)
         async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
-            assert await who_am_i(channel) == ("root", "admin", "socket")
+            assert await who_am_i(channel) == ("root", "@socket", "socket")
 
 
 async def test_after_a_kill_the_next_server_takes_the_socket_that_was_left(tmp_path: Path, path: Path) -> None:

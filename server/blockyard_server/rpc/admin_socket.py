@@ -19,8 +19,8 @@ from blockyard_server.rpc.auth.authenticator import Certificate, Metadata, Unaut
 from blockyard_server.rpc.auth.principal import Principal
 
 OWNER_ONLY: Final = 0o600
-ROOT: Final = Principal("root", "admin", "socket")
-"""Whoever may open the socket: an admin of every fleet."""
+ROOT: Final = Principal("root", "@socket", "socket")
+"""Who may open the socket: an admin of every fleet. The tenant is no id: no auth file and no JWT can name it."""
 _PROBE_S: Final = 1.0
 
 

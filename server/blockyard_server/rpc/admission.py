@@ -7,11 +7,12 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import grpc
 
 from blockyard_server.engine.failures import Overloaded, ShuttingDown
+from blockyard_server.rpc.auth.principal import principal_so_far
 from blockyard_server.rpc.errors import encode_abort
 from blockyard_server.rpc.interceptors import Context, Handler, Method
 from blockyard_server.rpc.load_shedding import MIN_UNDER_WAY, RecentLatency
@@ -20,32 +21,48 @@ from blockyard_server.rpc.load_shedding import MIN_UNDER_WAY, RecentLatency
 class StreamPool:
     """The places of streams of one kind."""
 
-    def __init__(self, most: int, *, per_connection: int | None = None, dispensable: bool = False) -> None:
+    def __init__(
+        self,
+        most: int,
+        *,
+        per_connection: int | None = None,
+        per_principal: int | None = None,
+        dispensable: bool = False,
+    ) -> None:
         """`most` may be open at once, and of these `per_connection` on one connection; None: as many as on all.
+
+        `per_principal`: as many may be open of one known principal, on all its connections.
 
         `dispensable`: one more is answered UNIMPLEMENTED, by which a client of the health service knows to go on
         without a watch; with any other answer it would take the server for one that does not serve.
         """
         self._most = self._free = most
         self._per_connection = most if per_connection is None else per_connection
+        self._per_principal = most if per_principal is None else per_principal
         self._dispensable = dispensable
-        self._open: Counter[str] = Counter()
-        """Streams by connection."""
+        self._by_connection: Counter[str] = Counter()
+        self._by_principal: Counter[str] = Counter()
 
-    def take(self, connection: str) -> bool:
-        """Whether there was a place; `give_back` it."""
-        if self._free <= 0 or self._open[connection] >= self._per_connection:
+    def take(self, connection: str, principal: str | None = None) -> bool:
+        """Whether there was a place; `give_back` it. `principal` is None where nobody was asked who he is."""
+        if (
+            self._free <= 0
+            or self._by_connection[connection] >= self._per_connection
+            or (principal is not None and self._by_principal[principal] >= self._per_principal)
+        ):
             return False
         self._free -= 1
-        self._open[connection] += 1
+        self._by_connection[connection] += 1
+        if principal is not None:
+            self._by_principal[principal] += 1
         return True
 
-    def give_back(self, connection: str) -> None:
+    def give_back(self, connection: str, principal: str | None = None) -> None:
         """The stream has ended."""
         self._free += 1
-        self._open[connection] -= 1
-        if not self._open[connection]:
-            del self._open[connection]
+        _less(self._by_connection, connection)
+        if principal is not None:
+            _less(self._by_principal, principal)
 
     async def refuse(self, context: Context) -> None:
         """Ends a stream for which there is no place."""
@@ -54,6 +71,15 @@ class StreamPool:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, message)
         message = f"{self._most} streams are open, the most that this server accepts; nothing was done, try again"
         await _refuse(context, Overloaded(message, maximum=self._most))
+
+
+def _principal_of(context: Context) -> str | None:
+    """What tells one principal from another; None where nobody was asked who he is."""
+    principal = principal_so_far()
+    if principal is None:
+        # By its certificate, which is looked at later.
+        return repr(cast("Any", context.auth_context()).get("x509_pem_cert"))
+    return principal.name if principal.is_known else None
 
 
 class Admission:
@@ -133,15 +159,21 @@ class Admission:
         async def admitted(incoming: Any, context: Context) -> None:
             if self._refuses_streams:
                 await _refuse(context, _stopping())
-            connection = context.peer()
-            if not pool.take(connection):
+            connection, principal = context.peer(), _principal_of(context)
+            if not pool.take(connection, principal):
                 await pool.refuse(context)
             try:
                 await proceed(incoming, context)
             finally:
-                pool.give_back(connection)
+                pool.give_back(connection, principal)
 
         return admitted
+
+
+def _less(counts: Counter[str], key: str) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
 
 
 async def _refuse(context: Context, failure: Overloaded | ShuttingDown) -> None:

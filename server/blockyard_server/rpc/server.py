@@ -48,6 +48,7 @@ MAX_LOCAL_CONNECTIONS: Final = 16
 """Connections to the admin socket open at once; those who have it have no use for more."""
 
 
+REFLECTION_SHARE: Final = 4
 _REFLECTION_LIMITS: Final = ReflectionLimits()
 
 
@@ -70,7 +71,7 @@ class EdgeSettings:
     reflection: bool = True
     """Whether server reflection is served."""
     max_reflection_streams: int = 32
-    """Of both versions together."""
+    """Of both versions together; a known principal may have a quarter of them."""
     reflection_limits: ReflectionLimits = _REFLECTION_LIMITS
     """What each of these streams may take."""
     max_request_bytes: int = MAX_REQUEST_BYTES
@@ -262,7 +263,9 @@ def _stream_pools(settings: EdgeSettings) -> dict[str, StreamPool]:
     health_watches = StreamPool(
         settings.max_connections, per_connection=settings.max_health_watches_per_connection, dispensable=True
     )
-    reflection = StreamPool(settings.max_reflection_streams)
+    reflection = StreamPool(
+        settings.max_reflection_streams, per_principal=max(1, settings.max_reflection_streams // REFLECTION_SHARE)
+    )
     return {
         _service(health_pb2, "Health").full_name: health_watches,
         V1.full_name: reflection,
