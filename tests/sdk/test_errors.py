@@ -82,7 +82,7 @@ def test_an_error_without_a_reason_goes_by_its_status(
     assert e.value.reason is None
 
 
-def test_a_request_that_the_server_finds_too_large_is_over_a_limit(fake: FakeServer, carry_out: Carrier) -> None:
+def test_a_request_that_the_server_finds_too_large_is_over_a_limit(carry_out: Carrier) -> None:
     """GRPC refuses it itself, and gives no details."""
     with pytest.raises(
         errors.LimitExceeded, match=r"the request has 50000\d\d bytes, and this server accepts 4194304"
