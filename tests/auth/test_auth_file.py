@@ -381,7 +381,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     cases = [(path, "the file cannot be read: No such file or directory")]
     folder = tmp_path / "folder"
     folder.mkdir()
-    cases.append((folder, "the file cannot be read: Is a directory"))
+    cases.append((folder, "the file cannot be read: it is no regular file"))
     for name, content, problem in [
         ("latin", b"\xe9", "the file is not UTF-8, from byte 0 on"),
         ("large", b"#" * (MAX_FILE_BYTES + 1), f"the file is larger than {MAX_FILE_BYTES} bytes"),

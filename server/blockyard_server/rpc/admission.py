@@ -69,7 +69,11 @@ class StreamPool:
         if self._dispensable:
             message = "as many of these streams are open as this server accepts; go on without one"
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, message)
-        message = f"{self._most} streams are open, the most that this server accepts; nothing was done, try again"
+        each = f", {self._per_principal} of one principal" if self._per_principal < self._most else ""
+        message = (
+            f"as many streams of this kind are open as this server accepts, {self._most} in all{each}; nothing was done, "
+            "try again when one has ended"
+        )
         await _refuse(context, Overloaded(message, maximum=self._most))
 
 
