@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -148,6 +149,7 @@ _WRONG: st.SearchStrategy[Any] = st.sampled_from(
 ).map(copy.deepcopy)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(document=files(), data=st.data())
 def test_a_file_with_changed_values_is_taken_or_refused_and_tells_no_token(
@@ -186,6 +188,7 @@ def test_any_text_is_taken_or_refused(text: str) -> None:
     assert not isinstance(found, tuple) or found
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(document=files(), length=st.integers(0, 400))
 def test_a_file_that_ends_too_soon_never_grants_more(document: dict[str, Any], length: int) -> None:

@@ -44,6 +44,7 @@ def test_a_backup_says_what_it_is_and_a_server_goes_on_from_it(data: Path, tmp_p
         assert client.verify("gpu").clean
 
 
+@pytest.mark.slow
 def test_the_file_is_found_by_the_servers_own_variable_also_while_it_serves(tmp_path: Path) -> None:
     data, file = tmp_path / "blockyard.db", tmp_path / "copy.db"
     with serving(data) as address, Client(address) as client:
@@ -65,6 +66,7 @@ def test_the_file_is_found_by_the_servers_own_variable_also_while_it_serves(tmp_
     assert forced.code == 0
 
 
+@pytest.mark.slow
 def test_data_in_a_postgresql_is_left_to_its_own_programs(data: Path, tmp_path: Path) -> None:
     variables = {"BLOCKYARD_DATABASE": "postgresql://me:s3cret@127.0.0.1:1/x"}
 
@@ -79,6 +81,7 @@ def test_data_in_a_postgresql_is_left_to_its_own_programs(data: Path, tmp_path: 
     assert NOBODY("backup", str(tmp_path / "copy.db"), "--data", str(data), environment=variables).code == 0
 
 
+@pytest.mark.slow
 def test_wrong_data_is_no_backup_and_the_exit_code_says_so(data: Path, tmp_path: Path) -> None:
     data.write_bytes(b"Nothing that SQLite has written. " * 200)
 
@@ -103,6 +106,7 @@ def test_a_disk_that_takes_no_more_leaves_nothing_behind(data: Path, tmp_path: P
     assert sorted(path.name for path in tmp_path.glob("copy*")) == []
 
 
+@pytest.mark.slow
 def test_a_terminal_sees_how_far_it_is(data: Path, tmp_path: Path) -> None:
     pid, screen = pty.fork()
     if pid == 0:
@@ -118,6 +122,7 @@ def test_a_terminal_sees_how_far_it_is(data: Path, tmp_path: Path) -> None:
     assert b"is a backup of" in shown.replace(b"\r\n", b"")
 
 
+@pytest.mark.slow
 def test_without_the_servers_parts_it_says_what_to_install(data: Path, tmp_path: Path) -> None:
     hidden = "import sys; sys.modules['sqlalchemy'] = None; from blockyard.cli import main; sys.exit(main())"
 
@@ -146,6 +151,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_during_the_check_ends_it_and_leaves_nothing_behind(data: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [COMMAND[0], "-c", INTERRUPTED, "backup", str(tmp_path / "copy.db"), "--data", str(data)],

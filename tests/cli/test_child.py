@@ -14,6 +14,7 @@ import pytest
 from blockyard.cli.own_cgroup import OwnCgroup
 from blockyard.cli.supervision import Outcome
 from tests.cli.processes import is_running, read_pid
+from tests.harness.samples import some_at_first
 
 Runner = Callable[..., Outcome]
 LONG_S = 100
@@ -59,7 +60,7 @@ READY = "import os, signal, sys, time; "
 SAY_READY = "open(os.environ['READY'], 'w').write('x'); "
 
 
-@pytest.mark.parametrize("code", [0, 1, 42, 255])
+@pytest.mark.parametrize("code", some_at_first([0, 1, 255, 42], 1))
 def test_the_exit_code_is_the_commands(run_to_its_end: Runner, code: int) -> None:
     assert run_to_its_end(f"raise SystemExit({code})") == Outcome(code, stopped=False)
 
@@ -88,6 +89,7 @@ def test_a_command_that_ignores_sigterm_is_killed_after_the_grace(run_to_its_end
     assert run_to_its_end(script, LEASE_GONE, grace_s=0.05) == Outcome(128 + signal.SIGKILL, stopped=True)
 
 
+@pytest.mark.slow
 def test_a_command_that_is_paused_is_stopped_all_the_same(run_to_its_end: Runner) -> None:
     script = f"{READY}{SAY_READY}os.kill(os.getpid(), signal.SIGSTOP); time.sleep({LONG_S})"
 
@@ -111,6 +113,7 @@ def test_a_command_that_does_not_exist_raises_what_exec_said() -> None:
     assert "FileNotFoundError" in drive(["no-such-command-anywhere"], ()).stderr
 
 
+@pytest.mark.slow
 def test_a_command_of_another_user_that_cannot_be_signalled_is_waited_for(run_to_its_end: Runner) -> None:
     script = "import os, time; open(os.environ['READY'], 'w').close(); time.sleep(0.5); raise SystemExit(7)"
 
@@ -146,6 +149,7 @@ def test_what_a_command_leaves_behind_is_gone_when_it_is_over(
     assert not is_running(read_pid(tmp_path / "worker"))
 
 
+@pytest.mark.slow
 @every_place
 def test_after_a_lost_lease_workers_that_ignore_sigterm_are_killed_after_the_grace(
     run_to_its_end: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
@@ -172,6 +176,7 @@ def test_where_there_is_no_linux_the_process_group_is_ended(
     assert not is_running(read_pid(tmp_path / "worker"))
 
 
+@pytest.mark.slow
 def test_processes_that_fork_and_leave_all_the_time_do_not_outrun_it(run_to_its_end: Runner, tmp_path: Path) -> None:
     # Each of them lives for a hundredth of a second, in a session of its own, and leaves the next one behind.
     runner = (
@@ -197,6 +202,7 @@ def test_processes_that_fork_and_leave_all_the_time_do_not_outrun_it(run_to_its_
     assert (tmp_path / "worker").read_text() == last
 
 
+@pytest.mark.slow
 def test_what_is_about_to_end_by_itself_is_left_to_its_work(run_to_its_end: Runner, tmp_path: Path) -> None:
     # As `tee` in `command > >(tee log)`: it ends when it has seen the end of its input.
     reader = "import os, sys; text = sys.stdin.read(); open(os.environ['FOLDER'] + '/log', 'w').write(text)"

@@ -83,6 +83,7 @@ def test_what_no_rule_repairs_is_shown_and_the_exit_code_stays_1(drifted: Comman
     assert left in verified.out
 
 
+@pytest.mark.slow
 def test_a_fleet_that_is_not_there_cannot_be_repaired(drifted: CommandLine) -> None:
     assert drifted("repair", "nowhere").code == 2
 

@@ -162,6 +162,7 @@ def test_sigtstp_to_run_stops_the_command_with_it_and_sigcont_lets_both_go_on(
     assert job.is_over()
 
 
+@pytest.mark.slow
 def test_a_command_that_was_let_go_on_behind_the_back_of_a_stopped_run_is_gone_in_time(
     start: Callable[..., Job], client: Client, narrow: str
 ) -> None:
@@ -175,6 +176,7 @@ def test_a_command_that_was_let_go_on_behind_the_back_of_a_stopped_run_is_gone_i
     assert job.is_over()
 
 
+@pytest.mark.slow
 def test_when_all_were_stopped_the_command_works_no_more_once_its_block_is_somebody_elses(
     start: Callable[..., Job], client: Client, narrow: str, tmp_path: Path
 ) -> None:
@@ -213,6 +215,7 @@ def test_a_guard_that_is_killed_takes_the_command_with_it(
     client.acquire(narrow, blocks=1, holder="next")
 
 
+@pytest.mark.slow
 def test_a_guard_that_is_stopped_is_let_go_on(start: Callable[..., Job], client: Client, narrow: str) -> None:
     job = start()
     os.kill(job.guard, signal.SIGSTOP)
@@ -227,6 +230,7 @@ def test_a_guard_that_is_stopped_is_let_go_on(start: Callable[..., Job], client:
     assert job.is_over()
 
 
+@pytest.mark.slow
 def test_a_guard_that_is_killed_before_there_are_blocks_ends_the_wait(
     blockyard: CommandLine, client: Client, narrow: str
 ) -> None:
@@ -244,6 +248,7 @@ def test_a_guard_that_is_killed_before_there_are_blocks_ends_the_wait(
     assert "The guard of the command was ended" in err
 
 
+@pytest.mark.slow
 def test_when_both_are_killed_at_once_the_first_process_of_the_command_dies_with_them(
     start: Callable[..., Job],
 ) -> None:
@@ -267,6 +272,7 @@ def test_the_guard_ends_with_run(start: Callable[..., Job], tmp_path: Path) -> N
     assert not is_running(job.guard)
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_guard_is_one_to_the_command(blockyard: CommandLine, fleet: str) -> None:
     # The command takes its parent for `run`.
     run = blockyard.start("run", "--fleet", fleet, "--", "sh", "-c", f"kill -TERM $PPID; sleep {LONG_S}")
@@ -322,7 +328,7 @@ SLEEPING = (
 """`blockyard` on a machine that has been suspended for an hour as soon as there is a certain file."""
 
 
-@pytest.mark.parametrize("kept", ["both awake", "run stopped"])
+@pytest.mark.parametrize("kept", ["both awake", pytest.param("run stopped", marks=pytest.mark.slow)])
 def test_after_the_machine_slept_longer_than_the_lease_the_command_is_killed_without_grace(
     start: Callable[..., Job], tmp_path: Path, kept: str
 ) -> None:
@@ -409,6 +415,7 @@ def type_run(shell: Shell, narrow: str, tmp_path: Path) -> Callable[[str], int]:
     return type_run
 
 
+@pytest.mark.slow
 def test_a_job_that_was_stopped_longer_than_its_lease_is_gone_and_fg_says_why(
     shell: Shell, type_run: Callable[[str], int], client: Client, narrow: str
 ) -> None:

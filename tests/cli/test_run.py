@@ -28,6 +28,7 @@ from blockyard import (
 from blockyard.cli.failures import CommandFailed, ExitCode
 from blockyard.cli.run import exit_code_without_blocks
 from tests.cli.conftest import CommandLine, Finished, serving
+from tests.harness.samples import some_at_first
 
 LONG_S = 100
 """Longer than any test may take."""
@@ -71,11 +72,14 @@ def test_the_command_learns_what_it_holds_and_the_blocks_are_released_after_it(
     assert busy(client, fleet) == 1
 
 
+@pytest.mark.slow
 def test_without_cuda_the_devices_are_left_alone(blockyard: CommandLine, fleet: str) -> None:
     assert "CUDA_VISIBLE_DEVICES" not in run(blockyard, "--fleet", fleet, "--", "env").out
 
 
-@pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -KILL $$", 128 + 9)])
+@pytest.mark.parametrize(
+    ("script", "code"), some_at_first([("exit 0", 0), ("exit 3", 3), ("kill -KILL $$", 128 + 9)], 1)
+)
 def test_the_exit_code_is_the_commands(
     blockyard: CommandLine, client: Client, fleet: str, script: str, code: int
 ) -> None:
@@ -87,6 +91,7 @@ def test_options_behind_the_command_are_the_commands_own(blockyard: CommandLine,
     assert run(blockyard, "--fleet", fleet, "echo", "--fleet", "-v").out == "--fleet -v\n"
 
 
+@pytest.mark.slow
 def test_a_command_that_does_not_exist_is_127_and_one_that_cannot_be_executed_126(
     blockyard: CommandLine, client: Client, fleet: str, tmp_path: Path
 ) -> None:
@@ -102,7 +107,7 @@ def test_a_command_that_does_not_exist_is_127_and_one_that_cannot_be_executed_12
     assert busy(client, fleet) == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize("number", some_at_first([signal.SIGINT, signal.SIGUSR1, signal.SIGHUP, signal.SIGTERM], 1))
 def test_a_signal_is_passed_on_and_the_command_decides(
     blockyard: CommandLine, client: Client, fleet: str, number: signal.Signals
 ) -> None:
@@ -121,6 +126,7 @@ def test_a_signal_is_passed_on_and_the_command_decides(
     assert busy(client, fleet) == 0
 
 
+@pytest.mark.slow
 def test_a_command_that_a_passed_on_signal_ends_has_128_and_its_number(
     blockyard: CommandLine, client: Client, fleet: str
 ) -> None:
@@ -166,6 +172,7 @@ def test_a_lost_lease_stops_the_command(blockyard: CommandLine, client: Client, 
     assert "The lease is lost, stopping the command: " in err
 
 
+@pytest.mark.slow
 def test_a_command_that_ends_with_0_after_its_lease_was_lost_has_not_succeeded(
     blockyard: CommandLine, client: Client, fleet: str
 ) -> None:
@@ -225,6 +232,7 @@ def test_with_wait_it_starts_once_there_is_capacity(blockyard: CommandLine, clie
     assert (process.returncode, out) == (0, "at last\n")
 
 
+@pytest.mark.slow
 def test_a_wait_that_is_over_ends_as_without_it(blockyard: CommandLine, client: Client, fleet: str) -> None:
     client.acquire(fleet, blocks=8, holder="x")
 
@@ -246,6 +254,7 @@ def test_what_does_not_fit_even_an_idle_fleet_or_is_malformed_is_65_and_never_st
     assert busy(client, fleet) == 0
 
 
+@pytest.mark.slow
 def test_a_service_that_cannot_be_reached_is_69() -> None:
     with socket.create_server(("127.0.0.1", 0)) as found:
         address = f"127.0.0.1:{found.getsockname()[1]}"
@@ -310,6 +319,7 @@ def test_what_is_asked_for_wrongly_never_reaches_the_service(blockyard: CommandL
         assert (refused.code, refused.err.startswith("Error: ")) == (2, True)
 
 
+@pytest.mark.slow
 def test_verbose_says_what_is_held(blockyard: CommandLine, fleet: str) -> None:
     done = run(blockyard, "--fleet", fleet, "-v", "--blocks", "2", "--", "true")
 
@@ -317,6 +327,7 @@ def test_verbose_says_what_is_held(blockyard: CommandLine, fleet: str) -> None:
     assert done.err.endswith(": node-1, blocks 0,1.\n")
 
 
+@pytest.mark.slow
 def test_on_a_terminal_the_command_is_in_the_foreground_and_ctrl_c_reaches_it_once(
     blockyard: CommandLine, client: Client, fleet: str
 ) -> None:

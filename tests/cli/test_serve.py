@@ -7,6 +7,8 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import pytest
+
 from blockyard import Client
 from blockyard_server.settings import Settings
 from tests.cli.conftest import CommandLine, serving
@@ -116,6 +118,7 @@ def test_a_demo_that_no_listener_would_let_in_is_refused(tmp_path: Path) -> None
     assert (refused.code, refused.err.splitlines()[-1]) == (2, "Next: Give --admin-socket, too, or leave out --demo.")
 
 
+@pytest.mark.slow
 def test_the_demo_fleet_is_made_once(tmp_path: Path) -> None:
     data = tmp_path / "blockyard.db"
     for expected in ("is made", "is there already"):
@@ -139,6 +142,7 @@ def test_a_signal_stops_the_server_in_peace(tmp_path: Path) -> None:
         assert (server.process.returncode, err) == (0, "")
 
 
+@pytest.mark.slow
 def test_without_the_servers_parts_serve_says_what_to_install_and_the_rest_works(tmp_path: Path) -> None:
     # An empty module path entry that hides SQLAlchemy is what an installation without the extra looks like.
     hidden = "import sys; sys.modules['sqlalchemy'] = None; from blockyard.cli import main; sys.exit(main())"

@@ -19,6 +19,7 @@ def lines_of(title: str) -> range:
     return range(first, after)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # dozens of processes, beside the rest of the suite
 def test_the_grpcurl_section_can_be_repeated(tmp_path: Path) -> None:
     snippets = read_snippets(README.read_text(encoding="utf-8"))

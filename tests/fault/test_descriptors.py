@@ -52,6 +52,7 @@ def place(request: pytest.FixtureRequest) -> dict[str, Any]:
     return {} if request.param == "sqlite" else {"database": request.getfixturevalue("database")}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(90)
 async def test_a_crowd_of_connections_takes_no_descriptor_that_the_server_needs(
     tmp_path: Path, place: dict[str, Any]

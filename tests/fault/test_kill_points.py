@@ -33,10 +33,13 @@ DURING_WORK: Final = {
     "before carrying out": 40,
     "after carrying out": 40,
     "after answer": 40,
-    "before sweep": 5,
-    "after sweep": 5,
+    "before sweep": 2,
+    "after sweep": 2,
 }
-"""The points that a server under load passes, and up to which passage it is killed: chosen anew each time."""
+"""The points that a server under load passes, and the last passage at which it may be killed: chosen each time.
+
+A sweep comes only when a lease has ended, every few seconds.
+"""
 DURING_START: Final = {
     "before migration": 1,
     "before migration's statement": 12,

@@ -28,6 +28,8 @@ from tests.harness.process import free_port
 from tests.harness.sessions import version_of
 from tests.harness.stopped import wait_until_stopped
 
+COPY_ATTEMPTS: Final = 6
+"""PostgreSQL itself waits for five seconds in each of them."""
 BOUND_S: Final = 60.0
 """No start, stop or copy takes longer than this."""
 POLL_S: Final = 0.02
@@ -219,8 +221,16 @@ class Postgres:
         name = f"blockyard_{secrets.token_hex(6)}"
         model = "template1" if like is None else like.rpartition("/")[2]
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(model))
-        with psycopg.connect(self.url(), autocommit=True) as connection:
-            connection.execute(statement)
+        for attempt in range(COPY_ATTEMPTS):
+            try:
+                with psycopg.connect(self.url(), autocommit=True) as connection:
+                    connection.execute(statement)
+            except psycopg.errors.ObjectInUse:
+                # Its last user has gone, and the process that served it has not ended yet.
+                if attempt == COPY_ATTEMPTS - 1:
+                    raise
+            else:
+                break
         return self.url(name)
 
     def drop(self, url: str) -> None:

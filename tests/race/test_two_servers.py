@@ -33,6 +33,7 @@ async def test_a_second_server_on_the_same_port_refuses_to_start(tmp_path: Path)
         assert [fleet async for fleet in client.list_fleets()] == [], "it gave its own file back, untouched"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("same", ["file", "port"])
 def test_the_real_command_says_in_a_sentence_why_it_does_not_start(tmp_path: Path, same: str) -> None:
     other = tmp_path / "other"

@@ -186,6 +186,7 @@ def test_a_watch_rides_over_kills_and_restarts_of_its_server(tmp_path: Path) -> 
     assert told == written == list(range(1, 21))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_a_watch_of_three_servers_rides_over_the_end_of_each_of_them(tmp_path: Path, database: str) -> None:
     dice = random.Random(11)

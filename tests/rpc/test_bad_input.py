@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from blockyard.v1 import access_pb2, fleet_admin_pb2, ledger_pb2, resources_pb2
 from blockyard.v1 import allocator_pb2 as pb
 from blockyard_server.settings import MAX_REQUEST_BYTES
+from tests.harness.samples import some_at_first
 from tests.rpc.answers import Given, answer, call_of, concerns, refused
 from tests.rpc.bad_values import Case, cases_of
 from tests.rpc.legal_input import BLAMED_INSTEAD, IGNORED, LEGAL, OK, answer_to
@@ -35,6 +36,7 @@ every_request = pytest.mark.parametrize("request_", REQUESTS)
 ONE_AT_FIRST = [
     pytest.param(each, marks=() if number == 0 else pytest.mark.slow) for number, each in enumerate(REQUESTS)
 ]
+some_requests_at_first = pytest.mark.parametrize("request_", some_at_first([*REQUESTS], 8))
 one_request_at_first = pytest.mark.parametrize("request_", ONE_AT_FIRST)
 
 
@@ -50,7 +52,7 @@ async def test_a_well_formed_request_is_answered(any_blockyard: Blockyard, reque
     assert (await answer(any_blockyard, request_, REQUESTS[request_](world))).reason == OK
 
 
-@pytest.mark.parametrize("request_", [request_ for request_ in REQUESTS if request_ not in WITHOUT_FIELDS])
+@pytest.mark.parametrize("request_", some_at_first([each for each in REQUESTS if each not in WITHOUT_FIELDS], 15))
 async def test_a_bad_field_is_named_and_nothing_changes(any_blockyard: Blockyard, request_: str) -> None:
     world = await make_world(any_blockyard, "world")
     cases = [case for case in cases_of(REQUESTS[request_](world)) if expected(request_, case) == INVALID]
@@ -68,7 +70,7 @@ async def test_a_bad_field_is_named_and_nothing_changes(any_blockyard: Blockyard
     assert await everything(any_blockyard, world) == before
 
 
-@every_request
+@some_requests_at_first
 @on_the_fake
 async def test_an_unusual_but_legal_field_is_taken(any_blockyard: Blockyard, request_: str) -> None:
     wrong = {}

@@ -8,6 +8,7 @@ import pytest
 from google.protobuf.message import Message
 
 from blockyard.v1 import fleet_admin_pb2, resources_pb2
+from tests.harness.samples import some_at_first
 from tests.protos.annotations import FIELDS, behaviors, fields_of_requests, is_ours
 from tests.rpc.answers import answer, call_of, concerns
 from tests.rpc.legal_input import IGNORED, OK
@@ -111,7 +112,7 @@ def test_the_tables_speak_of_existing_fields_that_are_not_required() -> None:
     assert not BLAMED_INSTEAD.keys() - NEEDED
 
 
-@every_request
+@pytest.mark.parametrize("request_", some_at_first([*REQUESTS], 8))
 @on_the_real_server
 async def test_without_a_field_a_request_is_refused_if_it_is_required_and_else_taken(
     any_blockyard: Blockyard, request_: str

@@ -115,7 +115,7 @@ async def everything_told(client: Blockyard, names: list[str]) -> list[bytes]:
     return answers
 
 
-@pytest.mark.parametrize("who", ["viewer", "scheduler"])
+@pytest.mark.parametrize("who", [pytest.param("viewer", marks=pytest.mark.slow), "scheduler"])
 @given(story=steps)
 @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_no_answer_tells_of_another_tenants_holders_tokens_and_annotations(

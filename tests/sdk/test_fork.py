@@ -227,6 +227,7 @@ def test_a_fork_in_another_thread_while_the_lease_is_renewed_harms_neither(
     assert set(kinds_of(address, fleet)[1:-1]) == {"RENEWED"}
 
 
+@pytest.mark.slow
 def test_a_child_that_the_renewing_thread_forks_does_not_renew(address: str, fleet: str, tmp_path: Path) -> None:
     """Without gRPC's handlers: the threads that they start in the child would keep it alive after its only one."""
     program = """

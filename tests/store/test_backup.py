@@ -153,6 +153,7 @@ def test_a_copy_that_breaks_off_leaves_nothing_behind(story: Story, data: Path) 
     assert left_over(data) == []
 
 
+@pytest.mark.slow
 def test_what_a_killed_backup_has_left_is_replaced_and_not_written_into(story: Story, data: Path) -> None:
     assert story.revision
     partial = data.with_name("copy.db.partial")
@@ -167,6 +168,7 @@ def test_what_a_killed_backup_has_left_is_replaced_and_not_written_into(story: S
     assert left_over(data) == ["copy.db"]
 
 
+@pytest.mark.slow
 def test_two_backups_to_the_same_file_do_not_meet(story: Story, data: Path) -> None:
     assert story.revision
     refused: list[str] = []

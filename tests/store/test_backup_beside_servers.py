@@ -10,6 +10,7 @@ import pytest
 
 from blockyard_server.store.sqlite.backup import make_backup
 from blockyard_server.store.sqlite.store import SqliteStore
+from tests.harness.samples import some_at_first
 from tests.store.test_backup import held_in
 from tests.store.test_outside_connections import ENDS, Server
 
@@ -59,10 +60,10 @@ class BackupProcess:
 BACKUP_ENDS = {"finished": BackupProcess.finish, "killed": BackupProcess.kill}
 
 
-@pytest.mark.parametrize("backup_end", BACKUP_ENDS)
+@pytest.mark.parametrize("backup_end", some_at_first([*BACKUP_ENDS], 1))
 @pytest.mark.parametrize("first_end", [pytest.param("stopped", marks=pytest.mark.slow), "killed"])
 @pytest.mark.parametrize("second_end", ENDS)
-@pytest.mark.parametrize("pause_at", ["copying", pytest.param("checking", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("pause_at", ["copying", pytest.param("checking", marks=pytest.mark.soak)])
 def test_a_server_ends_and_another_starts_while_a_backup_is_made(
     tmp_path: Path, pause_at: str, first_end: str, second_end: str, backup_end: str
 ) -> None:

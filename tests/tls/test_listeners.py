@@ -283,6 +283,7 @@ async def test_an_auth_file_that_nobody_reads_lets_nobody_in(tmp_path: Path) -> 
             pass
 
 
+@pytest.mark.slow
 def test_a_server_without_tls_spends_nothing_on_it() -> None:
     program = "import sys, blockyard_server.app; sys.exit('cryptography' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

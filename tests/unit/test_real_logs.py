@@ -70,9 +70,9 @@ def replayed(log: str, requests: str, strategy: PlacementStrategy, *, hold: bool
 @pytest.mark.parametrize(
     ("strategy", "accepted", "digest"),
     [
-        (FIRST_FIT, 18_047, "b4d6ba22b8b6dbb6"),
+        pytest.param(FIRST_FIT, 18_047, "b4d6ba22b8b6dbb6", marks=pytest.mark.slow),
         (BEST_FIT, 18_063, "0851aaed0f08d4a3"),
-        (WORST_FIT, 17_913, "b30b8ef14c39e290"),
+        pytest.param(WORST_FIT, 17_913, "b30b8ef14c39e290", marks=pytest.mark.slow),
     ],
 )
 def test_the_jobs_of_a_hypercube_get_exactly_these_instances(

@@ -71,8 +71,8 @@ class StreamPool:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, message)
         each = f", {self._per_principal} of one principal" if self._per_principal < self._most else ""
         message = (
-            f"as many streams of this kind are open as this server accepts, {self._most} in all{each}; nothing was done, "
-            "try again when one has ended"
+            f"as many streams of this kind are open as this server accepts, {self._most} in all{each}; nothing was "
+            "done, try again when one has ended"
         )
         await _refuse(context, Overloaded(message, maximum=self._most))
 
