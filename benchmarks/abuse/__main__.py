@@ -6,7 +6,7 @@ The short form, for CI, fails only on figures that do not depend on the machine'
 import sys
 from typing import Final
 
-from benchmarks.abuse import connections, cost, denied, flood, requests, strangers, streams, tls, waiting
+from benchmarks.abuse import changes, connections, cost, denied, flood, requests, strangers, streams, tls, waiting
 from benchmarks.stress import bursts
 from benchmarks.stress.command import main
 from benchmarks.stress.scenario import Scenario
@@ -22,6 +22,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     connections.SCENARIO,
     cost.SCENARIO,
     tls.SCENARIO,
+    changes.SCENARIO,
 )
 
 if __name__ == "__main__":
