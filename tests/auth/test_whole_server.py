@@ -1,6 +1,7 @@
 """A server with an auth file, as a process of its own, and clients of the SDK that it knows or does not know."""
 
 import hashlib
+import json
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import pytest
 from blockyard import Client, EventKind, LimitExceeded, NotOwner, NotPermitted, RetryPolicy, Unauthenticated
 from blockyard.reasons import Reason
 from blockyard_server.rpc.auth.tokens import new_token
+from tests.cli.conftest import CommandLine
 from tests.harness.patience import until
 from tests.harness.process import ServerProcess, free_port
 
@@ -96,6 +98,31 @@ def test_each_does_what_its_roles_allow_and_the_journal_says_who(served: Served)
     assert theirs[EventKind.GRANTED] == (None, None)
     assert (last.kind, last.actor, last.via) == (EventKind.RELEASED, "ops/admin", "token:admin")
     assert '"event": "denied"' in served.process.errors()
+
+
+@pytest.mark.parametrize("words", [("events",), ("watch", "--limit", "2")], ids=["events", "watch"])
+def test_the_command_line_shows_who_asked_for_each_change_to_who_may_know(
+    served: Served, words: tuple[str, ...]
+) -> None:
+    def shown_to(id_: str, *more: str) -> list[str]:
+        environment = {"BLOCKYARD_TOKEN": served.tokens[id_]}
+        done = CommandLine(served.process.address)(*words, "gpu", "--from", "3", *more, environment=environment)
+        assert (done.code, done.err) == (0, "")
+        return done.out.splitlines()
+
+    with served.client("train") as train, served.client("admin") as admin:
+        grant = train.acquire("gpu", blocks=2, holder="job-1")
+        admin.release(grant.allocation)
+    lines = shown_to("admin")[-2:]
+    said = "\n".join(shown_to("admin", "-o", "json"))
+    documents = json.loads(said)["events"] if words == ("events",) else [json.loads(each) for each in said.splitlines()]
+
+    assert [line.partition(" by ")[2].rstrip() for line in lines] == ["train/train", "ops/admin"]
+    assert [(event["actor"], event["via"]) for event in documents] == [
+        ("train/train", "token:train"),
+        ("ops/admin", "token:admin"),
+    ]
+    assert not [line for line in shown_to("infer") if " by " in line or "job-1" in line]
 
 
 @pytest.mark.parametrize("token", [None, "bkyd_nobody"])

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from blockyard.reasons import DOMAIN, REASONS, Reason
 from tests.clients.faults import FAULTS, SETTINGS
+from tests.clients.identities import ADMIN, IDENTITIES, write_auth_file
 from tests.clients.real_client import RealClient
 from tests.clients.refusals import REFUSALS
 from tests.clients.stage import Stage
@@ -21,38 +22,32 @@ Connect = Callable[[str], AbstractContextManager[RealClient]]
 DOCUMENTED: Final = {value.reason: value.metadata for value in values_of_the_proto()}
 """The metadata that errors.proto promises, by reason."""
 
-assert not REFUSALS.keys() & FAULTS.keys(), "a reason has two stories"
-STORIES: Final = REFUSALS | FAULTS
-NOT_YET: Final = {
-    Reason.FLEET_FORMAT_TOO_OLD: "no kind of event needs a format above the first; see tests/unit/test_formats.py",
-    **dict.fromkeys(
-        (
-            Reason.UNAUTHENTICATED,
-            Reason.CREDENTIALS_EXPIRED,
-            Reason.NOT_PERMITTED,
-            Reason.NOT_OWNER,
-            Reason.RATE_LIMITED,
-        ),
-        "only a server with an auth file says so; see tests/auth and tests/rpc/test_identity.py",
-    ),
-}
-"""Reasons that no client of these servers can meet."""
-SHOWN: Final = [reason for reason in REASONS if reason not in NOT_YET]
+STORIES: Final = REFUSALS | FAULTS | IDENTITIES
+assert len(STORIES) == len(REFUSALS) + len(FAULTS) + len(IDENTITIES), "a reason has two stories"
+UNMET: Final = Reason.FLEET_FORMAT_TOO_OLD
+"""No client of these servers can meet it: no kind of event needs a format above the first; tests/unit/test_formats.py
+has it."""
+SHOWN: Final = [reason for reason in REASONS if reason != UNMET]
 """All others can be provoked from outside: a test asks for each."""
 assert STORIES.keys() == set(SHOWN), "a reason has no story"
-LONG: Final = {Reason.WATCHER_TOO_SLOW, Reason.STORE_UNAVAILABLE}
+LONG: Final = {Reason.WATCHER_TOO_SLOW, Reason.STORE_UNAVAILABLE, Reason.CREDENTIALS_EXPIRED}
 """Reasons that only come after a bound of many seconds: `make test-slow` has them."""
 BY_REASON: Final = [pytest.param(reason, marks=pytest.mark.slow) if reason in LONG else reason for reason in SHOWN]
 """The parameters of a client's test."""
 
 
 def check_error(reason: Reason, connect: Connect, server: ServerProcess, folder: Path) -> None:
-    """Tells the reason's story, on the given server or, if it spoils that, on one in `folder`."""
+    """Tells the reason's story, on the given server or, if that one will not do, on one in `folder`."""
     with ExitStack() as stack:
-        if reason in FAULTS:
-            server = stack.enter_context(ServerProcess(folder, **SETTINGS.get(reason, {})))
+        if reason not in REFUSALS:
+            settings: dict[str, Any] = {**SETTINGS.get(reason, {})}
+            if reason in IDENTITIES:
+                settings["auth_file"] = folder / "auth.toml"
+                write_auth_file(folder / "auth.toml")
+            server = stack.enter_context(ServerProcess(folder, **settings))
             server.start()
-        stage = Stage(stack.enter_context(connect(server.address)), server)
+        client = stack.enter_context(connect(server.address))
+        stage = Stage(client.with_token(ADMIN.secret) if reason in IDENTITIES else client, server)
         stage.build()
         seen = STORIES[reason](stage)
 

@@ -1,5 +1,6 @@
 """The real grpcurl, as a person runs it: one process for each call, all that it knows of the API by reflection."""
 
+import copy
 import json
 import re
 import subprocess
@@ -22,6 +23,8 @@ class Grpcurl(RealClient):
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self._token: str | None = None
+        self._reflection_token: str | None = None
         self._threads = ThreadPoolExecutor(thread_name_prefix="grpcurl")
 
     def __enter__(self) -> Self:
@@ -29,6 +32,13 @@ class Grpcurl(RealClient):
 
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown()
+
+    def with_token(self, token: str | None) -> Self:
+        """It asks for the API with the first token all the same: of what that meets grpcurl shows no details."""
+        other = copy.copy(self)
+        other._token = token
+        other._reflection_token = self._reflection_token or token
+        return other
 
     def run(self, *arguments: str, options: tuple[str, ...] = ()) -> "subprocess.CompletedProcess[str]":
         """Runs `grpcurl -plaintext OPTIONS ADDRESS ARGUMENTS` to its end."""
@@ -57,7 +67,9 @@ class Grpcurl(RealClient):
         return f"{milliseconds / 1000}s"
 
     def _command(self, options: tuple[str, ...], arguments: tuple[str, ...]) -> list[str]:
-        return [str(GRPCURL), "-plaintext", *options, self.address, *arguments]
+        tokens = (("-rpc-header", self._token), ("-reflect-header", self._reflection_token))
+        headers = [word for flag, token in tokens if token for word in (flag, f"authorization: Bearer {token}")]
+        return [str(GRPCURL), "-plaintext", *headers, *options, self.address, *arguments]
 
 
 class _GrpcurlWatch(HealthWatch):

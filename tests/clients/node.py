@@ -1,5 +1,6 @@
 """A Node.js program with grpc-js and our protos, which tells its outcomes line by line (grpc_js/lines.js)."""
 
+import copy
 import hashlib
 import itertools
 import json
@@ -60,6 +61,7 @@ class GrpcJs(RealClient):
     def __init__(self, address: str) -> None:
         assert NODE is not None
         command = [NODE, str(FOLDER / "lines.js"), address]
+        self._token: str | None = None
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._ids = itertools.count()
         self._listeners: dict[int, Callable[[Json], None]] = {}
@@ -76,6 +78,11 @@ class GrpcJs(RealClient):
         self._reader.join(PATIENCE_S)
         assert self._process.stdout is not None
         self._process.stdout.close()
+
+    def with_token(self, token: str | None) -> Self:
+        other = copy.copy(self)
+        other._token = token
+        return other
 
     def submit(self, method: str, request: Json) -> "Future[Json]":
         future: Future[Json] = Future()
@@ -105,7 +112,7 @@ class GrpcJs(RealClient):
     def _send(self, method: str, request: Json, listener: Callable[[Json], None]) -> int:
         number = next(self._ids)
         self._listeners[number] = listener
-        self._tell(number, {"method": method, "request": request})
+        self._tell(number, {"method": method, "request": request, "token": self._token})
         return number
 
     def _tell(self, number: int, line: Json) -> None:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 PATIENCE_S: Final = 60
 """No call takes nearly as long; a client that hangs is a failed test."""
@@ -83,6 +83,10 @@ class FleetWatch(ABC):
 
 class RealClient(ABC):
     """A client that shares no code with ours."""
+
+    @abstractmethod
+    def with_token(self, token: str | None) -> Self:
+        """The same client, which sends this token with each call, or none. It ends with this one."""
 
     @abstractmethod
     def submit(self, method: str, request: Json) -> "Future[Json]":

@@ -8,6 +8,7 @@ from typing import Final
 from tests.fault.fairness_mutants import PROOFS_OF_FAIRNESS
 from tests.fault.identity_mutants import PROOFS_OF_IDENTITY
 from tests.fault.mutant import Edit, Mutant
+from tests.fault.tenant_mutants import RIGHTS_OF_TENANTS
 
 MIGRATION: Final = "store/migrations/versions/0001_foundation.py"
 GUARDS: Final = "tests/store/test_sqlite_guards.py"
@@ -404,5 +405,6 @@ MUTANTS: Final[dict[str, Mutant]] = {
         ("tests/unit/test_ownership.py::test_another_tenant_does_not",),
     ),
     **PROOFS_OF_IDENTITY,
+    **RIGHTS_OF_TENANTS,
     **PROOFS_OF_FAIRNESS,
 }

@@ -181,3 +181,21 @@ async def test_others_blocks_are_seen_to_be_busy(tmp_path: Path) -> None:
         "",
         True,
     )
+
+
+async def test_what_becomes_of_others_allocations_is_told_and_not_whose_they_are(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        await (await server.client("builder")).make_fleet("gpu", "n1", blocks=64)
+        story = [("acquire", 0), ("renew", 0), ("part", 0), ("release", 0), ("cancel", 0)]
+        (name,) = await tell_their_story(await server.client("theirs"), story)
+        viewer = await server.client("viewer")
+        listed = await viewer.ledger.ListEvents(ledger_pb2.ListEventsRequest(parent=FLEET, from_revision=3))
+
+    assert [(ledger_pb2.Event.Kind.Name(event.kind), event.allocation) for event in listed.events] == [
+        ("GRANTED", name),
+        ("RENEWED", name),
+        ("RELEASED", name),
+        ("RELEASED", name),
+        ("TOKEN_CANCELLED", ""),
+    ]
+    assert {(e.holder, e.actor, e.via, e.idempotency_token) for e in listed.events} == {("", "", "", "")}

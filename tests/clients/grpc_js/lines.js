@@ -2,11 +2,12 @@
 //   {"id": 1, "method": "Allocator/Acquire", "request": {…}}  →  {"id": 1, "answer": {…}} or {"id": 1, "error": {…}}
 //   {"id": 2, "method": "Health/Watch", "request": {}}        →  {"id": 2, "message": {…}} …, {"id": 2, "error": {…}}
 //   {"id": 2, "leave": true}
+// A call with a "token" is sent with it.
 // Ends with its input:  node lines.js HOST:PORT
 "use strict";
 
 const readline = require("node:readline");
-const { call, connect, decodeError, decodeStatus } = require("./blockyard.js");
+const { call, connect, credentials, decodeError, decodeStatus } = require("./blockyard.js");
 
 const clients = connect(process.argv[2]);
 
@@ -42,16 +43,16 @@ function decoded(answer) {
 }
 
 readline.createInterface({ input: process.stdin }).on("line", (line) => {
-  const { id, method, request, leave } = JSON.parse(line);
+  const { id, method, request, token, leave } = JSON.parse(line);
   if (leave) {
     streams.get(id).cancel();
     return;
   }
   const [service, name] = method.split("/");
   if (name === "Watch") {
-    watch(id, clients[service].Watch(request));
+    watch(id, clients[service].Watch(request, credentials(token)));
   } else {
-    call(clients[service], name, request).then(
+    call(clients[service], name, request, credentials(token)).then(
       (answer) => tell({ id, answer: decoded(answer) }),
       (error) => outcome(id, error),
     );
