@@ -46,13 +46,12 @@ async def connect(port: int) -> asyncio.StreamWriter | None:
     return None
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 def place(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Where the data is, as settings."""
     return {} if request.param == "sqlite" else {"database": request.getfixturevalue("database")}
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(90)
 async def test_a_crowd_of_connections_takes_no_descriptor_that_the_server_needs(
     tmp_path: Path, place: dict[str, Any]
