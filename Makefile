@@ -135,7 +135,7 @@ abuse: $(VENV)/.dev  ## Goals that hold under abuse: goal, figure and verdict of
 .PHONY: soak
 soak: $(VENV)/.dev  ## The model check, the crashes, the repairs and the real logs, for hours
 	BLOCKYARD_SOAK=1 $(PYTEST) -n $(WORKERS) -m soak --timeout=0 tests/property tests/fault/test_crash.py tests/logs \
-	  tests/unit/test_repair_properties.py tests/history/test_recorded.py tests/store/test_backup_beside_servers.py $(ARGS)
+	  tests/unit/test_repair_properties.py tests/store/test_backup_beside_servers.py $(ARGS)
 
 .PHONY: simulate
 simulate: $(VENV)/.dev  ## The engine in a simulated world: 100,000 seeds, or ARGS="--seed 1234"

@@ -72,7 +72,7 @@ def test_a_server_without_this_guard_is_seen(tmp_path: Path, name: str) -> None:
     assert result.returncode == RED, f"{name} ({mutant.guard}) is seen by nothing:\n{result.stdout}{result.stderr}"
 
 
-@pytest.mark.soak  # with the mutants, in `make mutants`
+@pytest.mark.slow
 def test_the_same_tests_are_green_on_an_unchanged_copy(tmp_path: Path) -> None:
     selection = sorted({selected for mutant in MUTANTS.values() for selected in mutant.red})
     result = run_tests(copy_server(tmp_path, ()), selection)

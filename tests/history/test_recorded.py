@@ -74,7 +74,7 @@ def test_each_lie_put_into_a_real_history_is_caught_by_both(history: History) ->
 
 @pytest.mark.timeout(300)
 @pytest.mark.slow
-@pytest.mark.parametrize(("database", "servers"), [("sqlite", 1), pytest.param("postgres", 3, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(("database", "servers"), [("sqlite", 1), ("postgres", 3)])
 def test_a_server_whose_descriptions_are_a_little_old_is_caught_by_both(
     tmp_path: Path, database: str, servers: int
 ) -> None:
