@@ -61,9 +61,15 @@ async def _health_watches(channel: grpc.aio.Channel) -> int:
 async def _reflections(channel: grpc.aio.Channel) -> int:
     stub: Any = reflection_pb2_grpc.ServerReflectionStub(cast("Any", channel))
     streams = [stub.ServerReflectionInfo() for _ in range(100)]
-    for stream in streams:
+    return sum(await asyncio.gather(*(_is_answered(stream) for stream in streams)))
+
+
+async def _is_answered(stream: Any) -> bool:
+    try:
         await stream.write(reflection_pb2.ServerReflectionRequest(list_services=""))
-    return sum(await asyncio.gather(*(_is_open(stream.read()) for stream in streams)))
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        return False  # it was refused before the question was sent
+    return await _is_open(stream.read())
 
 
 async def _is_open(first: Any) -> bool:
