@@ -132,6 +132,11 @@ stress: $(VENV)/.dev  ## Loads that must not stop the others: goal, figure and v
 abuse: $(VENV)/.dev  ## Goals that hold under abuse: goal, figure and verdict of each; ARGS=--short for CI's form
 	$(BIN)/python -m benchmarks.abuse $(ARGS)
 
+.PHONY: short-loads
+short-loads: $(VENV)/.dev  ## Both of them in CI's form: a miss of a figure that depends on the machine is no failure
+	$(BIN)/python -m benchmarks.stress --short
+	$(BIN)/python -m benchmarks.abuse --short
+
 .PHONY: soak
 soak: $(VENV)/.dev  ## The model check, the crashes, the repairs and the real logs, for hours
 	BLOCKYARD_SOAK=1 $(PYTEST) -n $(WORKERS) -m soak --timeout=0 tests/property tests/fault/test_crash.py tests/logs \
