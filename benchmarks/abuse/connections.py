@@ -1,4 +1,4 @@
-"""Connections that do nothing: many that are alive, some that never said a word, and some to the metrics."""
+"""Connections that do nothing: many that are alive, some that never sent a byte, and some to the metrics."""
 
 import asyncio
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ async def _all(server: ServerProcess, most: int, metrics_port: int) -> list[Figu
 
 
 class _Idle(asyncio.Protocol):
-    """A client of HTTP/2 that greets and says no more."""
+    """A client of HTTP/2 that sends its preface and no more."""
 
     def __init__(self, *, greets: bool = True) -> None:
         self._greets = greets

@@ -1,4 +1,4 @@
-"""What identity costs a call: in the server's process, and from end to end beside a server that asks nobody."""
+"""What identity costs a call: in the server's process, and from end to end beside a server without an auth file."""
 
 import asyncio
 import statistics

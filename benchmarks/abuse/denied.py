@@ -21,7 +21,7 @@ OPERATIONS: Final = 1000
 PAUSE_S: Final = 0.05
 LEASE_TTL_S: Final = 6
 CALM_S: Final = 2.0
-"""The flood is on its way for so long before it is measured."""
+"""How long the flood runs before it is measured."""
 
 
 def run(scale: Scale) -> Sequence[Figure]:
@@ -75,7 +75,7 @@ async def _renewals(server: AskingServer, seconds: float, *, calm_s: float = 0.0
 
 
 def _flood(address: str, metadata: Sequence[tuple[str, str]], in_flight: int, seconds: float) -> Counter[str]:
-    """In a process of its own: so many batches in flight for so long. How they ended."""
+    """Runs in a separate process: keeps `in_flight` batches under way for `seconds`. Returns how they ended."""
     release = pb.ReleaseRequest(fleet=f"fleets/{FLEET}", idempotency_token="x")
     body = pb.BatchRequest(operations=[pb.BatchOperation(release=release)] * OPERATIONS).SerializeToString()
     codes: Counter[str] = Counter()

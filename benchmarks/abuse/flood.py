@@ -1,4 +1,4 @@
-"""One tenant floods the server with batches; another, with little to do, must be served as if it hardly mattered."""
+"""One tenant floods the server with batches; another, with little to do, must hardly notice."""
 
 import asyncio
 import time
@@ -32,10 +32,10 @@ LEASE_TTL_S: Final = 6
 AT_MOST_MS: Final = 50.0
 AT_MOST_TIMES: Final = 15.0
 PAUSE_S: Final = 0.025
-"""Between two Acquires, whether or not the one before was answered: a client that waits for its answers would ask
-hardly ever while it is slow, and often while it is quick."""
+"""Between two Acquires, whether or not the one before was answered: a client that waits for each answer would
+ask rarely while the server is slow, and often while it is quick."""
 CALM_S: Final = 1.0
-"""The flood is on its way for so long before it is measured."""
+"""How long the flood runs before it is measured."""
 
 
 @dataclass
@@ -188,7 +188,7 @@ def _stub(channel: grpc.aio.Channel, method: str, caller: str = HONEST) -> Calla
 
 
 def _flood(address: str, kind: str, seconds: float) -> Counter[str]:
-    """In a process of its own: so many batches in flight for so long."""
+    """Runs in a separate process: keeps batches in flight for `seconds`. Returns how they ended."""
     operation, fleet = KINDS[kind]
     done: Counter[str] = Counter()
 

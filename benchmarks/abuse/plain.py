@@ -1,4 +1,4 @@
-"""A server without an auth file, where whoever abuses it is let in, and an honest client beside the abuse."""
+"""A server without an auth file, which lets abusers in, and an honest client beside them."""
 
 import asyncio
 from collections.abc import Iterator
@@ -64,5 +64,5 @@ async def honest_calls(address: str, until: "asyncio.Future[Any]") -> list[float
 
 
 async def honest_for(address: str, seconds: float) -> list[float]:
-    """The same for so long."""
+    """The same for a time, in seconds."""
     return await honest_calls(address, asyncio.ensure_future(asyncio.sleep(seconds)))

@@ -1,4 +1,4 @@
-"""Large requests of garbage by whoever is let in: 1 MiB of empty messages, and bodies that are larger than allowed."""
+"""Large requests of garbage by clients that are let in: 1 MiB of empty messages, and bodies larger than allowed."""
 
 import asyncio
 from collections import Counter
@@ -14,7 +14,7 @@ from tests.harness.process import ServerProcess
 
 ACQUIRE: Final = "/blockyard.v1.Allocator/Acquire"
 EMPTY_DEMANDS: Final = b"\x22\x00" * (512 * 1024 - 64)
-"""As dear to parse as a mebibyte gets."""
+"""The mebibyte that takes longest to parse."""
 TOO_LARGE: Final = bytes(4 * 1024 * 1024)
 
 
@@ -51,7 +51,7 @@ async def _bodies(server: ServerProcess, what: str, body: bytes, count: int, at_
 
 
 def send(address: str, body: bytes, count: int) -> Counter[str]:
-    """Sends so many at once, and answers how the calls ended. In a process of its own, not to hold the honest up."""
+    """Sends `count` at once, and returns how the calls ended. In a separate process, so as not to delay the honest."""
 
     async def all_at_once() -> Counter[str]:
         options = [*OWN, ("grpc.max_send_message_length", -1)]

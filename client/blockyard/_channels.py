@@ -17,9 +17,9 @@ from blockyard._tls import TlsFiles
 ChannelT = TypeVar("ChannelT")
 
 LOOK_S: Final = 60.0
-"""The TLS files are looked at so often, at a call."""
+"""At a call, the TLS files are looked at if the last look is this long ago."""
 MAX_RETIRED: Final = 8
-"""So many old channels may have calls under way; one more, and the oldest is closed nevertheless."""
+"""Old channels that may still have calls under way. One more, and the oldest is closed with its calls."""
 
 
 class OpenedChannel(Generic[ChannelT]):

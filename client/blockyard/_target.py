@@ -21,7 +21,7 @@ _HOST_PORT: Final = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?
 _GRPC_FORMS: Final = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "vsock:", "xds:")
 
 _log = logging.getLogger(__name__)
-# What a library has to say is for whoever asks for it, and not for stderr.
+# A library logs only where the program asks for it, and never to stderr by default.
 logging.getLogger("blockyard").addHandler(logging.NullHandler())
 
 Address: TypeAlias = IPv4Address | IPv6Address

@@ -1,6 +1,6 @@
 """TLS from the client's side: which files, what they hold, and whether they have changed since.
 
-gRPC cannot be told of new certificates while a channel is open. So whoever has a channel looks here from time to time,
+gRPC cannot be told of new certificates while a channel is open. So the owner of a channel looks here from time to time,
 and opens a new one (`_channels`).
 """
 

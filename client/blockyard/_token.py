@@ -1,7 +1,7 @@
-"""Where a client's token comes from, and when it is asked for anew.
+"""Where a client's token comes from, and when the client reads it again.
 
 A token is sent as `authorization: Bearer …` with each call. It may be a constant, a file that somebody else writes (a
-Kubernetes volume, an agent), or a function. Nothing in here ever says a token: not in an error, not in the log.
+Kubernetes volume, an agent), or a function. Nothing in here ever shows a token: not in an error, not in the log.
 """
 
 import logging
@@ -19,9 +19,9 @@ Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 AUTHORIZATION: Final = "authorization"
 LOOK_S: Final = 60.0
-"""A file is looked at so often, at a call."""
+"""At a call, the file is looked at if the last look is this long ago."""
 BETWEEN_QUESTIONS_S: Final = 1.0
-"""A function is asked for a new token at most so often, however many calls were refused."""
+"""Between two calls of a function for a new token, at least, however many calls were refused."""
 MAX_TOKEN: Final = 16_384
 """Characters. What is longer fits no server's limit for metadata."""
 _VISIBLE: Final = re.compile(r"[\x21-\x7e]+")
@@ -58,7 +58,7 @@ class TokenSource(ABC):
         """The token as it is now. Raises ValueError, and whatever else its origin raises."""
 
     def is_due(self, now: float) -> bool:  # noqa: ARG002  # of a constant and of a function
-        """Whether it may have changed by itself, and is to be looked at before the next call."""
+        """Whether it may have changed by itself, so that it has to be looked at before the next call."""
         return False
 
     def may_be_new(self, now: float) -> bool:  # noqa: ARG002  # of a constant

@@ -1,8 +1,8 @@
 """The rules of following a fleet's journal, without threads, tasks, clocks or network.
 
 `watch` and `aio_watch` carry them out. A stream ends: its server stops, a connection is lost, nobody read for a while.
-The next one, at whichever server, begins with the revision after the last that came, so that whoever iterates sees
-neither a gap nor a repetition.
+The next one, at any server, begins with the revision after the last one that came. So the caller sees neither a gap
+nor a repetition.
 """
 
 import logging
@@ -25,7 +25,7 @@ T_co = TypeVar("T_co", covariant=True)
 WATCH: Final = Method("/blockyard.v1.Allocator/Watch", pb.WatchRequest, pb.WatchResponse)
 
 WARN_AFTER_STREAMS: Final = 5
-"""After so many streams in a row that brought nothing, the log warns."""
+"""The log warns after this number of streams in a row that brought nothing."""
 
 _log = logging.getLogger("blockyard.watch")
 
@@ -94,7 +94,7 @@ class Follower:
         """All matching events up to this revision have been received. None: no stream has begun yet."""
 
     def request(self) -> pb.WatchRequest:
-        """What the next stream is to be asked for."""
+        """The request for the next stream."""
         request = pb.WatchRequest()
         request.CopyFrom(self._first)
         if self.revision is not None:

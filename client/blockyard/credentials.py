@@ -1,6 +1,6 @@
-"""What a client is given to prove who it is and to know its server, and who the server takes it for.
+"""How a client proves who it is and knows its server, and which principal the server takes it for.
 
-A client never looks for credentials in the environment by itself: whoever makes it decides.
+A client never looks for credentials in the environment by itself: the program that makes it decides.
 """
 
 import os

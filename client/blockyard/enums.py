@@ -120,7 +120,7 @@ class CorrectionKind(StrEnum):
     SHAPE_RECONCILED = "SHAPE_RECONCILED"
     """From here on the journal gives the instance `after` blocks, as its record does; 0: it is not there."""
     MEMORY_RELOADED = "MEMORY_RELOADED"
-    """The server reads the instance anew; no record changes."""
+    """The server reads the instance again; no record changes."""
     JOURNAL_SETTLED = "JOURNAL_SETTLED"
     """What is missing or contradicts itself in the journal, at `before` places, is left behind."""
     UNKNOWN = "UNKNOWN"

@@ -1,4 +1,4 @@
-"""`blockyard token new` and `blockyard auth check`: for whoever writes an auth file. They ask no server."""
+"""`blockyard token new` and `blockyard auth check`: for people who write an auth file. They call no server."""
 
 import time
 from datetime import UTC, datetime

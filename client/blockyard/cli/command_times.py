@@ -7,7 +7,7 @@ from typing import Final
 from blockyard._leasing import LOST_AT
 
 LONGEST_GRACE_S: Final = 10.0
-"""The grace that nobody asked for, at most."""
+"""The longest grace, if no option gives one."""
 GRACE_AT_MOST: Final = 1 / 4
 """The part of the lease that the grace may take. It begins at two thirds at the latest, so that the last twelfth is
 left for SIGKILL to do its work while the blocks are still nobody else's."""

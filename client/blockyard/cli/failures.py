@@ -33,7 +33,7 @@ class UsageFailure(Protocol):
 
 
 class ExitCode(IntEnum):
-    """What the process tells whoever started it. Some commands, such as `verify`, say in their help what differs."""
+    """What the process tells its parent. Some commands, such as `verify`, say in their help what differs."""
 
     DONE = 0
     """The command did what it says."""
@@ -54,7 +54,7 @@ class ExitCode(IntEnum):
     RUN_NO_CAPACITY = 75
     """`run`: it fits, but not now. `EX_TEMPFAIL`."""
     RUN_FAILED = 125
-    """`run` failed in another way, or the lease was lost and the command ended with 0 nevertheless."""
+    """`run` failed in another way, or the lease was lost although the command ended with 0."""
     NOT_EXECUTABLE = 126
     """`run`: the command is there, but cannot be executed."""
     NOT_FOUND = 127

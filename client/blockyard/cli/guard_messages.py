@@ -14,7 +14,7 @@ class Start:
     command: Sequence[str]
     environment: Mapping[str, str]
     terminal: int | None
-    """The terminal, if the command is to be in its foreground."""
+    """The terminal, if the command should be in its foreground."""
     times: CommandTimes
 
 
@@ -96,7 +96,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Unkillable:
-    """So many processes got SIGKILL and are still there."""
+    """`count` processes got SIGKILL and are still there."""
 
     count: int
 

@@ -17,7 +17,7 @@ except ImportError:  # Windows has neither
     _READABLE = False
 
 Pressed: TypeAlias = Callable[[float], str]
-"""Waits for a key, at most so many seconds; empty if none was pressed."""
+"""Waits for a key for at most the given seconds; empty if none was pressed."""
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def not_empty(text: str | None) -> str | None:
 
 
 def own_holder() -> str:
-    """Who asks, if no holder is named: the user and the machine."""
+    """The holder, if no option names one: the user and the machine."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):

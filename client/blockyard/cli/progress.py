@@ -17,7 +17,7 @@ from rich.progress import (
 
 @contextmanager
 def counting(title: str, total: int) -> Iterator[Callable[[int], object]]:
-    """A bar for so many things; call what it gives with how many more are done. It goes away at the end."""
+    """A bar for `total` things. Call the function it gives with how many more are done. It is cleared at the end."""
     with _bar(MofNCompleteColumn()) as bar:
         task = bar.add_task(title, total=total)
         yield lambda done: bar.advance(task, done)

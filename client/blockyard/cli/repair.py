@@ -24,7 +24,7 @@ _WORDS: Final = {
     CorrectionKind.TOKEN_RECORDED: "its idempotency token is recorded again",
     CorrectionKind.JOURNAL_RECONCILED: "from now on the journal gives block {block} to {owner}",
     CorrectionKind.SHAPE_RECONCILED: "from now on the journal says {after} blocks instead of {before}",
-    CorrectionKind.MEMORY_RELOADED: "the server reads it anew",
+    CorrectionKind.MEMORY_RELOADED: "the server reads it again",
     CorrectionKind.JOURNAL_SETTLED: "the journal cannot be replayed at {before} place(s), which are left behind",
     CorrectionKind.UNKNOWN: "a change that only a newer version can name",
 }

@@ -175,7 +175,7 @@ def _refuse_repetition(
     """Raises `CommandFailed` if the batch was sent twice, and that may have changed the log's order.
 
     A batch whose answer was lost is sent again, which is harmless for what was granted and is still held: it is
-    answered as recorded. But what was refused is decided anew, perhaps after a release that comes behind it in the
+    answered as recorded. But what was refused is decided again, perhaps after a release that comes behind it in the
     log, and what was granted and released in the batch is not told again.
     """
     repeated = any(

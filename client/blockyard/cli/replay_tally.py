@@ -58,7 +58,7 @@ class ReplayTally:
         self._refused_although_matching_idle = 0
 
     def granted(self, request: LoggedRequest, placements: Sequence[tuple[str, int]]) -> None:
-        """The request holds so many blocks on each of these instances, in the order in which they were chosen."""
+        """The request holds blocks: how many on which instance, in the order in which the instances were chosen."""
         self._hash.update(f"{request.request_id}:{','.join(name for name, _ in placements)};".encode())
         self._accepted += 1
         self._held[request.row] = list(placements)

@@ -291,6 +291,6 @@ def _holds(lease: HeldLease) -> bool:
 
 
 def _tell(sentence: str) -> None:
-    # Nobody may listen on stderr any more, and the command goes on nevertheless.
+    # If nobody reads stderr any more, the command still goes on.
     with contextlib.suppress(OSError):
         tell(sentence)

@@ -13,7 +13,7 @@ HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 """Unicode's categories of what is not shown as it is: control, format (direction and tags among them), half of a pair,
 private, and the separators of lines and paragraphs."""
 MAX_MARKS: Final = 4
-"""So many combining marks may be on a letter; more would cover the lines around it."""
+"""Combining marks that may be on a letter; more would cover the lines around it."""
 _MARKS: Final = frozenset({"Mn", "Me"})
 
 

@@ -26,7 +26,7 @@ from blockyard.watch import Watch
 REFRESH_S: Final = 0.25
 """Between two looks at the keys, and at what has changed: however fast that is, the fleet is read no more often."""
 REDRAW_S: Final = 5.0
-"""The picture is never older: that nobody answers any more is no change, and shows only when it is asked for."""
+"""The picture is never older than this. A server that no longer answers makes no change, so only a read shows it."""
 PATIENCE_S: Final = 2.0
 """How long a look at the fleet may take; `q` waits as long."""
 FIRST_EVENTS_S: Final = 5.0
@@ -100,7 +100,7 @@ class _Feed:
         self._caught_up.wait(FIRST_EVENTS_S)
 
     def frame(self, height: int) -> Frame:
-        """What to draw now, on so many lines. Raises what the watch has failed with."""
+        """What to draw now, on at most this number of lines. Raises what the watch has failed with."""
         if self._failure is not None:
             raise self._failure
         note = ""

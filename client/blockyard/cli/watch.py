@@ -22,9 +22,9 @@ from blockyard.types import Event
 T = TypeVar("T")
 
 PROGRESS_S: Final = 2.0
-"""So often a server says at least that it is there."""
+"""The longest time between two messages of a server that is there."""
 SILENCE_S: Final = 3 * PROGRESS_S
-"""After so long without a word, nobody answers."""
+"""After this time without a message, the service counts as silent."""
 NO_ANSWER: Final = "no answer from the service, trying again"
 ANSWERS_AGAIN: Final = "the service answers again"
 
@@ -83,7 +83,7 @@ def watch_events(
 
 
 def _tell(sentence: str) -> None:
-    # Nobody may listen on stderr any more, and the watch goes on nevertheless.
+    # If nobody reads stderr any more, the watch still goes on.
     with contextlib.suppress(OSError):
         tell(sentence)
 
@@ -91,7 +91,7 @@ def _tell(sentence: str) -> None:
 class SilenceNotice:
     """Says once that nothing comes any more, and once that it comes again. A context manager.
 
-    Only waiting counts: whoever works on what came may take as long as that takes.
+    Only waiting counts: the work on what came may take as long as it needs.
     """
 
     def __init__(self, after_s: float, tell: Callable[[str], None]) -> None:

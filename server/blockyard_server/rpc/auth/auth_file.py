@@ -1,6 +1,6 @@
-"""The auth file: who there is, how each proves who it is, and what each may do. Read here, used by `directory.py`.
+"""The auth file: who may call, how each caller proves who it is, and what each may do. `directory.py` uses it.
 
-A file is taken as a whole or refused as a whole. What is not understood is refused, with a line for each problem: a
+A file is accepted as a whole or refused as a whole. What is not understood is refused, with a line for each problem: a
 misspelt key would otherwise be a rule without effect. What is absent grants nothing. docs/reference/auth-file.md has
 every key; a test compares the two.
 """
@@ -23,7 +23,7 @@ MAX_FILE_BYTES: Final = 2 * 1024 * 1024
 MAX_PRINCIPALS: Final = 4000
 MAX_ISSUERS: Final = 16
 MAX_PROOFS: Final = 16
-"""Tokens, names of certificates, and subjects of JWTs of one principal: so many of each."""
+"""The most tokens, names of certificates, and subjects of JWTs of one principal: of each."""
 MAX_CALLERS: Final = 64
 MAX_GRANTS: Final = 64
 MAX_PATTERNS: Final = 64

@@ -28,7 +28,7 @@ ALGORITHMS: Final[Mapping[str, tuple[str, str | None]]] = MappingProxyType(
         "EdDSA": ("OKP", "Ed25519"),
     }
 )
-"""Signatures that may be allowed, with the kind and the curve of their keys. No HS256: whoever can verify it can sign.
+"""Signatures that may be allowed, with the kind and the curve of their keys. No HS256: its key both verifies and signs.
 No none."""
 MAX_LINE_LENGTH: Final = 512
 
@@ -92,7 +92,7 @@ def path_rule(value: str) -> str | None:
 
 
 def jwks_rule(value: str) -> str | None:
-    """Where the keys of an issuer are. Whoever can change them on their way can log in as anybody: no `http://`."""
+    """Where the keys of an issuer are. Somebody who can change them on their way can log in as anybody: no `http://`."""
     try:
         url = urlsplit(value)
         complete = url.scheme == "https" and url.hostname and url.port != 0

@@ -14,9 +14,9 @@ from blockyard_server.rpc.auth.principal import DEFAULT_CALLER, Principal
 from blockyard_server.rpc.names import is_id
 
 MAX_MAPPED_POLICIES: Final = 1000
-"""Policies of mapped tenants that are remembered: so many. Names of tenants come from outside."""
+"""The most policies of mapped tenants that are remembered: names of tenants come from outside."""
 MAX_CERTIFICATES: Final = 10_000
-"""Principals of certificates that are remembered: so many. A pattern may stand for any number of names."""
+"""The most principals of certificates that are remembered: a pattern may stand for any number of names."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Finds the principal of a call by the auth file, and follows the file as it changes.
 
 A bearer decides: if there is one, the certificate is not looked at, so that a bad token is never made good by it. A
-file that cannot be used changes nothing: the last good one goes on, and the log has a line for each problem.
+file that cannot be used changes nothing: the last good one stays in use, and the log has a line for each problem.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 AUTHORIZATION: Final = "authorization"
 POLL_S: Final = 2.0
 SETTLE_S: Final = 0.2
-"""A file that has changed is read once it has not changed for so long: it may be written piece by piece."""
+"""A changed file is read only after it has stayed the same for this time: it may be written piece by piece."""
 MAX_SETTLES: Final = 10
 MAX_CACHED_JWTS: Final = 10_000
 JWT_CACHED_S: Final = 300.0
@@ -146,7 +146,7 @@ class FileAuthenticator:
                 cache.start()
 
     async def stop(self) -> None:
-        """Ends that. What is known goes on to be known."""
+        """Ends that. The principals and keys stay as they are."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""Why nobody was recognised: two closed sets, so that they may be the labels of a metric."""
+"""Why a caller was not recognised: two closed sets, so that they may be the labels of a metric."""
 
 from enum import StrEnum
 

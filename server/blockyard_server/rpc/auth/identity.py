@@ -2,7 +2,7 @@
 
 gRPC hands a call over with its metadata and without its body. A stranger gets a handler that ends the call there: so
 the bodies of strangers are never read, which costs a tenth of refusing them afterwards (docs/adr/0026). A certificate
-is seen only later, but whoever has one was let in by its issuer: those calls are asked in `intercept`.
+is seen only later, but its issuer has vouched for the client: `intercept` checks those calls.
 """
 
 import asyncio
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 MAX_REFUSALS: Final = 256
 """Strangers whose refusal is under way at once. One more waits for its turn, and the others of its connection, too."""
 RECHECK_S: Final = 15.0
-"""An open stream's credentials are looked at again after so long."""
+"""Between two looks at the credentials of an open stream."""
 OPEN_TO_STRANGERS: Final = frozenset(f"/grpc.health.v1.Health/{method}" for method in ("Check", "List", "Watch"))
-"""Whoever watches over a server asks these, and has no credentials; gRPC's own health checks of a client send none."""
+"""Monitoring calls these without credentials, and so do the health checks that gRPC makes for a client."""
 
 BEARER: Final = "bearer"
 _MESSAGES: Final = MappingProxyType(
@@ -58,9 +58,9 @@ class ListenerMethods(grpc.GenericRpcHandler):
         *,
         by_certificate: bool = False,
     ) -> None:
-        """`find` finds a method's handler. No authenticator: nobody is asked.
+        """`find` finds a method's handler. No authenticator: every caller is let in.
 
-        `by_certificate`: whoever has no bearer token has a certificate.
+        `by_certificate`: a client without a bearer token has a certificate.
         """
         self._find = find
         self._authenticator = authenticator
@@ -113,7 +113,7 @@ def unknown_caller(stranger: Unauthenticated) -> CallerUnknown:
 
 
 class Identity:
-    """Knows the principal of a call by its certificate, and ends streams whose credentials are good no more."""
+    """Knows the principal of a call by its certificate, and ends streams whose credentials are no longer good."""
 
     def __init__(self, recheck_s: float = RECHECK_S) -> None:
         self._recheck_s = recheck_s

@@ -1,6 +1,6 @@
-"""The public keys of an issuer, kept fresh in the background, and kept when the issuer is away.
+"""The public keys of an issuer, kept fresh in the background, and kept when the issuer cannot be reached.
 
-Whoever verifies a JWT finds its key here at once or not at all: nobody waits for an issuer, not even the start. A read
+A JWT's key is found here at once or not at all: nothing waits for an issuer, not even the start. A read
 that fails changes nothing: the keys go on for a day, and the log says so. A key that is not known makes the issuer be
 asked, every half minute at most, however many strangers name keys that do not exist.
 """
@@ -44,11 +44,11 @@ class JwksTimes:
     retry_s: float = 30.0
     """After a read that failed; and for a key that is not known, since the last read."""
     alarm_s: float = 3600.0
-    """Failures are errors in the log once no read has succeeded for so long."""
+    """Failures are errors in the log once no read has succeeded for this time."""
     keep_s: float = 86_400.0
-    """Keys are used for so long after the last read that succeeded."""
+    """How long keys are used after the last read that succeeded."""
     log_s: float = 600.0
-    """One line about failures in so long."""
+    """Between two lines about failures."""
 
 
 class KeyCache:

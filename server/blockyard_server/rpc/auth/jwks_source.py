@@ -124,7 +124,7 @@ class HttpsSource:
         return data
 
     def forget(self) -> None:
-        """Every `read` asks anew."""
+        """Every `read` asks again."""
 
     def abort(self) -> None:
         """Ends the connection: a host that sends a byte now and then would keep the thread for hours."""

@@ -16,7 +16,7 @@ class PrincipalLimits:
     units_per_s: float = 0.0
     """Its rate. Zero: no limit of the rate."""
     burst: float = 0.0
-    """How many units it may use at once after a rest."""
+    """How many units it may use at once, after a time without calls."""
     calls: int = 1024
     """Calls under way at once."""
     page_reads: int = 16
@@ -26,7 +26,7 @@ class PrincipalLimits:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls. `ANONYMOUS` is everybody where the server asks nobody who he is."""
+    """Who calls. Without an auth file every caller is `ANONYMOUS`."""
 
     id: str
     """Its name in the auth file, such as `sched-a`."""
@@ -61,7 +61,7 @@ class Principal:
         return self._actors[0].name
 
     def actor_on(self, fleet: str) -> Actor | None:
-        """What its requests on this fleet carry; None if nobody was asked who he is."""
+        """What its requests on this fleet carry; None without an auth file."""
         if not self.is_known:
             return None
         return self._actors[Permission.RELEASE_ANY in self.policy.on(fleet)]
@@ -83,9 +83,9 @@ class Principal:
 
 
 DEFAULT_CALLER: Final = "default"
-"""Of calls that name none, where nobody is asked who he is."""
+"""The caller of calls that name none, without an auth file."""
 ANONYMOUS: Final = Principal("anonymous", "anonymous", "none", is_known=False)
-"""Everybody, where nobody is asked. It may do everything, and names its caller itself."""
+"""Every caller, without an auth file. It may do everything, and names its caller itself."""
 
 _current: ContextVar[Principal | None] = ContextVar("principal", default=None)
 
@@ -94,7 +94,7 @@ set_principal: Final = _current.set
 
 
 def current_principal() -> Principal:
-    """Whose call this is. Raises LookupError outside of a call, so that a forgotten step gives nobody any rights."""
+    """Whose call this is. Raises LookupError outside of a call, so that a forgotten step grants no rights."""
     principal = _current.get()
     if principal is None:
         raise LookupError("no principal is known here: this call has not passed the authentication")
@@ -102,7 +102,7 @@ def current_principal() -> Principal:
 
 
 def forget_principal() -> None:
-    """From here on nobody is known, until somebody is."""
+    """From here on the call has no principal, until one is set."""
     _current.set(None)
 
 

@@ -1,8 +1,8 @@
 """Static tokens: random enough that a fast hash protects them, and found by that hash alone.
 
 A token is `bkyd_`, 8 characters that name it in logs, and 32 random bytes in base 62. Secret scanners know the prefix.
-At rest there is only the SHA-256 of the whole: 256 bits cannot be guessed, so nothing slower is needed, and a lookup by
-digest tells by its time nothing about the token.
+At rest there is only the SHA-256 of the whole: 256 bits cannot be guessed, so nothing slower is needed, and the time
+of a lookup by digest tells nothing about the token.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Reads values out of a table of a TOML file: checked, with a sentence for each problem, and no key left unread.
 
-A value that is wrong is replaced by its default, and reading goes on, so that one run tells all problems. Whoever has
-found a problem must refuse the file.
+A value that is wrong is replaced by its default, and reading goes on, so that one run tells all problems. If there
+is a problem, the caller must refuse the file.
 """
 
 from collections.abc import Callable, Mapping, Sequence
