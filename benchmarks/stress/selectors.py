@@ -120,7 +120,7 @@ async def _register_one(client: AsyncClient, number: int) -> None:
 
 
 def _selectors(count: int) -> Sequence[Selector]:
-    """So many that differ; each matches most of the fleet."""
+    """That many different selectors; each matches most of the fleet."""
     return [
         Selector(
             match_expressions=(

@@ -64,7 +64,7 @@ class RunningServer:
     addresses: tuple[str, ...] = ()
     """Of all listeners."""
     reload: Callable[[], None] | None = None
-    """Has the auth file read anew, soon; None: there is none."""
+    """Has the auth file read again, soon; None: there is none."""
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """Which listeners the settings ask for, and none that would let strangers in unless the settings say so.
 
-A port that other machines reach needs two things: to ask who calls, and to keep what is said from others. Whoever wants
-to go without has to say it aloud (docs/adr/0027).
+A port that other machines reach needs two things: to ask who calls, and to keep what is said from others. An operator who
+wants to go without has to say it aloud (docs/adr/0027).
 """
 
 import logging
@@ -95,7 +95,7 @@ def _expect_no_strangers(port: PortListener, settings: Settings) -> None:
 
 
 def _warn(settings: Settings) -> None:
-    """Whoever reads the log later is to know it, too."""
+    """The log says it, too, for later readers."""
     if settings.insecure_no_auth:
         _log.warning("--insecure-no-auth: everybody who reaches the ports of this server may do everything")
     if settings.insecure_no_tls:

@@ -8,7 +8,7 @@ SEPARATOR = "/"
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """The principal behind a request. A request without one comes from a server that asks nobody who he is."""
+    """The principal behind a request. A request without one comes from a server without an auth file."""
 
     name: str
     """As the journal shows it: `train/sched-a`."""

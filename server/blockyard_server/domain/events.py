@@ -23,7 +23,7 @@ class _Event:
     revision: int
     time_us: int
     actor: str = field(default="", kw_only=True)
-    """Who asked for it, as `Actor.name`. Empty: nobody was asked who he is, or the server did it by itself."""
+    """Who asked for it, as `Actor.name`. Empty: the server had no auth file, or did it by itself."""
     via: str = field(default="", kw_only=True)
     """How the actor proved that (`Actor.via`)."""
 

@@ -229,14 +229,14 @@ class FleetState:
 
 
 def fleet_not_found(fleet: str) -> FleetNotFound:
-    """The refusal of whoever names a fleet that is not there."""
+    """The refusal of a request that names a fleet that is not there."""
     return FleetNotFound(
         f"there is no fleet {fleet}; create it first, or list the fleets to see their names", fleet=f"fleets/{fleet}"
     )
 
 
 def instance_not_found(fleet: str, instance: str) -> InstanceNotFound:
-    """The refusal of whoever names an instance that is not there."""
+    """The refusal of a request that names an instance that is not there."""
     return InstanceNotFound(
         f"fleet {fleet} has no instance {instance}; list its instances to see their names",
         instance=f"fleets/{fleet}/instances/{instance}",

@@ -61,7 +61,7 @@ def place(
                     before.append((instance, instance.busy))
                     index.set_busy(instance, instance.busy | blocks)
     except NoCapacity:
-        # Whoever is told NO_CAPACITY waits. Nobody should wait for what can never be.
+        # A client that is told NO_CAPACITY waits, and should never wait for what can never be.
         for number, demand in enumerate(demands[1:], start=1):
             fitting = _fitting(index, demand, _candidates(index, demand))
             if fitting < demand.instances:

@@ -1,9 +1,9 @@
 """What one tenant may have a fleet remember: how many tokens that it cancelled before they were granted.
 
-Whoever releases a token that nobody knows is sure that it is never granted: the fleet remembers it for its retention.
+A client that releases an unknown token may be sure that it is never granted: the fleet remembers it for its retention.
 So somebody could fill the database with made-up tokens. Each *owner* has a bucket of its own: a tenant, or a caller of
 the time before identities that a tenant has adopted. A cancellation fills it by one, and within a retention as many run
-out of it as it holds. Where nobody is asked who he is there is no limit.
+out of it as it holds. Without an auth file there is no limit.
 
 Nothing is counted in the database. Memory follows the fleet's events, also those of other servers, so each server has
 the same bucket. It never holds more than what is remembered: nobody is refused before that is the maximum. It may hold

@@ -79,7 +79,7 @@ def find(state: FleetState, records: Records, allocation_id: int) -> Allocation:
 
 
 def allocation_not_found(fleet: str, allocation_id: int) -> AllocationNotFound:
-    """The refusal of whoever names an allocation that is not there."""
+    """The refusal of a request that names an allocation that is not there."""
     return AllocationNotFound(
         f"fleet {fleet} has no allocation {allocation_id}, or it ended longer ago than the server remembers",
         allocation=f"fleets/{fleet}/allocations/{allocation_id}",
@@ -87,7 +87,7 @@ def allocation_not_found(fleet: str, allocation_id: int) -> AllocationNotFound:
 
 
 def check_owner(state: FleetState, allocation: Allocation, request: Release | Renew) -> None:
-    """Refuses whoever is known and is not of the allocation's tenant. Raises NotOwner."""
+    """Refuses a known principal of another tenant than the allocation's. Raises NotOwner."""
     actor = request.actor
     if actor is not None and not actor.owns(allocation.caller):
         name = f"fleets/{state.fleet}/allocations/{allocation.allocation}"

@@ -81,7 +81,7 @@ class Demand:
 class _Request:
     fleet: str
     actor: Actor | None = field(default=None, kw_only=True)
-    """Who asks. None: the server asks nobody who he is."""
+    """Who asks. None: the server has no auth file."""
 
 
 @dataclass(frozen=True, slots=True)

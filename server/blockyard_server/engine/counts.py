@@ -1,4 +1,4 @@
-"""What the server counts of its own work: plain numbers, for whoever shows them.
+"""What the server counts of its own work: plain numbers, for the metrics.
 
 The engine adds, each number in one thread alone or under a lock; who reads meanwhile sees it as it is at some moment.
 """

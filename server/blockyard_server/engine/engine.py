@@ -127,7 +127,7 @@ class Engine:
         self._writers.start()
         self._watches.start()
         try:
-            await self._keeper.register()  # before it serves anything: whoever raises a fleet's format counts it
+            await self._keeper.register()  # before it serves anything: raising a fleet's format counts it
             await self._loader.load()
         except BaseException as failure:
             await self.stop()

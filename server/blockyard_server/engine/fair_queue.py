@@ -207,7 +207,7 @@ class FairQueue(Generic[E]):
             self._forget(alone)
             alone = None
         if alone is not None:
-            # Whoever had all turns so far does not go before who comes anew.
+            # The one that had all turns so far does not go before a newcomer.
             for each in (lane, alone) if self._alone_was_served else (alone, lane):
                 self._turns.add(each.path)
         elif self._turns:

@@ -63,7 +63,7 @@ class LedgerWork:
     async def verify(self, fleet: str) -> VerifyReport:
         """Compares all records of a fleet at one revision; halts it if they differ. Raises Refused, EngineFailure.
 
-        Whoever asked may go away meanwhile; the comparison goes on, because only it closes the snapshot.
+        The client may go away meanwhile; the comparison goes on, because only it closes the snapshot.
         """
         self._expect_room()
         return await self._shielded(asyncio.create_task(self._verify(fleet), name="blockyard-verify"))
@@ -79,7 +79,7 @@ class LedgerWork:
         return await asyncio.get_running_loop().run_in_executor(self._worker, work)
 
     async def read(self, snapshot: VerifySnapshot, work: Callable[[VerifySnapshot], T]) -> T:
-        """Runs what reads a snapshot, and closes it, in the worker thread. Whoever calls has the turn.
+        """Runs what reads a snapshot, and closes it, in the worker thread. The caller has the turn.
 
         Raises ShuttingDown if `end` was called before the snapshot was read, StoreFailed.
         """

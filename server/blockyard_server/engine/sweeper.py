@@ -26,7 +26,7 @@ MAX_AGED_AT_ONCE: Final = 5
 SEARCH_SHARE: Final = 0.02
 """Of the time, for each search for such fleets: the more fleets there are, the less often they are searched."""
 MAX_REST_S: Final = 5.0
-"""Between two searches for ended leases; whoever watches the fleet is told of their end so much later."""
+"""The time between two searches for ended leases, and so the delay until a watch tells of an end."""
 MAX_REST_OF_THE_PAST_S: Final = 60.0
 """The same for what is old enough to be forgotten, which nobody waits for."""
 MAX_COMPACTIONS: Final = 10
@@ -99,7 +99,7 @@ class Sweeper:
     def _note_sweep(self, fleet: str, sweep: "asyncio.Task[None]") -> None:
         del self._sweeps[fleet]
         if not sweep.cancelled():
-            sweep.exception()  # whoever waited has it; asyncio would report it as lost where nobody waits any more
+            sweep.exception()  # those who waited have it; asyncio would report it as lost if nobody waits any more
 
     async def round(self, *, paced: bool = False) -> None:
         """Looks after the next fleets that need it. Raises ShuttingDown, StoreFailed.

@@ -2,7 +2,7 @@
 
 (Goyal, Vin and Cheng, SIGCOMM 1996.) Each key has a time of its own, which goes on by what it has used over its weight.
 The next is the one whose time is the least. A key that waited for nothing starts at the time of the one that was served
-last, so nobody saves up turns, and whoever comes anew waits for no backlog of another.
+last, so nobody saves up turns, and a newcomer waits for no backlog of another.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """One transaction on one fleet, run again until the database lets it commit, or fails.
 
-Whoever works in it sees the fleet in memory as its row is, at the fleet's time, with every lease extended if time may
+The work in it sees the fleet in memory as its row is, at the fleet's time, with every lease extended if time may
 have been skipped. Memory takes on each event as it is decided; if the commit fails, that memory is forgotten and loaded
 again (docs/adr/0002).
 """

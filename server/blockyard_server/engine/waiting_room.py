@@ -1,6 +1,6 @@
 """How many requests may wait: in all, for renewals and releases, and of one tenant beside others.
 
-One tenant alone may fill the queue, as long as nobody is asked who he is. Beside others, or if it is known, a tenant
+One tenant alone may fill the queue, on a server without an auth file. Beside others, or if it is known, a tenant
 may have as many requests waiting as places are left free (Choudhury and Hahne, Dynamic queue length thresholds, 1998):
 so a flood leaves half of the queue to others, two floods leave a third. A tenth is for renewals and releases alone.
 """

@@ -1,4 +1,4 @@
-"""Watches: a fleet's journal as it grows, for whoever follows it, each at a pace of its own (docs/adr/0007-watch.md).
+"""Watches: a fleet's journal as it grows, for its followers, each at a pace of its own (docs/adr/0007-watch.md).
 
 Nothing is pushed and no queue grows. A watch knows the revision up to which it has sent, and reads on from there: out
 of the last few events that all watches of a fleet share, or, further behind, out of the journal itself. A commit only
@@ -206,7 +206,7 @@ class WatchHub:
             try:
                 page = await self._events(self._current, tail.fleet, ALL_EVENTS, tail.revision)
             except Exception as failure:  # noqa: BLE001 - it is not lost: every watch of the fleet raises it
-                # Who watches is to look for a server that can read, and whoever comes again finds out again.
+                # The client looks for a server that can read; if it comes back here, this is found out again.
                 self._drop(tail)
                 tail.fail(failure)
                 return

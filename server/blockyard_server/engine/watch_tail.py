@@ -61,7 +61,7 @@ class WatchTail:
         wakeup.set()
 
     def fail(self, failure: Exception) -> None:
-        """From now on whoever waits for news gets the failure."""
+        """From now on every wait for news ends with the failure."""
         self._failure = failure
         self.wake_all()
 

@@ -44,7 +44,7 @@ class StreamPool:
         self._by_principal: Counter[str] = Counter()
 
     def take(self, connection: str, principal: str | None = None) -> bool:
-        """Whether there was a place; `give_back` it. `principal` is None where nobody was asked who he is."""
+        """Whether there was a place; `give_back` it. `principal` is None without an auth file."""
         if (
             self._free <= 0
             or self._by_connection[connection] >= self._per_connection
@@ -78,7 +78,7 @@ class StreamPool:
 
 
 def _principal_of(context: Context) -> str | None:
-    """What tells one principal from another; None where nobody was asked who he is."""
+    """What tells one principal from another; None without an auth file."""
     principal = principal_so_far()
     if principal is None:
         # By its certificate, which is looked at later.
@@ -90,7 +90,7 @@ class Admission:
     """At most so many calls, and as many streams, are under way at once. For one event loop.
 
     Streams have places of their own, since a stream may stay open for as long as its client lives. Those of one service
-    take none of another's: whoever opens health watches must not keep others from following a fleet.
+    take none of another's: a client that opens health watches must not keep others from following a fleet.
     """
 
     def __init__(self, max_concurrent: int, pools: Mapping[str, StreamPool] | None = None) -> None:

@@ -76,7 +76,7 @@ class AuditLog:
 
 
 def write_line(level: int, event: str, **more: object) -> None:
-    """One line. Whoever calls this sees to it that there are not too many."""
+    """One line. The caller limits how many there are."""
     _log.log(level, "%s", json.dumps({"event": event, **more}, ensure_ascii=True))
 
 

@@ -1,7 +1,7 @@
 """Which permission each RPC needs, on which fleet: one table, complete by test.
 
 A call is checked between its parsing and its handler, so that the fleet is known. An operation of a Batch is checked
-by itself. Whoever is not asked who he is passes.
+by itself. Without an auth file every call passes.
 """
 
 from collections.abc import Callable, Mapping

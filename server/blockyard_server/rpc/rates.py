@@ -1,8 +1,8 @@
 """What one principal may ask for: a rate of units, and so much at once of each kind. `prices.py` says what counts how.
 
-Whoever asks for more is refused with RATE_LIMITED and told when to come back; nothing was done. Limits are those of the
-principal, never those of an address: behind a proxy all have the same one. Where nobody is asked who he is there are
-none (docs/adr/0029).
+A call above a limit is refused with RATE_LIMITED, which says when to try again; nothing was done. A limit belongs to a
+principal, never to an address: behind a proxy all clients have the same one. Without an auth file there are no limits
+(docs/adr/0029).
 """
 
 import random
@@ -56,7 +56,7 @@ class Bucket:
         self._level -= units
 
     def is_full(self, now_s: float) -> bool:
-        """Whether it would be the same if it were made anew."""
+        """Whether a new bucket would be the same."""
         return self._level + (now_s - self._at_s) * self._rate >= self._burst
 
 
@@ -178,7 +178,7 @@ class Rates:
         return account
 
     def _close_idle(self, now_s: float) -> None:
-        """Forgets accounts that would be the same if opened anew; if that is too few, those of longest ago."""
+        """Forgets accounts that a new one would equal; if that is too few, those that were unused for longest."""
         self._accounts = {name: each for name, each in self._accounts.items() if not each.is_idle(now_s)}
         surplus = len(self._accounts) - MAX_ACCOUNTS * 3 // 4
         if surplus > 0:

@@ -129,7 +129,7 @@ class Edge:
     """
 
     def __init__(self, service: Service, settings: EdgeSettings, authenticator: Authenticator | None = None) -> None:
-        """The authenticator is for `bind` alone. None: nobody is asked who he is."""
+        """The authenticator is for `bind` alone. None: every call is anonymous."""
         self._authenticator = authenticator
         self._listeners: list[tuple[Listener, grpc.aio.Server]] = []
         LOST_ANSWERS.install()
@@ -173,7 +173,7 @@ class Edge:
             names = [descriptor.full_name for descriptor, _ in services]
             services += reflection_services(names, settings.reflection_limits)
         for descriptor, servicer in services:
-            # Whoever asks a draining server for its health is to hear NOT_SERVING.
+            # A draining server answers a health check with NOT_SERVING.
             self.methods.add(descriptor, servicer, changes=CHANGES, serve_while_draining=servicer is self.health)
 
     def bind(self, address: str) -> int:

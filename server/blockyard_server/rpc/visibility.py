@@ -1,7 +1,7 @@
 """What a principal sees of other tenants' allocations: which blocks are busy and, with READ_HOLDERS, who holds them.
 
-A token is shown to its own tenant alone: with it, an allocation is found and released. Where nobody is asked who he
-is, everything is shown, at no cost.
+A token is shown to its own tenant alone: with it, an allocation is found and released. Without
+an auth file everything is shown, at no cost.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence

@@ -100,7 +100,7 @@ class PostgresEvidence(Slices):
             self._put_away(cursor)
 
     def _put_away(self, cursor: "psycopg.ServerCursor[Row]") -> None:
-        """Closes it, also half read. If that fails, the connection is given up: whoever reads on is told."""
+        """Closes it, also half read. If that fails, the connection is given up: a later read raises."""
         try:
             self._bound(cursor.close)
         except (psycopg.Error, StoreFailed):

@@ -73,7 +73,7 @@ class WatchedConnection(psycopg.AsyncConnection[tuple[object, ...]]):
             self.watch.rest()
 
     async def close(self) -> None:
-        """Closes it, whoever does: its descriptor is looked at no more."""
+        """Closes it: its descriptor is looked at no more."""
         self.watch.end()
         await super().close()
 

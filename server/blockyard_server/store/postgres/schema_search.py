@@ -1,7 +1,7 @@
 """Which schema of a database holds the tables: the one that is named, or the only one that has them.
 
 The search path decides nothing but where the tables of an empty database are made: a role's or a database's can be
-changed by whoever administers them, and may put another schema with tables of the same names first.
+changed by an administrator, and may put another schema with tables of the same names first.
 """
 
 from typing import Final

@@ -43,7 +43,7 @@ class PostgresSession(Session):
     def wait_for_creation(self, fleet: str) -> tuple[Row | None, int]:
         """As `begin`, for a fleet without a row that a transaction of unknown end may have created.
 
-        A row that is not there cannot be locked; writing it waits until whoever wrote it before is over.
+        A row that is not there cannot be locked; writing it waits until the transaction that wrote it before is over.
         """
         row = (fleet, "{}", "BEST_FIT", None, None, "{}", 0, 0, 0, 0, 1, 0)
         waiting = [("SAVEPOINT creation", ()), (statements.INSERT_FLEET, row), ("ROLLBACK TO SAVEPOINT creation", ())]

@@ -2,7 +2,7 @@
 
 A statement's own limits are the server's to keep. A server that is frozen, or a network that swallows every answer,
 keeps none: then the waiting thread would wait for as long as the system does. The watchdog shuts the socket down, and
-whoever waits on it wakes with an error.
+the call that waits on it ends with an error.
 """
 
 import os

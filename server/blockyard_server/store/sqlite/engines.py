@@ -50,7 +50,7 @@ def reading_engine(path: Path, readers: int, busy_timeout_s: float, expect_in_pl
 
 
 async def _open_whole(uri: str, busy_timeout_s: float) -> aiosqlite.Connection:
-    """A connection. Whoever is cancelled meanwhile goes once it is open and closed again.
+    """A connection. A caller that is cancelled meanwhile goes once it is open and closed again.
 
     Its thread would else answer an event loop that may be closed by then.
     """

@@ -100,7 +100,7 @@ WITH RECURSIVE run (fleet, instance, allocation, block, last) AS (
 FREE_RUN: Final = """
 DELETE FROM held_blocks WHERE fleet = ? AND instance = ? AND allocation = ? AND block BETWEEN ? AND ?"""
 
-# Whoever holds it exclusively has all its busy blocks; a trigger ends it with the last of them.
+# Its exclusive holder has all its busy blocks; a trigger ends it with the last of them.
 HOLD_EXCLUSIVELY: Final = """
 UPDATE instances SET exclusive_to = ?
 WHERE fleet = ? AND instance = ? AND busy_blocks = ? AND exclusive_to IS NULL"""
