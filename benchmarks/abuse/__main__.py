@@ -14,7 +14,7 @@ from benchmarks.stress.scenario import Scenario
 SCENARIOS: Final[tuple[Scenario, ...]] = (
     bursts.SCENARIO,
     strangers.SCENARIO,
-    flood.SCENARIO,
+    *flood.SCENARIOS,
     denied.SCENARIO,
     requests.SCENARIO,
     waiting.SCENARIO,

@@ -13,6 +13,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
+from benchmarks.postgres import postgres
 from benchmarks.stress.bystander import another_process
 from benchmarks.stress.scenario import Figure, Scale, Scenario, percentile
 from blockyard import AsyncClient
@@ -86,10 +87,21 @@ KINDS: Final[dict[str, tuple[Callable[[int, str], pb.BatchOperation], Callable[[
 
 
 def run(scale: Scale) -> Sequence[Figure]:
-    """On SQLite. Alone and beside each flood, one after the other on one server."""
+    """On SQLite."""
+    return _floods(scale)
+
+
+def on_postgres(scale: Scale) -> Sequence[Figure]:
+    """On PostgreSQL, with one server."""
+    with postgres() as database:
+        return _floods(scale, database=database.url())
+
+
+def _floods(scale: Scale, **where: Any) -> Sequence[Figure]:
+    """Alone and beside each flood, one after the other on one server."""
     seconds = float(scale.of(6, 2))
     kinds = list(KINDS) if not scale.short else list(KINDS)[:1]
-    with ServerProcess(scale.folder / "server", audit_interval_s=0) as server, another_process() as load:
+    with ServerProcess(scale.folder / "server", audit_interval_s=0, **where) as server, another_process() as load:
         server.start()
         asyncio.run(_prepare(server.address, fleets=200 if len(kinds) > 1 else 1))
         alone = asyncio.run(_honest(server.address, seconds, lambda: None))
@@ -214,4 +226,7 @@ def _flood(address: str, kind: str, seconds: float) -> Counter[str]:
     return done
 
 
-SCENARIO: Final = Scenario("flood", "another tenant's calls and leases beside a flood of batches, on SQLite", run)
+SCENARIOS: Final = (
+    Scenario("flood", "another tenant's calls and leases beside a flood of batches, on SQLite", run),
+    Scenario("flood-postgres", "the same on PostgreSQL", on_postgres),
+)

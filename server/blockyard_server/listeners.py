@@ -1,7 +1,7 @@
 """Which listeners the settings ask for, and none that would let strangers in unless the settings say so.
 
-A port that other machines reach needs two things: to ask who calls, and to keep what is said from others. An operator who
-wants to go without has to say it aloud (docs/adr/0027).
+A port that other machines reach needs two things: to ask who calls, and to keep what is said from others. An
+operator who wants to go without has to say it aloud (docs/adr/0027).
 """
 
 import logging
