@@ -49,11 +49,13 @@ async def serving(**settings: Any) -> AsyncIterator[Served]:
     address = f"127.0.0.1:{edge.bind('127.0.0.1:0')}"
     await edge.start()
     edge.stuck.stop()
-    async with grpc.aio.insecure_channel(address) as channel:
-        blockyard = Blockyard(channel)
-        await blockyard.make_fleet("gpu")  # also because something in gRPC refers to the first call for ever
-        yield Served(edge, address, blockyard)
-    await edge.stop(grace_s=0)
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            blockyard = Blockyard(channel)
+            await blockyard.make_fleet("gpu")  # also because something in gRPC refers to the first call for ever
+            yield Served(edge, address, blockyard)
+    finally:
+        await edge.stop(grace_s=0)
 
 
 async def until_waiting(served: Served, calls: int) -> None:
@@ -134,7 +136,7 @@ async def test_large_answers_that_nobody_takes_have_a_bound_together_and_the_old
             < 3 * LARGE_ANSWER_BYTES
         )
         async with served.connected(window=0) as connection:
-            streams = [connection.call(LIST_INSTANCES, request.SerializeToString()) for _ in range(CALLS)]
+            streams = await calls_in_turn(connection, LIST_INSTANCES, request.SerializeToString())
             await connection.until_ended(CALLS // 2)
 
             ended = sorted(connection.ended)
@@ -166,8 +168,7 @@ async def test_of_too_many_answers_that_are_not_taken_the_oldest_are_given_up_ea
         serving(client_patience_s=FOR_EVER_S, max_waiting_for_clients=5) as served,
         served.connected(window=0) as connection,
     ):
-        streams = [connection.call(LIST_FLEETS) for _ in range(CALLS)]
-        await connection.until_begun(CALLS)
+        streams = await calls_in_turn(connection, LIST_FLEETS)
         await served.blockyard.admin.ListFleets(fleet_admin_pb2.ListFleetsRequest())
 
         tick(served.edge.stuck, 3)
@@ -192,6 +193,15 @@ async def test_calls_that_are_answered_and_taken_are_left_alone() -> None:
         await served.blockyard.allocator.Acquire(acquire_request())
         assert (await watch.read()).events
         watch.cancel()
+
+
+async def calls_in_turn(connection: RawConnection, method: str, request: bytes = b"") -> list[int]:
+    """Each begins once the one before is being answered: of two at once, the later one may be answered first."""
+    streams = []
+    for number in range(CALLS):
+        streams.append(connection.call(method, request))
+        await connection.until_begun(number + 1)
+    return streams
 
 
 async def until_nothing_waits(served: Served) -> None:
