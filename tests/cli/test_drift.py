@@ -63,6 +63,7 @@ def test_repair_says_what_it_would_change_then_changes_it_then_has_nothing_to_do
     assert drifted("verify", "gpu").code == 0
 
 
+@pytest.mark.slow
 def test_what_no_rule_repairs_is_shown_and_the_exit_code_stays_1(drifted: CommandLine, tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "blockyard.db")) as hand, hand:
         hand.execute("""UPDATE allocations SET granted = '[["node-1",[1,9]]]'""")

@@ -138,6 +138,7 @@ def test_what_the_service_refuses_as_malformed_stops_the_replay(blockyard: Comma
     assert "'a' failed (INVALID_REQUEST)" in refused.err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TRACES.exists(), reason="the real logs are not there (../shared/traces)")
 def test_the_beginning_of_a_real_log_is_replayed_cleanly(blockyard: CommandLine) -> None:
     folder = TRACES / "nasa_ipsc"

@@ -87,6 +87,7 @@ def test_the_exit_code_is_the_commands(
     assert busy(client, fleet) == 0
 
 
+@pytest.mark.slow
 def test_options_behind_the_command_are_the_commands_own(blockyard: CommandLine, fleet: str) -> None:
     assert run(blockyard, "--fleet", fleet, "echo", "--fleet", "-v").out == "--fleet -v\n"
 
@@ -220,6 +221,7 @@ def test_without_capacity_the_command_never_starts(
     assert not witness.exists()
 
 
+@pytest.mark.slow
 def test_with_wait_it_starts_once_there_is_capacity(blockyard: CommandLine, client: Client, fleet: str) -> None:
     held = client.acquire(fleet, blocks=8, holder="x").allocation
     process = blockyard.start("run", "--fleet", fleet, "--wait", "10m", "--", "echo", "at last")
@@ -298,6 +300,7 @@ def test_why_there_are_no_blocks_is_told_by_the_exit_code(error: BlockyardError 
     assert exit_code_without_blocks(error) == code
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_wait_ends_it_and_leaves_nothing_held(
     blockyard: CommandLine, client: Client, fleet: str
 ) -> None:
@@ -313,6 +316,7 @@ def test_a_signal_during_the_wait_ends_it_and_leaves_nothing_held(
     assert [allocation.name for allocation in client.list_allocations(fleet)] == [held.name]
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_wrongly_never_reaches_the_service(blockyard: CommandLine, fleet: str) -> None:
     for arguments in (("--fleet", fleet), ("--", "true"), ("--fleet", fleet, "--ttl", "x", "--", "true")):
         refused = run(blockyard, *arguments)

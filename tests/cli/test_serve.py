@@ -61,6 +61,7 @@ def test_a_database_alone_is_asked_for_and_its_password_is_not_said() -> None:
         assert "s3cret" not in refused.err
 
 
+@pytest.mark.slow
 def test_a_second_server_on_the_same_port_or_file_says_why_it_does_not_start(tmp_path: Path) -> None:
     data = tmp_path / "blockyard.db"
     with serving(data) as address:
@@ -133,6 +134,7 @@ def test_the_demo_fleet_is_made_once(tmp_path: Path) -> None:
             assert "node-4  ----               0 of 4 busy  CORDONED" in CommandLine(address)("describe", "demo").out
 
 
+@pytest.mark.slow
 def test_a_signal_stops_the_server_in_peace(tmp_path: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         server = serving(tmp_path / "blockyard.db")

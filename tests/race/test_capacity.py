@@ -24,7 +24,14 @@ BLOCKS = 100
 
 
 @pytest.mark.every_deployment
-@pytest.mark.parametrize("sizes", [(100,), (50, 50), (10,) * 10], ids=["one instance", "two", "ten"])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param((100,), id="one instance", marks=pytest.mark.slow),
+        pytest.param((50, 50), id="two", marks=pytest.mark.slow),
+        pytest.param((10,) * 10, id="ten"),
+    ],
+)
 async def test_two_hundred_acquires_for_a_hundred_blocks_over_grpc(tmp_path: Path, sizes: Sequence[int]) -> None:
     async with serving(tmp_path) as running, client_of(running) as client, AsyncExitStack() as connections:
         await client.create_fleet(FLEET)

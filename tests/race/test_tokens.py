@@ -24,6 +24,7 @@ from blockyard import (
 from tests.harness.in_process import client_of, serving
 from tests.harness.journal import check_fleet
 from tests.harness.one_shot import OneShotClient
+from tests.harness.samples import some_at_first
 
 pytestmark = pytest.mark.every_deployment
 
@@ -115,7 +116,7 @@ async def test_tokens_of_two_callers_never_meet(yard: Yard, tmp_path: Path) -> N
         assert len({grant.allocation.name for grant in grants}) == 2
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", some_at_first(range(4), 2))
 async def test_a_release_by_token_that_races_its_acquire_never_leaks(yard: Yard, seed: int) -> None:
     dice = Random(seed)
 

@@ -79,6 +79,7 @@ def test_the_schedulers_jobs_go_on_over_a_killed_server_and_those_that_wait_are_
         assert client.describe("gpu").totals.busy_blocks == 0, "what nobody could release is released by hand or TTL"
 
 
+@pytest.mark.slow
 def test_the_scheduler_can_be_run_again_with_the_same_names(server: ServerProcess) -> None:
     for _ in range(5):
         ended = end_of(launch(server, "scheduler_loop.py", "gpu", "tick", "tock"))

@@ -179,6 +179,7 @@ def test_a_forked_child_leaves_an_asyncio_lease_alone(
     assert kinds_of(address, fleet) == ["GRANTED", "INSTANCE_CREATED", "RELEASED"]
 
 
+@pytest.mark.slow
 @EVERY_SUPPORT
 def test_a_process_of_multiprocessing_does_not_hold_what_its_parent_holds(
     address: str, fleet: str, tmp_path: Path, support: str | None

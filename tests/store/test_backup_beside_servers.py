@@ -82,6 +82,7 @@ def test_a_server_ends_and_another_starts_while_a_backup_is_made(
     expect_all(data, FIRST + SECOND)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", [BackupProcess.finish, BackupProcess.kill])
 def test_a_backup_that_was_begun_without_a_server_does_not_keep_one_from_starting(
     tmp_path: Path, act: Callable[[BackupProcess], None]
