@@ -180,11 +180,12 @@ def _fleets(counts: Counts, fleets: list[FleetState]) -> Iterator[Metric]:
 
 
 def _blocks(fleets: list[FleetState], shown: frozenset[str]) -> Metric:
-    sizes = {OTHER: [0, 0, 0]}
+    others = [0, 0, 0]
+    sizes = {OTHER: others}
     for state in fleets:
-        index, label = state.index, state.fleet if state.fleet in shown else OTHER
+        index = state.index
         total, idle, acquirable = index.total_blocks, index.idle_blocks, index.acquirable_blocks
-        size = sizes.setdefault(label, [0, 0, 0])
+        size = sizes.setdefault(state.fleet, [0, 0, 0]) if state.fleet in shown else others
         size[0] += total - idle
         size[1] += acquirable
         size[2] += idle - acquirable
@@ -264,7 +265,7 @@ def _calls(calls: CallCounts) -> Iterator[Metric]:
     ended = CounterMetricFamily(
         "blockyard_rpc", "Calls that have ended, by gRPC status and reason.", labels=("rpc", "code", "reason")
     )
-    for (path, status, reason), number in sorted(dict(calls.ended).items()):
+    for (path, status, reason), number in sorted(calls.ended.items()):
         ended.add_metric((path[1:], status, reason), number)
     yield ended
     given_up = CounterMetricFamily(

@@ -226,7 +226,7 @@ async def test_the_series_are_bounded_whatever_fleets_and_tenants_there_are(tmp_
                 enter(allocator_pb2.AcquireRequest())
         for path in calls.under_way:
             for reason, spec in REASONS.items():
-                calls.ended[path, spec.status, reason] += 1
+                calls._failed[path, spec.status, reason] += 1
         for kind in get_args(Request):
             for reason in REASONS:
                 engine.counts.requests[kind.__name__, reason] += 1

@@ -148,7 +148,7 @@ async def test_a_start_that_fails_after_the_socket_was_made_leaves_it_to_the_nex
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         metrics = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(StartRefused, match="ops_listen .* cannot be served"):
+        with pytest.raises(StartRefused, match=r"ops_listen .* cannot be served"):
             async with serving(tmp_path, admin_socket=path, ops_listen=metrics):
                 pass
     async with serving(tmp_path, admin_socket=path) as running:

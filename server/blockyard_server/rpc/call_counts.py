@@ -18,20 +18,41 @@ NO_REQUEST: Final = "request"
 NOT_TAKEN: Final = "answer"
 
 
+class _Counted:
+    """The numbers of one method. Attributes, because each call changes three of them."""
+
+    __slots__ = ("durations", "ok", "under_way")
+
+    def __init__(self) -> None:
+        self.ok = 0
+        self.under_way = 0
+        self.durations = Durations(CALL_BOUNDS_S)
+
+
 class CallCounts:
     """Plain numbers, by method: the registered ones alone, so that what is shown has a bound."""
 
     def __init__(self) -> None:
-        self.ended: Counter[tuple[str, str, str]] = Counter()
-        """By path, status and the error's reason, which is empty if there is none.
-
-        CANCELLED: the client, or its deadline, did not wait for the answer.
-        """
-        self.under_way: Counter[str] = Counter()
+        self._by_path: dict[str, _Counted] = {}
+        self._failed: Counter[tuple[str, str, str]] = Counter()
         self.durations: dict[str, Durations] = {}
         """Of calls with one answer."""
         self.given_up: Counter[str] = Counter({NO_REQUEST: 0, NOT_TAKEN: 0})
         """Calls that were ended because their client did not send its request, or did not take the answer."""
+
+    @property
+    def under_way(self) -> Counter[str]:
+        """By path."""
+        return Counter({path: counted.under_way for path, counted in self._by_path.items()})
+
+    @property
+    def ended(self) -> Counter[tuple[str, str, str]]:
+        """By path, status and the error's reason, which is empty if there is none. From any thread.
+
+        CANCELLED: the client, or its deadline, did not wait for the answer.
+        """
+        well = {(path, OK, ""): counted.ok for path, counted in self._by_path.items() if counted.ok}
+        return Counter({**well, **self._failed})
 
     @property
     def answered(self) -> Counter[tuple[str, str]]:
@@ -43,35 +64,33 @@ class CallCounts:
 
     def intercept(self, method: Method, proceed: Handler) -> Handler:
         """As `Interceptor` says. It begins the call's `Call`."""
-        path, ended, under_way, monotonic_s = method.path, self.ended, self.under_way, time.monotonic
-        well = (path, OK, "")
-        under_way[path] = 0
-        durations = Durations(CALL_BOUNDS_S)
+        path, failed, monotonic_s = method.path, self._failed, time.monotonic
+        counted = self._by_path[path] = _Counted()
+        note_duration = counted.durations.add
         if not method.streams:
-            self.durations[path] = durations
+            self.durations[path] = counted.durations
 
-        async def counted(incoming: Any, context: Context) -> Any:
-            under_way[path] += 1
+        async def carried_out(incoming: Any, context: Context) -> Any:
+            counted.under_way += 1
             call = Call()
             begin(call)
             began_s = monotonic_s()
-            end = (path, CANCELLED, "")
             try:
                 answer = await proceed(incoming, context)
             except asyncio.CancelledError:
+                failed[path, CANCELLED, ""] += 1
                 raise
             except BaseException:
-                end = (path, _NAMES.get(_number(context.code()), "UNKNOWN"), call.reason)
+                failed[path, _NAMES.get(_number(context.code()), "UNKNOWN"), call.reason] += 1
                 raise
             else:
-                end = well
+                counted.ok += 1
                 return answer
             finally:
-                under_way[path] -= 1
-                ended[end] += 1
-                durations.add(monotonic_s() - began_s)
+                counted.under_way -= 1
+                note_duration(monotonic_s() - began_s)
 
-        return counted
+        return carried_out
 
 
 def _number(code: Any) -> int:
