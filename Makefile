@@ -124,6 +124,10 @@ bench: $(VENV)/.dev  ## The measurements, as a table
 bench-watch: $(VENV)/.dev  ## How long a change takes to reach who watches
 	$(BIN)/python -m benchmarks.watch $(ARGS)
 
+.PHONY: bench-observe
+bench-observe: $(VENV)/.dev  ## What a scrape and the counting of a call cost
+	$(BIN)/python -m benchmarks.observe $(ARGS)
+
 .PHONY: stress
 stress: $(VENV)/.dev  ## Loads that must not stop the others: goal, figure and verdict of each; ARGS=--short for CI's form
 	$(BIN)/python -m benchmarks.stress $(ARGS)

@@ -21,7 +21,7 @@ def run(scale: Scale) -> Sequence[Figure]:
     """The figures of all three."""
     metrics = f"127.0.0.1:{free_port()}"
     most = scale.of(10_000, 2_000)
-    with many_files(), plain_server(scale.folder, metrics_listen=metrics, max_connections=most) as server:
+    with many_files(), plain_server(scale.folder, ops_listen=metrics, max_connections=most) as server:
         return asyncio.run(_all(server, most, int(metrics.rpartition(":")[2])))
 
 

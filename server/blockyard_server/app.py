@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.resources import files
 from typing import Final
 
 from blockyard_server.audit_output import audit_lines_on_stderr
@@ -24,7 +25,8 @@ from blockyard_server.engine.store_protocol import Store, StoreRefused
 from blockyard_server.engine.sweeper import SweeperSettings
 from blockyard_server.engine.writer import WriterLimits
 from blockyard_server.listeners import Listeners, ListenRefused, listeners_of
-from blockyard_server.metrics import MetricsServer
+from blockyard_server.metrics import BuildInfo, ServerMetrics
+from blockyard_server.ops_server import OpsServer
 from blockyard_server.rpc.auth.auth_file import AuthFileRefused
 from blockyard_server.rpc.auth.authenticator import Authenticator
 from blockyard_server.rpc.auth.file_authenticator import FileAuthenticator
@@ -57,10 +59,11 @@ class RunningServer:
     address: str
     """Where, as clients name it, with the real port; of several listeners the first."""
     engine: Engine
+    edge: Edge
     made_new: bool = False
     """There was no data where the settings say: an empty database was made."""
-    metrics_address: str | None = None
-    """Where the metrics are, as `host:port` with the real port; None: nowhere."""
+    ops_address: str | None = None
+    """Where the metrics and the probes are, as `host:port` with the real port; None: nowhere."""
     addresses: tuple[str, ...] = ()
     """Of all listeners."""
     reload: Callable[[], None] | None = None
@@ -107,26 +110,26 @@ async def running_server(
         await engine.stop()
         raise StartRefused(str(error)) from error
     try:
-        metrics = _metrics(settings, engine, edge, listeners, followed)
+        ops = _ops_server(settings, ServerMetrics(engine, edge, build_info(), listeners.certificates, followed))
     except OSError as error:
         await edge.stop(0)
         await engine.stop()
-        raise StartRefused(f"metrics cannot be served on {settings.metrics_listen}: {error.strerror}") from error
+        raise StartRefused(f"ops_listen {settings.ops_address} cannot be served: {error.strerror}") from error
     _log.info("at most %s", descriptors)
     if followed is not None:
         followed.start()
     try:
-        metrics_address = metrics.address if metrics is not None else None
+        ops_address = ops.address if ops is not None else None
         reload = None if followed is None else followed.reload
-        yield RunningServer(addresses[0], engine, store.made_new, metrics_address, tuple(addresses), reload)
+        yield RunningServer(addresses[0], engine, edge, store.made_new, ops_address, tuple(addresses), reload)
     finally:
         _log.info("draining")
         await edge.stop(settings.drain_grace_s)
         await engine.stop()
         if followed is not None:
             await followed.stop()
-        if metrics is not None:
-            await asyncio.to_thread(metrics.close)
+        if ops is not None:
+            await asyncio.to_thread(ops.close)
         _log.info("stopped")
 
 
@@ -221,13 +224,20 @@ def _listeners(settings: Settings, authenticator: Authenticator | None) -> Liste
         raise StartRefused(str(refused)) from refused
 
 
-def _metrics(
-    settings: Settings, engine: Engine, edge: Edge, listeners: Listeners, followed: FileAuthenticator | None
-) -> MetricsServer | None:
+def build_info() -> BuildInfo:
+    """Which release this is, and the newest schema that it knows."""
+    migrations = files("blockyard_server.store.migrations.versions").iterdir()
+    schema = max(each.name[:4] for each in migrations if each.name[:4].isdigit())
+    return BuildInfo(version("blockyard"), schema)
+
+
+def _ops_server(settings: Settings, metrics: ServerMetrics) -> OpsServer | None:
     """Raises OSError."""
-    if not settings.metrics_listen:
+    if not settings.ops_address:
         return None
-    return MetricsServer(engine, edge, settings.metrics_listen, listeners.certificates, followed)
+    if settings.metrics_listen:
+        _log.warning("metrics_listen is the old name of ops_listen: use that one, a later release knows no other")
+    return OpsServer(settings.ops_address, metrics)
 
 
 def _store(settings: Settings) -> Store:
@@ -245,6 +255,7 @@ def _edge_settings(settings: Settings, descriptors: Descriptors) -> EdgeSettings
         max_connections=descriptors.connections,
         max_request_bytes=settings.max_request_bytes,
         reflection=settings.reflection == "on",
+        tenants_shown=settings.metrics_fleets,
     )
 
 
@@ -256,4 +267,5 @@ def _engine_settings(settings: Settings) -> EngineSettings:
         formats=FormatSettings(version("blockyard"), hold=settings.hold_format),
         quotas=Quotas(settings.max_open_cancellations, int(settings.retention_s * 1_000_000)),
         restart_grace_s=settings.restart_grace_s,
+        fleets_shown=settings.metrics_fleets,
     )

@@ -92,4 +92,4 @@ def _needed(settings: Settings) -> int:
     own = OF_GRPC + OF_READER * settings.readers + OF_VERIFY + SPARE
     own += OF_DATA_FILE if settings.database is None else OF_READER * WRITER_SHARDS + OF_SIGNALS
     own += 0 if settings.admin_socket is None else OF_ADMIN_SOCKET
-    return own + (OF_HTTP if settings.metrics_listen else 0)
+    return own + (OF_HTTP if settings.ops_address else 0)

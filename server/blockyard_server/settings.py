@@ -14,8 +14,8 @@ from platformdirs import user_data_path
 
 from blockyard._defaults import DEFAULT_ADDRESS, DEFAULT_PORT
 
-DEFAULT_METRICS_PORT: Final = 9350
-"""For examples: metrics are off unless asked for."""
+DEFAULT_OPS_PORT: Final = 9350
+"""For examples: there is none unless asked for."""
 MIN_RETENTION_S: Final = 600.0
 """Longer than any call that the SDK and the command line make by themselves, retries included (the longest of their
 timeouts is five minutes): no retry of theirs may meet a token that was forgotten. A test compares the two."""
@@ -176,8 +176,16 @@ class Settings:
         least=0,
         most=86_400,
     )
-    metrics_listen: str = _setting(
-        "", "Address and port of metrics for Prometheus, such as 127.0.0.1:9350. Empty: none."
+    ops_listen: str = _setting(
+        "", "Address and port of /metrics, /livez and /readyz over HTTP, such as 127.0.0.1:9350. Empty: none."
+    )
+    metrics_listen: str = _setting("", "The old name of --ops-listen, which has the metrics and more.")
+    metrics_fleets: int = _setting(
+        50,
+        "The most fleets, and the most tenants, that have metrics of their own, by what they do; _other stands for the"
+        " rest.",
+        least=0,
+        most=200,
     )
     reflection: str = _setting(
         "on", "Whether tools such as grpcurl may ask for the service's descriptions (server reflection): on or off."
@@ -202,8 +210,11 @@ class Settings:
             raise SettingsRefused(message)
         self._check_listeners()
         self._check_tls()
-        if self.metrics_listen:
-            _check_address("metrics_listen", self.metrics_listen, DEFAULT_METRICS_PORT)
+        for name in ("ops_listen", "metrics_listen"):
+            if getattr(self, name):
+                _check_address(name, getattr(self, name), DEFAULT_OPS_PORT)
+        if self.ops_listen and self.metrics_listen:
+            raise SettingsRefused("ops_listen and metrics_listen are both given, and the second is its old name")
 
     def _check_listeners(self) -> None:
         addresses = [*self.listen_addresses, *self.mtls_addresses]
@@ -236,6 +247,11 @@ class Settings:
         if self.tls_cert is not None and plain and not self.mtls_addresses:
             message = "tls_cert is given, and no listener would use it: leave out insecure_no_tls, or name a listener"
             raise SettingsRefused(message)
+
+    @property
+    def ops_address(self) -> str:
+        """Where operators' tools ask; empty: nowhere."""
+        return self.ops_listen or self.metrics_listen
 
     @property
     def listen_addresses(self) -> tuple[str, ...]:

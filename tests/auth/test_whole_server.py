@@ -59,7 +59,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     auth_file.touch(mode=0o600)
     metrics = f"127.0.0.1:{free_port()}"
     with ServerProcess(
-        tmp_path, auth_file=auth_file, log_level="INFO", metrics_listen=metrics, max_open_cancellations=3
+        tmp_path, auth_file=auth_file, log_level="INFO", ops_listen=metrics, max_open_cancellations=3
     ) as process:
         made = Served(process, auth_file, {id_: new_token().secret for id_ in GRANTS}, metrics)
         made.write(*GRANTS)

@@ -62,7 +62,7 @@ async def test_a_crowd_of_connections_takes_no_descriptor_that_the_server_needs(
         log_level="INFO",
         sweep_interval_s=0.05,
         audit_interval_s=0.05,
-        metrics_listen=f"127.0.0.1:{metrics}",
+        ops_listen=f"127.0.0.1:{metrics}",
         **place,
     ) as server:
         with_limit(server, LIMIT)
@@ -144,7 +144,7 @@ def test_connections_are_limited_by_the_setting_and_by_what_the_server_needs(sof
     assert few.connections == 100
     assert many.connections == min(60_000, many.limit - many.own)
     assert share_out(Settings(readers=64)).own > few.own
-    assert share_out(Settings(metrics_listen="127.0.0.1:0")).own == few.own + OWN_DESCRIPTORS
+    assert share_out(Settings(ops_listen="127.0.0.1:0")).own == few.own + OWN_DESCRIPTORS
     assert share_out(Settings(database="postgresql://h/d")).own > few.own
 
 
@@ -158,9 +158,9 @@ def test_what_others_have_opened_counts_as_taken(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_silent_connections_to_the_metrics_are_bounded_and_scrapes_come_back(tmp_path: Path) -> None:
-    async with serving(tmp_path, metrics_listen="127.0.0.1:0") as running:
-        assert running.metrics_address is not None
-        port = int(running.metrics_address.rpartition(":")[2])
+    async with serving(tmp_path, ops_listen="127.0.0.1:0") as running:
+        assert running.ops_address is not None
+        port = int(running.ops_address.rpartition(":")[2])
         silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MAX_CONNECTIONS)]
 
         async def one_more_is_closed() -> bool:

@@ -47,7 +47,7 @@ async def serving(
         if deployment.is_claimed:
             await asyncio.to_thread(deployment.note_servers, folder)
         yield RunningServer(
-            ",".join(server.address for server in servers), first.engine, metrics_address=first.metrics_address
+            ",".join(server.address for server in servers), first.engine, first.edge, ops_address=first.ops_address
         )
     if deployment.is_claimed:
         await asyncio.to_thread(deployment.note_events, folder)

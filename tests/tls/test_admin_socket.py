@@ -148,8 +148,8 @@ async def test_a_start_that_fails_after_the_socket_was_made_leaves_it_to_the_nex
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         metrics = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(StartRefused, match="metrics cannot be served"):
-            async with serving(tmp_path, admin_socket=path, metrics_listen=metrics):
+        with pytest.raises(StartRefused, match=r"ops_listen .* cannot be served"):
+            async with serving(tmp_path, admin_socket=path, ops_listen=metrics):
                 pass
     async with serving(tmp_path, admin_socket=path) as running:
         assert running.addresses[-1] == f"unix:{path}"

@@ -181,16 +181,16 @@ async def test_a_broken_certificate_changes_nothing_and_the_metrics_tell(
 ) -> None:
     ends = datetime.now(UTC).replace(microsecond=0) + timedelta(days=5)
     authorities.renew(not_after=ends)
-    async with serving(tmp_path, metrics_listen=PORT, **authorities.files.settings()) as running:
-        before = await scrape(running.metrics_address)
+    async with serving(tmp_path, ops_listen=PORT, **authorities.files.settings()) as running:
+        before = await scrape(running.ops_address)
         shown = await presented(running.address)
         replace(authorities.files.key, b"no key")
 
         async def is_counted() -> bool:
-            return (await scrape(running.metrics_address))["blockyard_tls_reload_failures_total"] == 1
+            return (await scrape(running.ops_address))["blockyard_tls_reload_failures_total"] == 1
 
         await eventually(is_counted, "the broken key is counted")
-        after = await scrape(running.metrics_address)
+        after = await scrape(running.ops_address)
         assert await presented(running.address) == shown
         async with authorities.channel(running.address) as channel:
             await who_am_i(channel)

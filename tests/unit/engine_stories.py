@@ -10,7 +10,8 @@ from blockyard_server.engine.clock import ManualClock
 from blockyard_server.engine.engine import Engine, EngineSettings
 from blockyard_server.engine.sweeper import SweeperSettings
 from blockyard_server.engine.transactor import Transactor
-from blockyard_server.engine.writer import Writer, WriterLimits, Writers
+from blockyard_server.engine.writer import Writer, WriterLimits
+from blockyard_server.engine.writers import Writers
 from tests.unit.hooked_store import HookedStore
 
 PATIENCE_S = 10

@@ -19,7 +19,8 @@ from blockyard_server.engine.formats import LIVE_US, FormatKeeper, FormatSetting
 from blockyard_server.engine.store_protocol import ServerRow
 from blockyard_server.engine.sweeper import SweeperSettings
 from blockyard_server.engine.transactor import Transactor
-from blockyard_server.engine.writer import WriterLimits, Writers
+from blockyard_server.engine.writer import WriterLimits
+from blockyard_server.engine.writers import Writers
 from tests.unit.engine_stories import acquire, create, filled_store
 from tests.unit.hooked_store import HookedStore
 

@@ -19,7 +19,8 @@ from blockyard_server.engine.failures import (
 )
 from blockyard_server.engine.store_protocol import InvariantBroken, StoreFailed
 from blockyard_server.engine.transactor import Transactor
-from blockyard_server.engine.writer import Writer, WriterLimits, Writers
+from blockyard_server.engine.writer import Writer, WriterLimits
+from blockyard_server.engine.writers import Writers
 from tests.unit.engine_stories import PATIENCE_S, Gate, acquire, create, filled_store, once, register, writer_over
 from tests.unit.hooked_store import HookedStore
 

@@ -140,6 +140,8 @@ class InstanceIndex:
     def __init__(self) -> None:
         self.by_name: dict[str, Instance] = {}
         self.by_order: dict[int, Instance] = {}
+        self.total_blocks = self.idle_blocks = 0
+        """Of all instances."""
         self.acquirable_blocks = 0
         """The idle blocks of all ACTIVE instances that nobody holds exclusively."""
         self._clear()
@@ -169,7 +171,7 @@ class InstanceIndex:
         self._at.append(instance)
         self.by_name[instance.name] = instance
         self.by_order[instance.order] = instance
-        self.acquirable_blocks += instance.acquirable
+        self._count(instance, 1)
 
     def remove(self, instance: Instance) -> None:
         """An instance goes out."""
@@ -177,26 +179,33 @@ class InstanceIndex:
         self._at[instance.position] = None
         del self.by_name[instance.name]
         del self.by_order[instance.order]
-        self.acquirable_blocks -= instance.acquirable
+        self._count(instance, -1)
         if len(self._at) > 2 * len(self.by_order) + MIN_GONE:
             self._clear()
 
     def update(self, instance: Instance, fields: InstanceFields, config_revision: int, update_time_us: int) -> None:
         """An instance takes on new fields; its place in the order stays."""
         was_ready = self._take_out(instance)
-        self.acquirable_blocks -= instance.acquirable
+        self._count(instance, -1)
         instance.set_fields(fields, config_revision, update_time_us)
-        self.acquirable_blocks += instance.acquirable
+        self._count(instance, 1)
         if was_ready:
             self._put_in([instance], instance.position)
         if len(self._shapes) > 2 * len(self.by_order) + MIN_GONE:
             self._clear()
 
+    def _count(self, instance: Instance, times: int) -> None:
+        self.total_blocks += times * instance.total_blocks
+        self.idle_blocks += times * instance.idle_count
+        self.acquirable_blocks += times * instance.acquirable
+
     def set_busy(self, instance: Instance, busy: int) -> None:
         """An instance's set of held blocks changes."""
         before = instance.acquirable
         instance.busy = busy
+        self.idle_blocks -= instance.idle_count
         instance.idle_count = instance.total_blocks - busy.bit_count()
+        self.idle_blocks += instance.idle_count
         if not busy:
             instance.exclusive_to = None
         self._note_acquirable(instance, before)

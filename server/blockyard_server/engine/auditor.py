@@ -31,7 +31,7 @@ from blockyard_server.engine.store_protocol import Evidence, Store, StoreFailed,
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.verify import readable
 from blockyard_server.engine.verify_snapshot import VerifySnapshot
-from blockyard_server.engine.writer import Writers
+from blockyard_server.engine.writers import Writers
 
 MAX_INSTANCES_AT_ONCE: Final = 500
 """Of one fleet in one step."""

@@ -8,7 +8,7 @@ from typing import Final
 from blockyard_server.engine.failures import EngineFailure
 from blockyard_server.engine.formats import FormatKeeper
 from blockyard_server.engine.store_protocol import Store, StoreFailed
-from blockyard_server.engine.writer import Writers
+from blockyard_server.engine.writers import Writers
 
 PROBE_INTERVAL_S: Final = 0.5
 """Between two questions."""

@@ -82,6 +82,10 @@ class Attempt:
     fleet_format: int
     extended: bool = False
     """The leases were extended, or none needed it."""
+    late_renewals: int = 0
+    """Leases that were renewed in their last third."""
+    decided_s: float = 0.0
+    """When the work was done, and only the commit was left, by the monotonic clock."""
 
     def check_writable(self, event: Event | None) -> None:
         """Refuses a change that the fleet's format does not have yet. Raises FleetFormatTooOld."""
@@ -159,6 +163,8 @@ def decide_all(
             break
         outcomes.append(answer)
         if event is not None:
+            if type(event) is Renewed:
+                attempt.late_renewals += _is_late(event, records)
             _apply(event, state, records, events, allowance)
     if events:
         attempt.write(events, records.touched)
@@ -205,6 +211,14 @@ def _expire_due(attempt: Attempt, records: Records, allowance: Allowance, size: 
     if not more_due:
         state.next_expire_time_us = tx.next_expire_time_us(after_us=now_us)
     return events, more_due
+
+
+def _is_late(renewed: Renewed, records: Records) -> bool:
+    """Whether the lease had less than a third of its time left. The records have it as it was before."""
+    lease = records.allocations[renewed.allocation]
+    if lease.ttl_us is None or lease.expire_time_us is None:
+        return False
+    return lease.expire_time_us - renewed.time_us < lease.ttl_us // 3
 
 
 def _apply(event: Event, state: FleetState, records: Records, events: list[Event], allowance: Allowance) -> None:

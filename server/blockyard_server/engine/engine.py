@@ -23,7 +23,7 @@ from blockyard_server.domain.answers import (
     VerifyReport,
 )
 from blockyard_server.domain.errors import Refused
-from blockyard_server.domain.fleet import fleet_not_found, instance_not_found
+from blockyard_server.domain.fleet import FleetState, fleet_not_found, instance_not_found
 from blockyard_server.domain.formats import Formats
 from blockyard_server.domain.journal import Watch, WatchPage, check_kept
 from blockyard_server.domain.quotas import Quotas
@@ -32,8 +32,9 @@ from blockyard_server.domain.requests import Acquire, Release, Renew, Request
 from blockyard_server.engine.asker import ANYBODY, Asker, urgencies_of_call
 from blockyard_server.engine.auditor import Auditor, AuditorSettings
 from blockyard_server.engine.availability import Availability
+from blockyard_server.engine.bounded_names import BoundedNames
 from blockyard_server.engine.clock import Clock
-from blockyard_server.engine.counts import Counts
+from blockyard_server.engine.counts import MAX_FLEETS_SHOWN, Counts
 from blockyard_server.engine.failures import (
     EngineFailure,
     InvariantViolated,
@@ -44,13 +45,15 @@ from blockyard_server.engine.failures import (
 from blockyard_server.engine.fleet_loader import FleetLoader
 from blockyard_server.engine.formats import FormatKeeper, FormatSettings
 from blockyard_server.engine.ledger import LedgerWork
+from blockyard_server.engine.pulse import Pulse
 from blockyard_server.engine.reader_protocol import Reader
 from blockyard_server.engine.reads import Reads
 from blockyard_server.engine.store_protocol import Store, StoreFailed, StoreRefused
 from blockyard_server.engine.sweeper import Sweeper, SweeperSettings
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.watch import WatchHub
-from blockyard_server.engine.writer import Writer, WriterLimits, Writers
+from blockyard_server.engine.writer import Writer, WriterLimits
+from blockyard_server.engine.writers import Writers
 
 MAX_WAITING_READS: Final = 1000
 """Reads that may be under way or waiting for a connection."""
@@ -72,6 +75,8 @@ class EngineSettings:
     auditor: AuditorSettings = field(default_factory=AuditorSettings)
     formats: FormatSettings = field(default_factory=FormatSettings)
     quotas: Quotas = field(default_factory=Quotas)
+    fleets_shown: int = MAX_FLEETS_SHOWN
+    """Fleets that are counted by name."""
     restart_grace_s: float | None = None
     """A start renews every live lease: its holder could not renew it meanwhile, and the wall clock may have been set
     forward. None: by its whole TTL. Otherwise for no longer than this."""
@@ -97,7 +102,7 @@ class Engine:
         self._store = store
         self._snapshots = Reads(store, formats)
         self._watches = WatchHub(store, self._now_us, formats=formats)
-        self.counts = Counts()
+        self.counts = Counts(fleets=BoundedNames(settings.fleets_shown))
         self._transactor = Transactor(
             store,
             clock,
@@ -110,6 +115,7 @@ class Engine:
             quotas=settings.quotas,
         )
         self._writers = Writers(self._transactor, settings.writer, store.writer_shards, self.counts)
+        self.pulse = Pulse(self.writer_busy_s)
         self._loader = FleetLoader(store, self._writers, self._transactor)
         self._sweeper = Sweeper(store, self._writers, self._transactor, settings.sweeper)
         self._keeper = FormatKeeper(store, self._writers, self._transactor, settings.formats, formats)
@@ -125,6 +131,7 @@ class Engine:
         """
         self._store.open()
         self._writers.start()
+        self.pulse.start()
         self._watches.start()
         try:
             await self._keeper.register()  # before it serves anything: raising a fleet's format counts it
@@ -145,6 +152,7 @@ class Engine:
 
     async def stop(self) -> None:
         """Carries out what was accepted, then closes the store."""
+        await self.pulse.stop()
         await self._availability.stop()
         await self._keeper.stop()
         await self._loader.stop()
@@ -292,9 +300,18 @@ class Engine:
         return await self._ledger.repair(fleet, apply=apply, actor=actor)
 
     @property
-    def watches_open(self) -> int:
-        """How many watches are open now."""
-        return self._watches.open_watches
+    def watches(self) -> WatchHub:
+        """For what it counts."""
+        return self._watches
+
+    @property
+    def fleets(self) -> list[FleetState]:
+        """Those in memory, as this server has last seen them. From any thread, for their sizes alone."""
+        return self._transactor.fleets
+
+    def writer_busy_s(self) -> float:
+        """For how long a writer has been at its present work, the longest of all. From any thread."""
+        return self._writers.busy_s()
 
     @property
     def requests_waiting(self) -> int:

@@ -15,7 +15,7 @@ from blockyard_server.engine.background import run_isolated
 from blockyard_server.engine.failures import FleetFormatTooNew, InvariantViolated, ShuttingDown, StoreUnavailable
 from blockyard_server.engine.store_protocol import Store, StoreStopped
 from blockyard_server.engine.transactor import Transactor
-from blockyard_server.engine.writer import Writers
+from blockyard_server.engine.writers import Writers
 
 SMALL_FLEET: Final = 1000
 """A fleet of this size (`Store.fleet_sizes`) loads in about ten milliseconds: its first transaction may do it."""

@@ -16,7 +16,7 @@ from blockyard_server.engine.background import run_isolated
 from blockyard_server.engine.failures import EngineFailure, ShuttingDown
 from blockyard_server.engine.store_protocol import ServerRow, Store, StoreFailed, StoreStopped
 from blockyard_server.engine.transactor import Transactor
-from blockyard_server.engine.writer import Writers
+from blockyard_server.engine.writers import Writers
 
 HEARTBEAT_INTERVAL_S: Final = 10.0
 LIVE_US: Final = 35_000_000

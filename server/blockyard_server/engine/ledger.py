@@ -19,7 +19,7 @@ from blockyard_server.engine.store_protocol import Evidence, StoreFailed
 from blockyard_server.engine.transactor import Transactor
 from blockyard_server.engine.verify import audit
 from blockyard_server.engine.verify_snapshot import VerifySnapshot
-from blockyard_server.engine.writer import Writers
+from blockyard_server.engine.writers import Writers
 
 MAX_WAITING_AUDITS: Final = 8
 """Verifies and Repairs that may be under way or waiting for the one worker."""

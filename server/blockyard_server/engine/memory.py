@@ -40,6 +40,10 @@ class FleetMemory:
         """The fleets in memory that may have live leases. From any thread."""
         return {fleet for fleet, state in list(self._states.items()) if state.next_expire_time_us is not None}
 
+    def all(self) -> list[FleetState]:
+        """The fleets in memory. From any thread; they go on to change meanwhile."""
+        return list(self._states.values())
+
     def forget(self, fleet: str) -> None:
         """The fleet is loaded again next time."""
         self._states.pop(fleet, None)

@@ -15,7 +15,7 @@ from blockyard_server.engine.failures import EngineFailure
 from blockyard_server.engine.pace import Pace
 from blockyard_server.engine.store_protocol import Store, StoreFailed, StoreStopped
 from blockyard_server.engine.transactor import Transactor
-from blockyard_server.engine.writer import Writers
+from blockyard_server.engine.writers import Writers
 
 MAX_FLEETS_AT_ONCE: Final = 100
 """How many fleets with ended leases one round looks after; the others come next."""

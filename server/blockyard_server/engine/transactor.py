@@ -12,6 +12,7 @@ from blockyard_server.domain.actor import Actor
 from blockyard_server.domain.allocation import TokenRecord
 from blockyard_server.domain.corrections import Correction
 from blockyard_server.domain.events import Repaired
+from blockyard_server.domain.fleet import FleetState
 from blockyard_server.domain.formats import Formats
 from blockyard_server.domain.quotas import Quotas
 from blockyard_server.domain.requests import Request
@@ -69,7 +70,8 @@ class Transactor:
         self._committed = committed
         self.times = FleetTimes(clock, clock_decides=clock_decides)
         self.ages = FleetAges(clock)
-        self._halts = Halts(store, Counts() if counts is None else counts)
+        counts = Counts() if counts is None else counts
+        self._halts = Halts(store, counts)
         self._unit = UnitOfWork(
             store,
             self.times,
@@ -77,6 +79,7 @@ class Transactor:
             grace_us=limits.MAX_TTL_US if grace_s is None else int(grace_s * 1_000_000),
             committed=committed,
             formats=formats,
+            counts=counts,
         )
         self._snapshots = Snapshots(store, self._unit, self._halts, formats)
 
@@ -84,6 +87,11 @@ class Transactor:
     def halts_to_record(self) -> set[str]:
         """Fleets that only this server knows to be halted."""
         return self._halts.unrecorded
+
+    @property
+    def fleets(self) -> list[FleetState]:
+        """Those in memory, as this server has last seen them. From any thread, for their sizes alone."""
+        return self._unit.memory.all()
 
     @property
     def format_of_new_fleets(self) -> int:

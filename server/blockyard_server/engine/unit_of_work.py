@@ -6,6 +6,7 @@ again (docs/adr/0002).
 """
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
@@ -13,6 +14,7 @@ from blockyard_server.domain.events import Event, LeasesExtended
 from blockyard_server.domain.fleet import Inconsistent
 from blockyard_server.domain.formats import OLDEST, Formats
 from blockyard_server.engine.batch import Attempt
+from blockyard_server.engine.counts import Counts
 from blockyard_server.engine.failures import StoreUnavailable, failure_of_store, format_too_new, violation_in
 from blockyard_server.engine.fleet_time import FleetTimes
 from blockyard_server.engine.halts import Halts
@@ -49,8 +51,10 @@ class UnitOfWork:
         grace_us: int,
         committed: Callable[[str], None],
         formats: Formats,
+        counts: Counts,
     ) -> None:
         """`committed` is called with the fleet after each commit of events, in the thread that made it."""
+        self._counts = counts
         self._store = store
         self._times = times
         self._halts = halts
@@ -147,6 +151,7 @@ class UnitOfWork:
                 done.append((attempt, work(attempt)))
                 if tx.head is None and attempt.state.exists and self.format_of_new_fleets > OLDEST:
                     tx.raise_format(self.format_of_new_fleets)
+                attempt.decided_s = time.monotonic()
         except CommitUnknown as unknown:
             self.memory.forget(fleet)
             if not (done and self._was_committed(fleet, written, unknown)):
@@ -158,12 +163,18 @@ class UnitOfWork:
             raise
         else:
             self.memory.keep(attempt.state)
+            self._note_commit(attempt)
             if attempt.extended:
                 self._takeover_pending.discard(fleet)
             bounds = attempt.reading.clock_offset
             if bounds is not None and (attempt.extended or not attempt.reading.time_may_have_skipped):
                 self._times.keep(fleet, bounds)
         return done[0][1]
+
+    def _note_commit(self, attempt: Attempt) -> None:
+        if attempt.written:
+            took_s = time.monotonic() - attempt.decided_s
+            self._counts.note_commit(attempt.state.fleet, attempt.written, attempt.late_renewals, took_s)
 
     def _expect_known_format(self, fleet: str, head: FleetHead | None) -> None:
         if head is not None and not self._formats.knows(head.format):

@@ -59,6 +59,14 @@ class WatchSettings:
     """Between two reads of one fleet's new events: under load one read serves many commits."""
 
 
+@dataclass(slots=True, eq=False)
+class _Following:
+    """Up to where an open watch has sent."""
+
+    tail: WatchTail
+    seen: int
+
+
 class WatchHub:
     """All watches of this server. `start` and everything but `committed` belong to one event loop."""
 
@@ -77,7 +85,10 @@ class WatchHub:
         self._tails: dict[str, WatchTail] = {}
         self._recent: deque[WatchTail] = deque()
         """Whose the pages are that all tails together hold, in the order in which they were read."""
+        self._following: set[_Following] = set()
         self._watches = 0
+        self.pages_sent = 0
+        """Answers of watches, progress notifications among them, that were taken so far."""
         self._current = asyncio.Semaphore(CURRENT_AT_ONCE)
         self._catching_up = asyncio.Semaphore(CATCHING_UP_AT_ONCE)
         self._beginning = asyncio.Semaphore(BEGINNING_AT_ONCE)
@@ -89,6 +100,11 @@ class WatchHub:
     def open_watches(self) -> int:
         """How many watches are open now."""
         return self._watches
+
+    @property
+    def lag_revisions(self) -> int:
+        """How far the slowest watch is behind what was read of its fleet's journal. From any thread."""
+        return max((each.tail.revision - each.seen for each in self._following.copy()), default=0)
 
     def start(self) -> None:
         """Begins to hear of commits, of this server and of others."""
@@ -140,11 +156,16 @@ class WatchHub:
             seen = asked.from_revision - 1 if asked.from_revision else bounds.revision
             check_kept(asked.fleet, seen, bounds.compacted_revision)
             tail = self._join(asked.fleet, bounds.revision)
+            following = _Following(tail, seen)
+            self._following.add(following)
             try:
                 async with aclosing(self._pages(asked, tail, seen)) as pages:
                     async for page in pages:
                         yield page
+                        following.seen = page.revision
+                        self.pages_sent += 1
             finally:
+                self._following.discard(following)
                 self._leave(tail)
         finally:
             self._watches -= 1

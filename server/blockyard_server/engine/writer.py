@@ -9,7 +9,6 @@ import asyncio
 import logging
 import time
 import uuid
-import zlib
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -73,6 +72,7 @@ class _Ticket:
     begins_call: bool
     asker: Asker
     urgency: Urgency
+    since_s: float
     number: int = 0
 
     @property
@@ -125,6 +125,8 @@ class Writer:
         self._given_up = False
         """What was not begun is refused, too."""
         self._stopping = False
+        self.busy_since_s: float | None = None
+        """Since when its thread is at the work that it is at, by the monotonic clock; None: at none."""
         self._loop_task: asyncio.Task[None] | None = None
 
     @property
@@ -174,9 +176,10 @@ class Writer:
         if urgency is None:
             urgency = urgency_of(request)
         self._room.enter(asker, urgency)
+        self._counts.waiting[urgency] += 1
         self._company.note(asker.tenant)
         outcome = asyncio.get_running_loop().create_future()
-        self._queue.add(request.fleet, _Ticket(request, outcome, begins_call, asker, urgency))
+        self._queue.add(request.fleet, _Ticket(request, outcome, begins_call, asker, urgency, time.monotonic()))
         self._calls_waiting += begins_call
         if self._linger.is_enough(self._calls_waiting):
             self._wake.set()
@@ -228,12 +231,14 @@ class Writer:
             most, most_units = self._most(fleet)
             turn = self._queue.take(most, most_units)
             self._room.leave(_askers(turn.entries))
+            self._note_waiting(turn.entries, -1)
             turn_calls = _calls(turn.entries)
             calls += turn_calls
             self._calls_waiting -= turn_calls
             began_s = loop.time()
             again = await self._carry_out(fleet, turn.entries)
             self._room.come_back(_askers(again))
+            self._note_waiting(again, 1)
             self._calls_waiting += _calls(again)
             took_s = loop.time() - began_s
             if most_units < inf and len(turn.entries) >= MIN_SHARED_BATCH:
@@ -241,6 +246,11 @@ class Writer:
             self._queue.end_turn(fleet, took_s, again)
             left_waiting = left_waiting or turn.more or bool(again)
         self._linger.note_batch(calls + self._calls_waiting, left_waiting=left_waiting)
+
+    def _note_waiting(self, tickets: list[_Ticket], times: int) -> None:
+        waiting = self._counts.waiting
+        for ticket in tickets:
+            waiting[ticket.urgency] += times
 
     def _most(self, fleet: str) -> tuple[int, float]:
         """How many of the fleet's requests one turn takes, and how many units."""
@@ -268,9 +278,16 @@ class Writer:
     def _interrupted(self) -> bool:
         return self._stopping or bool(self._exclusive)
 
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        self.busy_since_s = time.monotonic()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        finally:
+            self.busy_since_s = None
+
     async def _run_one_exclusive(self, exclusive: _ExclusiveWork) -> None:
         try:
-            result = await asyncio.get_running_loop().run_in_executor(self._thread, exclusive.work)
+            result = await self._in_thread(exclusive.work)
         except Exception as failure:  # noqa: BLE001 - whatever it is, it belongs to who asked, and the writer goes on
             if not exclusive.outcome.done():
                 exclusive.outcome.set_exception(failure)
@@ -283,9 +300,12 @@ class Writer:
         tickets = [ticket for ticket in tickets if not ticket.outcome.done()]
         if not tickets:
             return []
+        begun_s, waits = time.monotonic(), self._counts.waits
         outcomes = await self._outcomes(fleet, [ticket.request for ticket in tickets])
         again = []
         for ticket, outcome in zip(tickets, outcomes, strict=True):
+            if not isinstance(outcome, RetryNextBatch):
+                waits[ticket.urgency].add(begun_s - ticket.since_s)
             if ticket.outcome.done():
                 continue
             if isinstance(outcome, RetryNextBatch):
@@ -305,7 +325,7 @@ class Writer:
         begun_s = loop.time()
         outcomes: list[Outcome | EngineFailure]
         try:
-            outcomes = list(await loop.run_in_executor(self._thread, self._transactor.carry_out, fleet, requests))
+            outcomes = list(await self._in_thread(lambda: self._transactor.carry_out(fleet, requests)))
         except EngineFailure as failure:
             self._limit_batch(fleet, len(requests) // 2)
             outcomes = [failure] * len(requests)
@@ -331,43 +351,6 @@ class Writer:
             self._batch_limits.pop(fleet, None)
         elif fleet in self._batch_limits or len(self._batch_limits) < MAX_BATCH_LIMITS:
             self._batch_limits[fleet] = max(1, requests)
-
-
-class Writers:
-    """The writer shards: a fleet always has the same one; fleets of different shards never wait for each other."""
-
-    def __init__(self, transactor: Transactor, limits: WriterLimits, shards: int, counts: Counts | None = None) -> None:
-        counts = Counts() if counts is None else counts
-        self._room = WaitingRoom(limits.max_waiting)
-        self._shards = [Writer(transactor, limits, counts, self._room) for _ in range(shards)]
-
-    @property
-    def waiting(self) -> int:
-        """How many requests wait now, in all shards."""
-        return self._room.waiting
-
-    def of(self, fleet: str) -> Writer:
-        """The fleet's writer."""
-        return self._shards[zlib.crc32(fleet.encode()) % len(self._shards)]
-
-    def start(self) -> None:
-        """Begins to carry out what is enqueued."""
-        for shard in self._shards:
-            shard.start()
-
-    def refuse(self) -> None:
-        """From now on new requests are refused. What was accepted, and exclusive work, are carried out."""
-        for shard in self._shards:
-            shard.refuse()
-
-    def give_up(self) -> None:
-        """Refuses what waits and was not begun, too."""
-        for shard in self._shards:
-            shard.give_up()
-
-    async def stop(self) -> None:
-        """Carries out what was accepted, refuses the rest, and ends."""
-        await asyncio.gather(*(shard.stop() for shard in self._shards))
 
 
 def _no_time_left() -> ShuttingDown:

@@ -43,6 +43,10 @@ class StreamPool:
         self._by_connection: Counter[str] = Counter()
         self._by_principal: Counter[str] = Counter()
 
+    def connections(self) -> list[str]:
+        """Those that have a stream here. From any thread."""
+        return list(self._by_connection)
+
     def take(self, connection: str, principal: str | None = None) -> bool:
         """Whether there was a place; `give_back` it. `principal` is None without an auth file."""
         if (
@@ -102,6 +106,12 @@ class Admission:
         self._refuses_calls = False
         self._arrived = 0
         """Calls that gRPC has handed over so far."""
+
+    @property
+    def connections(self) -> int:
+        """How many connections have an open stream. From any thread."""
+        pools = {*self._pools.values(), self._other_streams}
+        return len({connection for pool in pools for connection in pool.connections()})
 
     def note_arrival(self) -> None:
         """GRPC has handed over one more call."""

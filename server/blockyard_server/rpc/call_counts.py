@@ -1,4 +1,4 @@
-"""Counts calls: how many were answered with which status, how many are under way, and how long they took."""
+"""Counts calls: how many were answered with which status and why, how many are under way, and how long they took."""
 
 import asyncio
 import time
@@ -7,57 +7,90 @@ from typing import Any, Final
 
 import grpc
 
-from blockyard_server.engine.counts import Durations
+from blockyard_server.engine.counts import CALL_BOUNDS_S, Durations
+from blockyard_server.rpc.call import Call, begin
 from blockyard_server.rpc.interceptors import Context, Handler, Method
 
-CALL_BOUNDS_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Upper bounds of the ranges in which the durations of calls are counted."""
 _NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
+OK: Final = grpc.StatusCode.OK.name
 CANCELLED: Final = grpc.StatusCode.CANCELLED.name
 NO_REQUEST: Final = "request"
 NOT_TAKEN: Final = "answer"
+
+
+class _Counted:
+    """The numbers of one method. Attributes, because each call changes three of them."""
+
+    __slots__ = ("durations", "ok", "under_way")
+
+    def __init__(self) -> None:
+        self.ok = 0
+        self.under_way = 0
+        self.durations = Durations(CALL_BOUNDS_S)
 
 
 class CallCounts:
     """Plain numbers, by method: the registered ones alone, so that what is shown has a bound."""
 
     def __init__(self) -> None:
-        self.answered: Counter[tuple[str, str]] = Counter()
-        """By path and status. CANCELLED: the client, or its deadline, did not wait for the answer."""
-        self.under_way: Counter[str] = Counter()
+        self._by_path: dict[str, _Counted] = {}
+        self._failed: Counter[tuple[str, str, str]] = Counter()
         self.durations: dict[str, Durations] = {}
         """Of calls with one answer."""
         self.given_up: Counter[str] = Counter({NO_REQUEST: 0, NOT_TAKEN: 0})
         """Calls that were ended because their client did not send its request, or did not take the answer."""
 
-    def intercept(self, method: Method, proceed: Handler) -> Handler:
-        """As `Interceptor` says."""
-        path, answered, under_way = method.path, self.answered, self.under_way
-        under_way[path] = 0
-        durations = Durations(CALL_BOUNDS_S)
-        if not method.streams:
-            self.durations[path] = durations
+    @property
+    def under_way(self) -> Counter[str]:
+        """By path."""
+        return Counter({path: counted.under_way for path, counted in self._by_path.items()})
 
-        async def counted(incoming: Any, context: Context) -> Any:
-            under_way[path] += 1
-            began_s = time.monotonic()
-            status = CANCELLED
+    @property
+    def ended(self) -> Counter[tuple[str, str, str]]:
+        """By path, status and the error's reason, which is empty if there is none. From any thread.
+
+        CANCELLED: the client, or its deadline, did not wait for the answer.
+        """
+        well = {(path, OK, ""): counted.ok for path, counted in self._by_path.items() if counted.ok}
+        return Counter({**well, **self._failed})
+
+    @property
+    def answered(self) -> Counter[tuple[str, str]]:
+        """Those that have ended, by path and status."""
+        answered: Counter[tuple[str, str]] = Counter()
+        for (path, status, _), number in self.ended.items():
+            answered[path, status] += number
+        return answered
+
+    def intercept(self, method: Method, proceed: Handler) -> Handler:
+        """As `Interceptor` says. It begins the call's `Call`."""
+        path, failed, monotonic_s = method.path, self._failed, time.monotonic
+        counted = self._by_path[path] = _Counted()
+        note_duration = counted.durations.add
+        if not method.streams:
+            self.durations[path] = counted.durations
+
+        async def carried_out(incoming: Any, context: Context) -> Any:
+            counted.under_way += 1
+            call = Call()
+            begin(call)
+            began_s = monotonic_s()
             try:
                 answer = await proceed(incoming, context)
             except asyncio.CancelledError:
+                failed[path, CANCELLED, ""] += 1
                 raise
             except BaseException:
-                status = _NAMES.get(_number(context.code()), "UNKNOWN")
+                failed[path, _NAMES.get(_number(context.code()), "UNKNOWN"), call.reason] += 1
                 raise
             else:
-                status = "OK"
+                counted.ok += 1
                 return answer
             finally:
-                under_way[path] -= 1
-                answered[path, status] += 1
-                durations.add(time.monotonic() - began_s)
+                counted.under_way -= 1
+                note_duration(monotonic_s() - began_s)
 
-        return counted
+        return carried_out
 
 
 def _number(code: Any) -> int:

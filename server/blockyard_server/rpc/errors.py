@@ -14,6 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 from blockyard.reasons import DOMAIN, REASONS, Reason
 from blockyard_server.domain.errors import InvalidRequest, Refused
 from blockyard_server.engine.failures import EngineFailure
+from blockyard_server.rpc.call import current_call
 
 Failure = Refused | EngineFailure
 """Whatever is answered with an error on purpose."""
@@ -67,6 +68,9 @@ def encode_failure(failure: Failure) -> status_pb2.Status:
 def encode_abort(failure: Failure) -> Abort:
     """What ends a call with this error, as `context.abort(*encode_abort(failure))`."""
     status = encode_failure(failure)
+    call = current_call()
+    if call is not None:
+        call.reason = failure.reason
     return _CODES[Reason(failure.reason)], status.message, ((_DETAILS_KEY, status.SerializeToString()),)
 
 

@@ -45,11 +45,12 @@ class Health:
         self._changed = asyncio.Event()
 
     @property
-    def _serving(self) -> bool:
+    def is_serving(self) -> bool:
+        """Whether the server answers SERVING. From any thread."""
         return self._available and not self._draining
 
     def _status(self) -> pb.HealthCheckResponse:
-        serving = pb.HealthCheckResponse.SERVING if self._serving else pb.HealthCheckResponse.NOT_SERVING
+        serving = pb.HealthCheckResponse.SERVING if self.is_serving else pb.HealthCheckResponse.NOT_SERVING
         return pb.HealthCheckResponse(status=serving)
 
     async def Check(self, request: pb.HealthCheckRequest, context: _Context) -> pb.HealthCheckResponse:

@@ -14,12 +14,15 @@ from typing import Final
 
 from google.protobuf.message import Message
 
+from blockyard_server.engine.bounded_names import BoundedNames
 from blockyard_server.engine.failures import RateLimited
 from blockyard_server.rpc.auth.principal import Principal, PrincipalLimits, current_principal
 from blockyard_server.rpc.prices import PRICES, Kind, Price
 
 MAX_ACCOUNTS: Final = 10_000
 """Of so many principals it is known what they have used lately; the names in JWTs come from outside."""
+MAX_TENANTS_SHOWN: Final = 50
+"""Tenants that are counted by their names, unless it is set."""
 LEAST_WAIT_S: Final = 0.2
 """Who has too much under way comes back after so long, and up to `SPREAD_S` more, each at another moment."""
 SPREAD_S: Final = 0.8
@@ -128,12 +131,21 @@ Enter = Callable[[Message], Places | None]
 class Rates:
     """The accounts of all principals. For one event loop."""
 
-    def __init__(self, monotonic_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, monotonic_s: Callable[[], float] = time.monotonic, most_tenants: int = MAX_TENANTS_SHOWN
+    ) -> None:
+        """So many tenants are counted by name."""
         self._monotonic_s = monotonic_s
         self._accounts: dict[str, _Account] = {}
         self.refused: Counter[str] = Counter(dict.fromkeys((each.name for each in fields(PrincipalLimits)), 0))
         """Calls that were refused, by the name of the limit."""
         del self.refused["burst"]  # the limit is the rate's
+        self.tenants = BoundedNames(most_tenants)
+        """Which tenants are counted by name."""
+        self.units: Counter[str] = Counter()
+        """What calls of known principals have cost, by tenant."""
+        self.throttled: Counter[str] = Counter()
+        """Their calls that were refused, by tenant."""
 
     def __len__(self) -> int:
         return len(self._accounts)
@@ -169,6 +181,7 @@ class Rates:
             if wait_s:
                 raise self._too_fast(principal, units, wait_s)
         places.taken += 1
+        self.units[self.tenants.note(principal.tenant)] += units  # type: ignore[assignment]  # it may hold fractions
         return places
 
     def _open(self, principal: Principal, now_s: float) -> _Account:
@@ -187,8 +200,12 @@ class Rates:
             for _, name in sorted(resting)[:surplus]:
                 del self._accounts[name]
 
+    def _note_refusal(self, principal: Principal, limit: str) -> None:
+        self.refused[limit] += 1
+        self.throttled[self.tenants.note(principal.tenant)] += 1
+
     def _too_many(self, principal: Principal, places: Places) -> RateLimited:
-        self.refused[places.limit] += 1
+        self._note_refusal(principal, places.limit)
         message = (
             f"{principal.id} has {places.taken} {places.limit.replace('_', ' ')} under way, the most that it may have; "
             "nothing was done: ask again when one has ended"
@@ -197,7 +214,7 @@ class Rates:
         return RateLimited(message, wait_s=wait_s, limit=places.limit, maximum=places.most)
 
     def _too_fast(self, principal: Principal, units: float, wait_s: float) -> RateLimited:
-        self.refused["units_per_s"] += 1
+        self._note_refusal(principal, "units_per_s")
         rate = principal.limits.units_per_s
         message = (
             f"{principal.id} has used up its rate of {rate:g} units a second, and this call has {units:g}; nothing was "

@@ -30,6 +30,7 @@ from blockyard_server.rpc.ledger import LedgerServicer
 from blockyard_server.rpc.listen import Listener, PortListener
 from blockyard_server.rpc.lost_answers import LOST_ANSWERS
 from blockyard_server.rpc.methods import Methods
+from blockyard_server.rpc.rates import MAX_TENANTS_SHOWN, Rates
 from blockyard_server.rpc.reflection import V1, V1ALPHA, ReflectionLimits, reflection_services
 from blockyard_server.rpc.stuck_calls import StuckCalls
 from blockyard_server.settings import MAX_REQUEST_BYTES
@@ -107,6 +108,8 @@ class EdgeSettings:
     """Answers of 64 KiB and more that are not taken yet, together; if there is more, the oldest ones are ended."""
     stream_patience_s: float = 2.0
     """How long streams may take to end by themselves when the server drains."""
+    tenants_shown: int = MAX_TENANTS_SHOWN
+    """Tenants that are counted by name."""
     quiet_s: float = 0.05
     """A draining server has refused new calls for long enough once none came for so long."""
     drain_reject_max_s: float = 2.0
@@ -157,6 +160,7 @@ class Edge:
         ]
         self.methods = Methods(
             interceptors,
+            rates=Rates(most_tenants=settings.tenants_shown),
             write_patience_s=settings.write_patience_s,
             arrived=self._note_arrival,
             untaken=self.stuck.note_untaken_stream,
