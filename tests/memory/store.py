@@ -42,7 +42,7 @@ class MemoryStore:
         self.closed = False
         self.servers: dict[str, ServerRow] = {}
         """Those that have given a sign of life."""
-        self.the_origin = Origin("memory", 0, 0, restoring=False, since_us=0)
+        self.the_origin = Origin("memory", 0, 0, restoring=False)
         self._lock = threading.Lock()
 
     def copied(self, fleet: str) -> Rows:

@@ -21,7 +21,7 @@ from blockyard_server.store.sqlite.restore_file import RestoredFile, restore_fil
 from blockyard_server.store.sqlite.store import SqliteStore
 from tests.store.story import Story
 
-NOW_US: Final = 2_000_000_000_000_000
+NOW_US: Final = 1_800_000_000_000_000
 STEPS: Final = ("copy", "take above", "second name", "move -wal", "move -shm", "rename", "end")
 RESTORE: Final = """
 import os, signal, sys

@@ -55,7 +55,7 @@ def restored_command(
     if data is not None and not data.expanduser().is_file():
         raise CommandFailed(f"There is no data file {data}.", exit_code=ExitCode.USAGE)
     from blockyard_server.domain.restore import BumpTooSmall  # noqa: PLC0415  # see serve
-    from blockyard_server.engine.store_protocol import InvariantBroken, StoreFailed, StoreRefused  # noqa: PLC0415
+    from blockyard_server.engine.store_protocol import InvariantBroken, StoreFailed, StoreRefused  # noqa: PLC0415  # see serve
 
     try:
         report = asyncio.run(_restored(data, database, schema, bump))
@@ -79,7 +79,7 @@ async def _restored(data: Path | None, database: str | None, schema: str, bump: 
 @asynccontextmanager
 async def _opened(data: Path | None, database: str | None, schema: str) -> "AsyncIterator[Store]":
     from blockyard_server.store.postgres.store import PostgresStore  # noqa: PLC0415  # see serve
-    from blockyard_server.store.sqlite.store import SqliteStore  # noqa: PLC0415
+    from blockyard_server.store.sqlite.store import SqliteStore  # noqa: PLC0415  # see serve
 
     store: Store = SqliteStore(data) if data is not None else PostgresStore(database or "", schema=schema)
     await asyncio.to_thread(store.open)

@@ -48,8 +48,8 @@ def restore(
     """
     expect_parts()
     from blockyard_server.domain.restore import BumpTooSmall  # noqa: PLC0415  # see serve
-    from blockyard_server.engine.restore import restored  # noqa: PLC0415
-    from blockyard_server.store.sqlite.restore_file import RestoreFailed, RestoreRefused, restore_file  # noqa: PLC0415
+    from blockyard_server.engine.restore import restored  # noqa: PLC0415  # see serve
+    from blockyard_server.store.sqlite.restore_file import RestoreFailed, RestoreRefused, restore_file  # noqa: PLC0415  # see serve
 
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     try:

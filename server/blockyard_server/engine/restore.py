@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from blockyard_server.domain.events import Restored
 from blockyard_server.domain.formats import Formats
-from blockyard_server.domain.restore import DEFAULT_BUMP, BumpTooSmall, check_bump, revision_after
+from blockyard_server.domain.restore import BumpTooSmall, check_bump, revision_after
 from blockyard_server.engine.formats import LIVE_US
 from blockyard_server.engine.store_protocol import ServerRow, Store, StoreRefused
 
@@ -52,31 +52,23 @@ async def restore_alone(store: Store, now_us: int, bump: int | None) -> Report:
 def restored(store: Store, now_us: int, bump: int | None) -> Report:
     """Takes every fleet, and those to come, above what the lost future can have reached.
 
-    `bump` is what is added besides the part that grows with time. Raises BumpTooSmall, before anything is changed;
+    `bump` is what is added at least. Raises BumpTooSmall, before anything is changed;
     StoreFailed, InvariantBroken.
     """
-    origin, seen = store.origin(), store.seen_revisions()
-    revisions = store.all_revisions()
+    origin, revisions = store.origin(), store.all_revisions()
     times = {fleet: _times(store, fleet, now_us) for fleet in revisions}
-    backup_us = max([origin.since_us, *(each.latest_us for each in times.values())])
-    now_us = max([now_us, *(each.now_us for each in times.values())])
-    step = DEFAULT_BUMP if bump is None else bump
-    for fleet, each in times.items():
-        if bump is not None:
+    if bump is not None:
+        for fleet, each in times.items():
             check_bump(fleet, bump, *each)
-    unknown = max((seen[fleet] for fleet in seen.keys() - revisions.keys()), default=0)
-    first = revision_after(origin.first_revision, unknown, bump=step, latest_us=backup_us, now_us=now_us)
-    after = {
-        fleet: revision_after(revision, seen.get(fleet, 0), bump=step, **times[fleet]._asdict())
-        for fleet, revision in revisions.items()
-    }
-    begun = replace(origin, epoch=origin.epoch + 1, first_revision=first, restoring=True, since_us=now_us)
+    known = (origin.first_revision, *revisions.values(), *store.seen_revisions().values())
+    after = revision_after(max(known), max([now_us, *(each.now_us for each in times.values())]), bump)
+    begun = replace(origin, epoch=origin.epoch + 1, first_revision=after, restoring=True)
     store.set_origin(begun)
-    for fleet, revision in sorted(after.items()):
-        _skip(store, fleet, revision, begun.epoch, times[fleet])
+    for fleet in sorted(revisions):
+        _skip(store, fleet, after, begun.epoch, times[fleet])
     store.set_origin(replace(begun, restoring=False))
-    fleets = {fleet: RestoredFleet(revisions[fleet], after[fleet] + 1) for fleet in sorted(after)}
-    return Report(begun.epoch, first, fleets)
+    fleets = {fleet: RestoredFleet(revisions[fleet], after + 1) for fleet in sorted(revisions)}
+    return Report(begun.epoch, after, fleets)
 
 
 class _Times(NamedTuple):

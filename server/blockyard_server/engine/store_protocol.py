@@ -108,8 +108,6 @@ class Origin:
     """A fleet that there never was begins above this: the lost future may have had one of the same name."""
     restoring: bool
     """A restore has begun, and not every fleet goes on above the lost future yet: no server may start."""
-    since_us: int
-    """When it was made, or last restored."""
 
 
 class Transaction(Protocol):

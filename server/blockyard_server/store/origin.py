@@ -23,8 +23,8 @@ class SqlOrigin:
     def origin(self) -> Origin:
         """As in the protocol."""
         [row] = self._found(statements.ORIGIN)
-        database_id, epoch, first_revision, restoring, since_us = row
-        return Origin(database_id, epoch, first_revision, restoring=bool(restoring), since_us=since_us)
+        database_id, epoch, first_revision, restoring = row
+        return Origin(database_id, epoch, first_revision, restoring=bool(restoring))
 
     def set_origin(self, origin: Origin) -> None:
         """As in the protocol."""

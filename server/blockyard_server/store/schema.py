@@ -221,7 +221,6 @@ origin: Final = _table(
     Column("epoch", _Big, nullable=False),
     Column("first_revision", _Big, nullable=False),
     Column("restoring", Integer, nullable=False),
-    Column("since_us", _Big, nullable=False),
     Column("system_identifier", Text),
     Column("timeline", _Big),
     PrimaryKeyConstraint("database_id"),

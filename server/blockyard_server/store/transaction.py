@@ -217,7 +217,7 @@ class SqlTransaction(Transaction):
 
     def set_origin(self, origin: Origin) -> None:
         """What the database says of itself from now on."""
-        row = (origin.epoch, origin.first_revision, int(origin.restoring), origin.since_us)
+        row = (origin.epoch, origin.first_revision, int(origin.restoring))
         self.change_database(self._statements.SET_ORIGIN, row)
         self.new_first_revision = origin.first_revision
 

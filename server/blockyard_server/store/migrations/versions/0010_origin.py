@@ -1,7 +1,6 @@
 """The database says which one it is, how often it was restored, and at which revision new fleets begin."""
 
 import secrets
-import time
 
 import sqlalchemy as sa
 from alembic import op
@@ -21,7 +20,6 @@ def upgrade() -> None:
         sa.Column("epoch", _BIG, nullable=False),
         sa.Column("first_revision", _BIG, nullable=False),
         sa.Column("restoring", sa.Integer, nullable=False),
-        sa.Column("since_us", _BIG, nullable=False),
         sa.Column("system_identifier", sa.Text),
         sa.Column("timeline", _BIG),
         sa.PrimaryKeyConstraint("database_id", name=op.f("pk_origin")),
@@ -33,6 +31,5 @@ def upgrade() -> None:
         "epoch": 0,
         "first_revision": 0,
         "restoring": 0,
-        "since_us": time.time_ns() // 1000,
     }
     op.bulk_insert(table, [row])
