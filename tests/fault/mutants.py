@@ -8,6 +8,7 @@ from typing import Final
 from tests.fault.fairness_mutants import PROOFS_OF_FAIRNESS
 from tests.fault.identity_mutants import PROOFS_OF_IDENTITY
 from tests.fault.mutant import Edit, Mutant
+from tests.fault.restore_mutants import PROOFS_OF_RESTORES
 
 MIGRATION: Final = "store/migrations/versions/0001_foundation.py"
 GUARDS: Final = "tests/store/test_sqlite_guards.py"
@@ -405,4 +406,5 @@ MUTANTS: Final[dict[str, Mutant]] = {
     ),
     **PROOFS_OF_IDENTITY,
     **PROOFS_OF_FAIRNESS,
+    **PROOFS_OF_RESTORES,
 }

@@ -23,6 +23,7 @@ from tests.store.story import Story
 
 NOW_US: Final = 1_800_000_000_000_000
 STEPS: Final = ("copy", "take above", "second name", "move -wal", "move -shm", "rename", "end")
+QUICK: Final = ("move -shm", "end")
 RESTORE: Final = """
 import os, signal, sys
 from pathlib import Path
@@ -105,7 +106,9 @@ def test_a_restored_file_is_above_its_lost_future_and_the_old_one_is_kept(backup
     assert [(rows[0][1], json.loads(rows[0][2]))] == [("RESTORED", {"backup_revision": 2, "epoch": 1})]
 
 
-@pytest.mark.parametrize("fatal", STEPS)
+@pytest.mark.parametrize(
+    "fatal", [step if step in QUICK else pytest.param(step, marks=pytest.mark.slow) for step in STEPS]
+)
 def test_a_kill_at_any_step_leaves_nothing_that_a_server_starts_on_without_the_bump(
     backup: Path, tmp_path: Path, fatal: str
 ) -> None:
