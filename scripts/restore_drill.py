@@ -62,9 +62,8 @@ def verify(data: Path) -> int:
                 server.wait(START_S)
                 raise DrillFailed("the server does not start on the restored file")
             address = ["--address", serving[1]]
-            fleets = [
-                fleet["id"] for fleet in json.loads(_run("fleet", "list", "--output", "json", *address))["fleets"]
-            ]
+            listed = json.loads(_run("fleet", "list", "--output", "json", *address))["fleets"]
+            fleets = [str(fleet["name"]).removeprefix("fleets/") for fleet in listed]
             for fleet in fleets:
                 _run("verify", fleet, *address)
             return len(fleets)
