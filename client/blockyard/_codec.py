@@ -296,6 +296,8 @@ def _decode_event(message: ledger_pb2.Event) -> Event:
         revision=message.revision,
         time=_decode_time(message.time),
         kind=_word(EventKind, ledger_pb2.Event.Kind.Name, message.kind),
+        backup_revision=message.backup_revision if message.epoch else None,
+        epoch=message.epoch or None,
         allocation=message.allocation or None,
         instance=short(message.instance) or None,
         holder=message.holder or None,

@@ -14,6 +14,7 @@ from typing import Final, TypeAlias
 
 from blockyard import operations
 from blockyard._call import Operation
+from blockyard._history import went_back
 from blockyard.enums import PlacementStrategy
 from blockyard.errors import (
     AllocationNotFound,
@@ -81,6 +82,7 @@ class Keeper:
     def __init__(self, granted: Grant | Renewal, *, sent_at: float) -> None:
         """`sent_at` is when the request was first sent."""
         self._name = granted.allocation.name
+        self._revision = 0
         self._failure: BlockyardError | None = None
         self._lost: Lost | None = None
         self.renewed(granted, sent_at=sent_at)
@@ -116,6 +118,12 @@ class Keeper:
 
     def renewed(self, granted: Grant | Renewal, *, sent_at: float) -> None:
         """The lease was granted or extended by a request that was first sent at `sent_at`."""
+        revision = granted.allocation.revision
+        if revision < self._revision:  # the revision of an allocation's last change never goes down
+            self._failure = went_back(self._name.split("/")[1], revision, self._revision)
+            self.give_up(f"is gone: {self._failure}")
+            return
+        self._revision = revision
         expire_time = granted.allocation.expire_time
         # What was left when the server answered is less than what was left when we sent.
         self._span_s = inf if expire_time is None else (expire_time - granted.server_time).total_seconds()

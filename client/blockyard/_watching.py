@@ -13,6 +13,7 @@ from typing import Final, Generic, TypeVar
 from blockyard._arguments import not_empty
 from blockyard._call import Method
 from blockyard._codec import decode_update, encode_duration, encode_event_kinds
+from blockyard._history import went_back
 from blockyard._names import fleet_name, instance_name
 from blockyard._retry import IN_DOUBT, RetryPolicy
 from blockyard.enums import EventKind
@@ -104,6 +105,8 @@ class Follower:
     def received(self, answer: pb.WatchResponse) -> WatchUpdate:
         """The next answer of the stream."""
         update = decode_update(answer)
+        if self.revision is not None and update.revision < self.revision:
+            raise went_back(self._first.fleet.removeprefix("fleets/"), update.revision, self.revision)
         self.revision = update.revision
         if self._lost:
             _log.info("the watch of %s goes on, at revision %d", self._first.fleet, update.revision)

@@ -18,6 +18,7 @@ from blockyard._channels import Channels, OpenedChannel
 from blockyard._credentials import Credentials, is_refusal, may_be_about_credentials
 from blockyard._failures import failure_of_error
 from blockyard._fork import Origin
+from blockyard._history import History
 from blockyard._retry import DEFAULT_RETRY, Attempts, RetryPolicy, total_s
 from blockyard._token import Bearer, Metadata
 from blockyard._watching import Subscription
@@ -91,6 +92,7 @@ class AsyncClient(AsyncClientMethods):
         self._closings: set[asyncio.Task[None]] = set()
         self._timeout_s = timeout_s
         self._retry = retry
+        self._history = History()
         self._closed = False
         # In a forked child, gRPC would cancel a call that is collected together with its task.
         self._under_way: set[object] = set()
@@ -106,6 +108,7 @@ class AsyncClient(AsyncClientMethods):
         timeout_s = total_s(call, self._timeout_s if call.timeout_s is None else call.timeout_s)
         self._open_channels()
         metadata = await self._metadata()
+        before = self._history.before(call.request)
         attempts = Attempts(call, self._retry, deadline=time.monotonic() + timeout_s, several=self._several)
         while True:
             channels = self._open_channels()
@@ -115,6 +118,7 @@ class AsyncClient(AsyncClientMethods):
             except grpc.aio.AioRpcError as error:
                 failure = failure_of_error(error, cancelled_here=self._closed)
             else:
+                self._history.check(before, answer)
                 return call.decode(answer)
             finally:
                 if self._origin.is_here:

@@ -15,6 +15,7 @@ from blockyard._client_methods import ClientMethods
 from blockyard._credentials import Credentials, is_refusal, may_be_about_credentials
 from blockyard._failures import failure_of_error
 from blockyard._fork import Origin
+from blockyard._history import History
 from blockyard._retry import DEFAULT_RETRY, Attempts, RetryPolicy, total_s
 from blockyard._token import Bearer, Metadata
 from blockyard._watching import Subscription
@@ -86,6 +87,7 @@ class Client(ClientMethods):
         self._channels = Channels(self._open_channel, given.for_channel())
         self._timeout_s = timeout_s
         self._retry = retry
+        self._history = History()
         self._closed = False
 
     def call(self, call: Call[T]) -> T:
@@ -97,6 +99,7 @@ class Client(ClientMethods):
         self._require_open()
         timeout_s = total_s(call, self._timeout_s if call.timeout_s is None else call.timeout_s)
         metadata = self._metadata()
+        before = self._history.before(call.request)
         attempts = Attempts(call, self._retry, deadline=time.monotonic() + timeout_s, several=self._several)
         while True:
             opened = self._enter_channel()
@@ -106,6 +109,7 @@ class Client(ClientMethods):
             except grpc.RpcError as error:
                 failure = failure_of_error(error, cancelled_here=self._closed)
             else:
+                self._history.check(before, answer)
                 return call.decode(answer)
             finally:
                 self._close_channels(self._channels.leave(opened))

@@ -99,6 +99,7 @@ class EventKind(StrEnum):
     LEASES_EXTENDED = "LEASES_EXTENDED"
     """After a restart, leases that would have ended before `expire_time` were extended to it."""
     REPAIRED = "REPAIRED"
+    RESTORED = "RESTORED"
     """A repair changed records so that they agree. Sets `corrections`."""
     UNKNOWN = "UNKNOWN"
     """A kind that only a newer SDK can name. Never an argument."""

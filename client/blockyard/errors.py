@@ -46,6 +46,7 @@
     │       ├── StoreDamaged        the server's database is damaged
     │       └── InternalError
     ├── OutcomeUnknown              no answer to a change: it may have happened
+    ├── HistoryWentBack             the server's data were restored, and names may be issued again
     ├── LeaseLost                   the blocks may be somebody else's by now
     ├── NotReleased                 no answer to a release, and there is no lease: the blocks stay held
     ├── UnexpectedAnswer            the server is newer than this SDK
@@ -300,6 +301,14 @@ class OutcomeUnknown(BlockyardError):
         """Whether the same call, with the same token, may be made again: nothing is done twice."""
         self.token: Final = token
         """For an acquire: its idempotency token, to ask again with or to release by."""
+
+
+class HistoryWentBack(BlockyardError):
+    """A fleet's revision is lower than one that this client has seen: the server's data were restored from a backup.
+
+    Stop working with what you hold of the fleet: its names and fencing tokens may have been issued again. Operators
+    stop the servers and run `blockyard admin restored`.
+    """
 
 
 class LeaseLost(BlockyardError):

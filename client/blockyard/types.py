@@ -367,6 +367,10 @@ class Event:
     """Who asked for it, as `tenant/principal`; `system` for what the server does by itself. None: nobody was asked."""
     via: str | None = None
     """How the actor proved who it is, such as `token:k3v9`."""
+    backup_revision: int | None = None
+    """The fleet's revision in the backup that was restored."""
+    epoch: int | None = None
+    """How often the database was restored, this time included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Final
 from tests.fault.fairness_mutants import PROOFS_OF_FAIRNESS
 from tests.fault.identity_mutants import PROOFS_OF_IDENTITY
 from tests.fault.mutant import Edit, Mutant
+from tests.fault.restore_mutants import PROOFS_OF_RESTORES
 from tests.fault.tenant_mutants import RIGHTS_OF_TENANTS
 
 MIGRATION: Final = "store/migrations/versions/0001_foundation.py"
@@ -407,4 +408,5 @@ MUTANTS: Final[dict[str, Mutant]] = {
     **PROOFS_OF_IDENTITY,
     **RIGHTS_OF_TENANTS,
     **PROOFS_OF_FAIRNESS,
+    **PROOFS_OF_RESTORES,
 }

@@ -28,6 +28,7 @@ from blockyard_server.domain.events import (
     Released,
     Renewed,
     Repaired,
+    Restored,
     TokenWasCancelled,
 )
 from blockyard_server.domain.lease import extended_us
@@ -62,13 +63,15 @@ class Rows:
         self.allocations: dict[int, Allocation] = {}
         self.tokens: dict[TokenKey, TokenRecord] = {}
         self.journal: list[Event] = []
-        """All of it, from revision 1 on: what is at `compacted_revision` or below is shown to nobody."""
+        """What is at `compacted_revision` or below is shown to nobody."""
         self.age = FleetAge()
+        self.first_revision = 0
+        """Where the fleet begins."""
 
     @property
     def exists(self) -> bool:
         """Whether there ever was such a fleet."""
-        return self.revision > 0
+        return self.revision > self.first_revision
 
     def copy(self) -> Self:
         """The rows as they are now."""
@@ -127,13 +130,21 @@ class Rows:
 
     def kept(self) -> list[Event]:
         """The journal as others see it."""
-        return self.journal[self.compacted_revision :]
+        first = self.journal[0].revision if self.journal else 1
+        return self.journal[self.compacted_revision + 1 - first :]
 
     def grow(self, age: FleetAge) -> None:
         """The fleet's age is written down."""
         if age.age_us <= self.age.age_us:
             self.refuse(f"an age of {age.age_us} follows {self.age.age_us}")
         self.age = age
+
+    def skip_to(self, revision: int) -> None:
+        """The fleet goes on from this revision, without its journal."""
+        if revision <= self.revision:
+            self.refuse(f"revision {revision} is not above {self.revision}")
+        self.revision = self.compacted_revision = revision
+        self.journal = []
 
     def raise_format(self, fleet_format: int) -> None:
         """The fleet's records are of this format from now on."""
@@ -158,7 +169,7 @@ class Rows:
                 self._remember(event.caller, event.token, event)
             case LeasesExtended():
                 self._extend(event)
-            case Renewed():
+            case Renewed() | Restored():
                 pass
             case InstanceCreated() | InstanceUpdated() | InstanceDeleted():
                 self._write_instance(event)

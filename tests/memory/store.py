@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from blockyard_server.engine.store_protocol import ServerRow
+from blockyard_server.engine.store_protocol import RESTORE_BEGAN, Origin, ServerRow
 from tests.memory.evidence import MemoryEvidence
 from tests.memory.reader import MemoryReader
 from tests.memory.rows import Rows
@@ -42,11 +42,16 @@ class MemoryStore:
         self.closed = False
         self.servers: dict[str, ServerRow] = {}
         """Those that have given a sign of life."""
+        self.the_origin = Origin("memory", 0, 0, restoring=False)
         self._lock = threading.Lock()
 
     def copied(self, fleet: str) -> Rows:
         """A fleet's rows as they are now, also of one that there is not yet."""
-        return self.rows[fleet].copy() if fleet in self.rows else Rows(fleet)
+        if fleet in self.rows:
+            return self.rows[fleet].copy()
+        rows = Rows(fleet)
+        rows.revision = rows.compacted_revision = rows.first_revision = self.the_origin.first_revision
+        return rows
 
     def begin(self, fleet: str) -> StoredTransaction:
         """A transaction begins. The store is locked."""
@@ -80,6 +85,26 @@ class MemoryStore:
         """As in the protocol."""
         there = {fleet: rows for fleet, rows in sorted(self.rows.items()) if rows.record is not None}
         return {fleet: len(rows.instances) + len(rows.live()) // 5 for fleet, rows in there.items()}
+
+    def origin(self) -> Origin:
+        """As in the protocol."""
+        return self.the_origin
+
+    def set_origin(self, origin: Origin) -> None:
+        """As in the protocol."""
+        self.the_origin = origin
+
+    def all_revisions(self) -> dict[str, int]:
+        """As in the protocol."""
+        return {fleet: rows.revision for fleet, rows in self.rows.items() if rows.exists}
+
+    def seen_revisions(self) -> dict[str, int]:
+        """As in the protocol: there is no witness."""
+        return {}
+
+    def why_restored(self) -> str | None:
+        """As in the protocol."""
+        return RESTORE_BEGAN if self.the_origin.restoring else None
 
     async def listen(self, on_change: Callable[[str], None]) -> None:  # noqa: ARG002 - there is no other server
         """As in the protocol."""

@@ -34,6 +34,10 @@ class MemoryTransaction:
         """Every statement that reads passes here."""
         return self.rows
 
+    def first_revision(self) -> int:
+        """As in the protocol."""
+        return self.read().first_revision
+
     def load_instances(self) -> list[InstanceRow]:
         """As in the protocol."""
         rows = self.read()
@@ -43,8 +47,9 @@ class MemoryTransaction:
     def events_after(self, revision: int, limit: int) -> list[Event]:
         """As in the protocol."""
         rows = self.read()
-        first = max(revision, rows.compacted_revision)
-        return rows.journal[first : first + limit]
+        first = rows.journal[0].revision if rows.journal else 1
+        skipped = max(revision, rows.compacted_revision) + 1 - first
+        return rows.journal[max(0, skipped) : max(0, skipped) + limit]
 
     def latest_time_us(self) -> int:
         """As in the protocol."""
@@ -133,6 +138,11 @@ class MemoryTransaction:
         self.write([event], {})
         for record in tokens:
             self.rows.put(self.rows.tokens, (record.caller, record.token), record)
+
+    def skip_to(self, revision: int) -> None:
+        """As in the protocol."""
+        self.wrote = True
+        self.rows.skip_to(revision)
 
     def set_clock_offset(self, offset_us: int) -> None:
         """As in the protocol."""

@@ -284,13 +284,13 @@ class FakeServer:
             self.cancelled.add(token)
             outcome = outcomes.CANCELLED_BEFORE_GRANT
         return allocator_pb2.ReleaseResponse(
-            outcome=outcome, allocation=allocation, revision=8, server_time=SERVER_TIME
+            outcome=outcome, allocation=allocation, revision=7, server_time=SERVER_TIME
         )
 
     def _renew(self, request: allocator_pb2.RenewRequest) -> Message:
         for allocation in self.held.values():
             if allocation.name == request.name:
-                return allocator_pb2.RenewResponse(allocation=allocation, revision=9, server_time=SERVER_TIME)
+                return allocator_pb2.RenewResponse(allocation=allocation, revision=7, server_time=SERVER_TIME)
         raise RefusalError(error_status(Reason.ALLOCATION_ENDED))
 
     def _allocation(self, request: allocator_pb2.AcquireRequest, *, number: int) -> resources_pb2.Allocation:

@@ -83,7 +83,7 @@ def test_an_event_of_an_unknown_kind_halts_no_fleet_of_a_newer_format(story: Sto
     behind.load("gpu")
     columns = "fleet, revision, time_us, kind, body"
     execute(story.store, f"INSERT INTO journal ({columns}) SELECT fleet, revision + 1, 1, 'MOVED', '{{}}' FROM fleets")  # noqa: S608 - a constant
-    execute(story.store, "UPDATE fleets SET revision = revision + 1, format = 2")
+    execute(story.store, "UPDATE fleets SET revision = revision + 1, format = 3")
     for work in (transactor.refresh_clock, transactor.snapshot, transactor.expire_due):
         with pytest.raises(FleetFormatTooNew):
             work("gpu")
@@ -108,7 +108,7 @@ async def test_a_read_that_meets_an_unknown_kind_says_whether_the_fleet_is_newer
 
     with pytest.raises(InvariantViolated):
         await events()
-    execute(story.store, "UPDATE fleets SET format = 2")
+    execute(story.store, "UPDATE fleets SET format = 3")
     with pytest.raises(FleetFormatTooNew):
         await events()
 

@@ -150,7 +150,7 @@ def test_the_histories_have_everything_in_them(sqlite: SqliteStore) -> None:
             rambler.step()
         kinds |= {event.kind for event in rambler.story.events}
         states |= {allocation.state for allocation in rambler.story.records.allocations.values()}
-    assert kinds == set(KINDS) - {"REPAIRED"}, "a repair has stories of its own"
+    assert kinds == set(KINDS) - {"REPAIRED", "RESTORED"}, "a repair and a restore have stories of their own"
     assert states == set(AllocationState)
 
 

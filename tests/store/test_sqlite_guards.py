@@ -267,8 +267,9 @@ def test_every_table_is_strict_and_begins_with_the_fleet(db: sqlite3.Connection)
         if name not in {"alembic_version", "schema_version", "sqlite_schema"}
     }
     assert ours == dict.fromkeys(
-        ["fleets", "instances", "allocations", "held_blocks", "tokens", "journal", "fleet_ages", "servers"], (1, 1)
+        ["fleets", "instances", "allocations", "held_blocks", "tokens", "journal", "fleet_ages", "servers", "origin"],
+        (1, 1),
     )
-    for table in ours.keys() - {"servers"}:  # these are of the database, and not of a fleet
+    for table in ours.keys() - {"servers", "origin"}:  # these are of the database, and not of a fleet
         first = db.execute(f"SELECT name FROM pragma_table_info('{table}') WHERE pk = 1").fetchone()
         assert first == ("fleet",)

@@ -23,6 +23,7 @@ from blockyard_server.domain.events import (
     Released,
     Renewed,
     Repaired,
+    Restored,
     TokenWasCancelled,
 )
 from blockyard_server.domain.fleet import FleetState, Inconsistent
@@ -53,6 +54,7 @@ EVERY_KIND: list[Event] = [
     TokenWasCancelled(11, START, "slurm", "t"),
     LeasesExtended(12, START, START + 10),
     Repaired(13, START, (Correction(CorrectionKind.COUNTER_SET, "n1", before=3, after=0),)),
+    Restored(1_000_000_014, START, backup_revision=13, epoch=1),
     Repaired(13, START, tuple(Correction(kind, "n1", 7, 0) for kind in CorrectionKind)),
 ]
 
@@ -75,7 +77,7 @@ def test_an_event_is_the_same_after_having_been_a_row_of_the_journal(event: Even
 
 def test_these_are_all_kinds() -> None:
     assert {event.kind for event in EVERY_KIND} == set(KINDS)
-    assert len(KINDS) == len(set(KINDS)) == 13
+    assert len(KINDS) == len(set(KINDS)) == 14
 
 
 def test_a_kind_that_this_version_does_not_know_is_refused_by_name() -> None:

@@ -3,6 +3,7 @@
 import typer
 
 from blockyard.cli.acquire import acquire
+from blockyard.cli.admin import admin_app
 from blockyard.cli.allocations import get_allocation, list_allocations
 from blockyard.cli.auth_file import auth_app, token_app
 from blockyard.cli.backup import backup
@@ -16,6 +17,7 @@ from blockyard.cli.instance import instance_app
 from blockyard.cli.release import release, renew
 from blockyard.cli.repair import repair
 from blockyard.cli.replay import replay
+from blockyard.cli.restore import restore
 from blockyard.cli.run import run
 from blockyard.cli.serve import serve_command
 from blockyard.cli.top import top
@@ -55,6 +57,8 @@ app.command("repair")(repair)
 app.command("run", context_settings={"allow_interspersed_args": False})(run)
 app.command("replay")(replay)
 app.command("backup")(backup)
+app.command("restore")(restore)
+app.add_typer(admin_app, name="admin")
 app.add_typer(token_app, name="token")
 app.add_typer(auth_app, name="auth")
 auth_app.command("whoami")(whoami)

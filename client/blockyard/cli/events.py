@@ -94,6 +94,8 @@ def describe_event(event: Event) -> str:
 
 
 def _describe_repair(event: Event) -> list[str]:
+    if event.epoch is not None:
+        return [f"from a backup at revision {event.backup_revision}, epoch {event.epoch}"]
     if not event.corrections:
         return []
     kinds = [each.kind.value for each in event.corrections]

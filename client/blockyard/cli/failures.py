@@ -14,6 +14,7 @@ from blockyard.errors import (
     BlockyardError,
     CallFailed,
     DeadlineExceeded,
+    HistoryWentBack,
     InvalidRequest,
     LeaseLost,
     NoCapacity,
@@ -175,6 +176,7 @@ WITHOUT_REASON: Final[Mapping[type[Exception], str]] = MappingProxyType(
         "speak TLS.",
         CallFailed: "That is no answer of Blockyard's; say where the service is with --address or BLOCKYARD_ADDRESS.",
         LeaseLost: "Stop working with the blocks.",
+        HistoryWentBack: "Stop working with the blocks, and tell the operator.",
         UnexpectedAnswer: "Install a newer `blockyard`.",
     }
 )

@@ -36,6 +36,7 @@ _STYLES: Final = {
     EventKind.RENEWED: "dim",
     EventKind.LEASES_EXTENDED: "dim",
     EventKind.REPAIRED: "bold red",
+    EventKind.RESTORED: "bold red",
 }
 _OTHER_STYLE: Final = "magenta"
 

@@ -68,6 +68,11 @@ class Event(_message.Message):
         """
         REPAIRED: Event._Kind.ValueType  # 13
         """A Repair changed records so that they agree. Sets `corrections`."""
+        RESTORED: Event._Kind.ValueType  # 14
+        """The database was restored from a backup. The revisions between `backup_revision` and this one
+        are left out, so that no name and no fencing token is issued twice. The journal begins here.
+        Sets `backup_revision`, `epoch`.
+        """
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
         """What changed."""
@@ -107,6 +112,11 @@ class Event(_message.Message):
     """
     REPAIRED: Event.Kind.ValueType  # 13
     """A Repair changed records so that they agree. Sets `corrections`."""
+    RESTORED: Event.Kind.ValueType  # 14
+    """The database was restored from a backup. The revisions between `backup_revision` and this one
+    are left out, so that no name and no fencing token is issued twice. The journal begins here.
+    Sets `backup_revision`, `epoch`.
+    """
 
     REVISION_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
@@ -123,6 +133,8 @@ class Event(_message.Message):
     CORRECTIONS_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     VIA_FIELD_NUMBER: _builtins.int
+    BACKUP_REVISION_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The revision that this change made."""
     kind: Global___Event.Kind.ValueType
@@ -141,12 +153,16 @@ class Event(_message.Message):
     """The allocation has ended with this event; false for a partial release."""
     actor: _builtins.str
     """Who asked for the change, as `tenant/principal`; `system` for what the server does by itself
-    (EXPIRED, LEASES_EXTENDED). Empty where the server did not ask its callers who they are.
+    (EXPIRED, LEASES_EXTENDED, RESTORED). Empty where the server did not ask its callers who they are.
     """
     via: _builtins.str
     """How the actor proved who it is: `token:{id}`, `jwt:{issuer}`, a SPIFFE id or another name of
     its certificate, `socket`. Empty where `actor` is empty or `system`.
     """
+    backup_revision: _builtins.int
+    """The fleet's revision in the backup that was restored."""
+    epoch: _builtins.int
+    """How often the database was restored, this time included."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was made, by the server's clock."""
@@ -189,10 +205,12 @@ class Event(_message.Message):
         corrections: _abc.Iterable[Global___Correction] | None = ...,
         actor: _builtins.str = ...,
         via: _builtins.str = ...,
+        backup_revision: _builtins.int = ...,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "fleet", b"fleet", "instance_after", b"instance_after", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "allocation", b"allocation", "corrections", b"corrections", "ended", b"ended", "expire_time", b"expire_time", "fleet", b"fleet", "holder", b"holder", "idempotency_token", b"idempotency_token", "instance", b"instance", "instance_after", b"instance_after", "kind", b"kind", "placements", b"placements", "revision", b"revision", "time", b"time", "via", b"via"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "allocation", b"allocation", "backup_revision", b"backup_revision", "corrections", b"corrections", "ended", b"ended", "epoch", b"epoch", "expire_time", b"expire_time", "fleet", b"fleet", "holder", b"holder", "idempotency_token", b"idempotency_token", "instance", b"instance", "instance_after", b"instance_after", "kind", b"kind", "placements", b"placements", "revision", b"revision", "time", b"time", "via", b"via"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

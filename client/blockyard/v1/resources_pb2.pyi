@@ -109,7 +109,8 @@ class Fleet(_message.Message):
     """
     revision: _builtins.int
     """Output only. The fleet's revision when this answer was made. Goes up by one with each committed
-    change, and never down: a fleet that is deleted and created again goes on from where it was.
+    change, and never down: a fleet that is deleted and created again goes on from where it was. A
+    restore of the database from a backup makes it skip far ahead, also where new fleets begin.
     """
     halted: _builtins.bool
     """Output only. The fleet's writes are stopped, because an invariant was found not to hold; see

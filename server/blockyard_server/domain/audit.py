@@ -21,6 +21,7 @@ from blockyard_server.domain.events import (
     Released,
     Renewed,
     Repaired,
+    Restored,
     TokenWasCancelled,
 )
 
@@ -263,7 +264,7 @@ class Replay:
             case Repaired():
                 for correction in event.corrections:
                     self.correct(correction)
-            case Renewed() | LeasesExtended() | TokenWasCancelled() | FleetCreated() | FleetUpdated():
+            case Renewed() | LeasesExtended() | TokenWasCancelled() | FleetCreated() | FleetUpdated() | Restored():
                 pass  # they say nothing of blocks
 
     def correct(self, correction: Correction) -> None:

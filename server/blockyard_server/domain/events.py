@@ -180,10 +180,21 @@ class Repaired(_Event):
     corrections: tuple[Correction, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Restored(_Event):
+    """The database was restored from a backup. Revisions go on above all that the lost future can have had."""
+
+    kind: ClassVar[str] = "RESTORED"
+    backup_revision: int
+    """The fleet's revision in the backup."""
+    epoch: int
+    """How often the database was restored, this time included."""
+
+
 FleetEvent = FleetCreated | FleetUpdated | FleetDeleted
 InstanceEvent = InstanceCreated | InstanceUpdated | InstanceDeleted
 AllocationEvent = Granted | Released | Renewed | Expired
-Event = FleetEvent | InstanceEvent | AllocationEvent | TokenWasCancelled | LeasesExtended | Repaired
+Event = FleetEvent | InstanceEvent | AllocationEvent | TokenWasCancelled | LeasesExtended | Repaired | Restored
 
 KINDS: Final = tuple(event.kind for event in get_args(Event))
 """Every kind, as the journal and the protos spell it."""

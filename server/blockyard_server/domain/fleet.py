@@ -23,6 +23,7 @@ from blockyard_server.domain.events import (
     Released,
     Renewed,
     Repaired,
+    Restored,
     TokenWasCancelled,
 )
 from blockyard_server.domain.index import Instance, InstanceIndex
@@ -126,7 +127,7 @@ class FleetState:
         self.index.add(instance)
 
     def apply(self, event: Event) -> None:
-        """Takes on a change. Raises Inconsistent if it does not follow from what is here, and for Repaired."""
+        """Takes on a change. Raises Inconsistent if it does not follow from what is here, or cannot be followed."""
         if event.revision != self.revision + 1:
             message = f"fleet {self.fleet}: event {event.revision} does not follow revision {self.revision}"
             raise Inconsistent(message)
@@ -146,8 +147,8 @@ class FleetState:
                 self._apply_to_instance(event)
             case FleetCreated() | FleetUpdated() | FleetDeleted():
                 self._apply_to_fleet(event)
-            case Repaired():
-                message = f"fleet {self.fleet}: memory cannot follow a repair, and has to be loaded again"
+            case Repaired() | Restored():
+                message = f"fleet {self.fleet}: memory cannot follow a repair or a restore, and has to be loaded again"
                 raise Inconsistent(message)
         self.revision = event.revision
         self.latest_time_us = max(self.latest_time_us, event.time_us)

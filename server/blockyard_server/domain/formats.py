@@ -13,13 +13,17 @@ from types import MappingProxyType
 from typing import Final
 
 from blockyard_server.domain.errors import FleetFormatTooOld
-from blockyard_server.domain.events import KINDS, Event
+from blockyard_server.domain.events import KINDS, Event, Restored
 
 OLDEST: Final = 1
 """The format of release 0.1.0, which had no number for it."""
-NEWEST: Final = 1
+NEWEST: Final = 2
+"""With 2 came the event RESTORED."""
+NEWEST_RAISED: Final = 1
+"""The format that servers raise fleets to by themselves. Servers of release 0.1.0 give no sign of life. Only a restore
+needs format 2, and raises the fleets itself while no server works on them."""
 
-_SINCE: Final[Mapping[str, int]] = MappingProxyType(dict.fromkeys(KINDS, OLDEST))
+_SINCE: Final[Mapping[str, int]] = MappingProxyType(dict.fromkeys(KINDS, OLDEST) | {Restored.kind: 2})
 """The first format that has this kind of event."""
 
 
@@ -29,6 +33,13 @@ class Formats:
 
     newest: int = NEWEST
     since: Mapping[str, int] = field(default_factory=lambda: _SINCE)
+    newest_raised: int | None = None
+    """What servers raise fleets to by themselves; None: the newest."""
+
+    @property
+    def raised_at_most(self) -> int:
+        """The newest format that servers raise fleets to by themselves."""
+        return self.newest if self.newest_raised is None else self.newest_raised
 
     def knows(self, fleet_format: int) -> bool:
         """Whether a fleet of this format can be served."""

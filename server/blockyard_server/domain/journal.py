@@ -20,6 +20,7 @@ from blockyard_server.domain.events import (
     Released,
     Renewed,
     Repaired,
+    Restored,
     TokenWasCancelled,
 )
 
@@ -93,7 +94,7 @@ def _is_of_instance(instance: str, event: Event) -> bool:
             return _names(event.freed, instance)
         case Renewed() | TokenWasCancelled() | LeasesExtended():
             return False
-        case FleetCreated() | FleetUpdated() | FleetDeleted() | Repaired():
+        case FleetCreated() | FleetUpdated() | FleetDeleted() | Repaired() | Restored():
             return False
 
 

@@ -21,6 +21,7 @@ from blockyard_server.domain.events import (
     Released,
     Renewed,
     Repaired,
+    Restored,
     TokenWasCancelled,
 )
 from blockyard_server.domain.lease import ended_us
@@ -58,7 +59,7 @@ class Records:
                 self.tokens[event.caller, event.token] = event.token_record()
             case InstanceCreated() | InstanceUpdated() | InstanceDeleted():
                 pass  # memory has the instances
-            case FleetCreated() | FleetUpdated() | FleetDeleted() | LeasesExtended() | Repaired():
+            case FleetCreated() | FleetUpdated() | FleetDeleted() | LeasesExtended() | Repaired() | Restored():
                 pass  # none of them is decided beside a request that needs records
 
     def _put(self, allocation: Allocation) -> None:

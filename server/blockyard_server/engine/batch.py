@@ -29,6 +29,7 @@ from blockyard_server.domain.events import (
     Released,
     Renewed,
     Repaired,
+    Restored,
     TokenWasCancelled,
 )
 from blockyard_server.domain.fleet import FleetState
@@ -234,7 +235,7 @@ def _blocks_of(event: Event | None) -> int:
             return block_count(event.placements)
         case Released() | Expired():
             return block_count(event.freed)
-        case Renewed() | TokenWasCancelled() | LeasesExtended() | Repaired() | None:
+        case Renewed() | TokenWasCancelled() | LeasesExtended() | Repaired() | Restored() | None:
             return 0
         case InstanceCreated() | InstanceUpdated() | InstanceDeleted():
             return 0

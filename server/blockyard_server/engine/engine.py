@@ -24,7 +24,7 @@ from blockyard_server.domain.answers import (
 )
 from blockyard_server.domain.errors import Refused
 from blockyard_server.domain.fleet import FleetState, fleet_not_found, instance_not_found
-from blockyard_server.domain.formats import Formats
+from blockyard_server.domain.formats import NEWEST_RAISED, Formats
 from blockyard_server.domain.journal import Watch, WatchPage, check_kept
 from blockyard_server.domain.quotas import Quotas
 from blockyard_server.domain.release import allocation_not_found
@@ -63,7 +63,7 @@ MAX_SWEEPS_OF_A_READ: Final = 3
 
 T = TypeVar("T")
 
-_FORMATS: Final = Formats()
+_FORMATS: Final = Formats(newest_raised=NEWEST_RAISED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +135,7 @@ class Engine:
         self._watches.start()
         try:
             await self._keeper.register()  # before it serves anything: raising a fleet's format counts it
+            self._expect_not_restored()  # after that: a restore looks for servers once it has said so
             await self._loader.load()
         except BaseException as failure:
             await self.stop()
@@ -146,6 +147,14 @@ class Engine:
         self._sweeper.start()
         self._auditor.start()
         self._availability.start()
+
+    def _expect_not_restored(self) -> None:
+        """Raises StoreRefused, StoreFailed."""
+        if (why := self._store.why_restored()) is not None:
+            raise StoreRefused(
+                f"the data was restored, and names and fencing tokens would be issued a second time: {why}. "
+                "Run `blockyard admin restored` with the --data or --database of this server, then start it again"
+            )
 
     def _now_us(self, fleet: str) -> int:
         return self._transactor.times.now_us(fleet)

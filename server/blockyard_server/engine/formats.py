@@ -59,7 +59,7 @@ class FormatKeeper:
         live = [row for row in await self._store.heartbeat(self._own) if row.silent_us <= LIVE_US]
         newest = {row.server: row.newest_format for row in live}
         self._transactor.format_of_new_fleets = min(
-            format_to_raise_to(newest, held=any(row.holds_format for row in live)), self._formats.newest
+            format_to_raise_to(newest, held=any(row.holds_format for row in live)), self._formats.raised_at_most
         )
         return live
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Final
 
-from blockyard_server.domain.events import Repaired
+from blockyard_server.domain.events import Repaired, Restored
 from blockyard_server.domain.fleet import FleetState
 from blockyard_server.engine.store_protocol import FleetHead, InvariantBroken, Transaction
 
@@ -23,7 +23,7 @@ class FleetMemory:
     def current(self, fleet: str, tx: Transaction) -> FleetState:
         """The fleet as it is at `tx.head`."""
         if tx.head is None:
-            return FleetState(fleet)
+            return FleetState(fleet, tx.first_revision())
         state = self._states.get(fleet)
         if state is None or not _catch_up(state, tx.head, tx):
             state = _load(fleet, tx.head, tx)
@@ -74,7 +74,7 @@ def _catch_up(state: FleetState, head: FleetHead, tx: Transaction) -> bool:
     if not events or events[0].revision != state.revision + 1:
         return False  # the journal has been compacted beyond what this server has seen
     for event in events:
-        if isinstance(event, Repaired):
+        if isinstance(event, Repaired | Restored):
             return False
         state.apply(event)
     return state.revision == head.revision

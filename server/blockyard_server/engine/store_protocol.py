@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from blockyard_server.domain.allocation import Allocation, TokenRecord
 from blockyard_server.domain.answers import FleetRecord, InstanceRecord
@@ -16,6 +16,9 @@ from blockyard_server.domain.events import Event, Repaired
 from blockyard_server.domain.requests import TokenKey
 from blockyard_server.domain.retention import FleetAge
 from blockyard_server.engine.reader_protocol import Reader
+
+RESTORE_BEGAN: Final = "a restore of it has begun, and has not ended"
+"""What `Store.why_restored` says of `Origin.restoring`."""
 
 
 class StoreRefused(Exception):
@@ -94,6 +97,19 @@ class ServerRow:
     """For how long it has given no sign of life, by the database's clock."""
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What the database says of itself as a whole."""
+
+    database_id: str
+    epoch: int
+    """How often it was restored."""
+    first_revision: int
+    """A fleet that there never was begins above this: the lost future may have had one of the same name."""
+    restoring: bool
+    """A restore has begun, and not every fleet goes on above the lost future yet: no server may start."""
+
+
 class Transaction(Protocol):
     """One transaction on one fleet, with its row locked. Used in the writer thread only."""
 
@@ -101,6 +117,10 @@ class Transaction(Protocol):
     """None: there never was such a fleet."""
     database_time_us: int | None
     """The database's clock, read after the fleet was locked; None: the database has no clock of its own."""
+
+    def first_revision(self) -> int:
+        """Above which revision a fleet begins that there never was (`Origin`). Asked before such a fleet is written."""
+        ...
 
     def load_instances(self) -> list[InstanceRow]:
         """All instances in the order of registration, with their held blocks."""
@@ -171,6 +191,10 @@ class Transaction(Protocol):
         `event` is at `head.revision + 1`; `tokens` are the records of its TOKEN_RECORDED. Counters are set out of the
         rows, by the database; its guards stay in force. Raises InvariantBroken if a row is not as the plan saw it.
         """
+        ...
+
+    def skip_to(self, revision: int) -> None:
+        """The fleet goes on from this revision, which is above its own. Its journal up to there is forgotten."""
         ...
 
     def set_clock_offset(self, offset_us: int) -> None:
@@ -293,6 +317,29 @@ class Store(Protocol):
 
         That is its instances and a fifth of its live allocations: to load an instance takes as long as to extend the
         leases of five.
+        """
+        ...
+
+    def origin(self) -> Origin:
+        """What the database says of itself. Raises StoreFailed."""
+        ...
+
+    def set_origin(self, origin: Origin) -> None:
+        """Writes it, durably. Nobody else works on the database. Raises StoreFailed."""
+        ...
+
+    def all_revisions(self) -> dict[str, int]:
+        """The revision of every fleet, deleted ones included. Raises StoreFailed."""
+        ...
+
+    def seen_revisions(self) -> Mapping[str, int]:
+        """The highest revision of each fleet that is known from outside of the database."""
+        ...
+
+    def why_restored(self) -> str | None:
+        """What shows that the database was restored and `blockyard admin restored` has not dealt with it.
+
+        None: nothing does. Raises StoreFailed.
         """
         ...
 

@@ -18,11 +18,13 @@ from blockyard_server.domain.events import (
     Granted,
     InstanceCreated,
     InstanceDeleted,
+    InstanceEvent,
     InstanceUpdated,
     LeasesExtended,
     Released,
     Renewed,
     Repaired,
+    Restored,
     TokenWasCancelled,
 )
 from blockyard_server.domain.journal import WatchPage
@@ -34,7 +36,7 @@ from blockyard_server.rpc.times import fill_timestamp
 
 SYSTEM: Final = "system"
 """The actor of what the server does by itself."""
-_OF_SYSTEM: Final = (Expired, LeasesExtended)
+_OF_SYSTEM: Final = (Expired, LeasesExtended, Restored)
 _KINDS: Final = {kind: pb.Event.Kind.Value(kind) for kind in KINDS}
 _CORRECTIONS: Final = {kind: pb.Correction.Kind.Value(kind.value) for kind in CorrectionKind}
 _CHECKS: Final = {check: pb.Discrepancy.Check.Value(check.value) for check in Check}
@@ -49,13 +51,8 @@ def fill_event(message: pb.Event, fleet: str, event: Event) -> None:
     match event:
         case Granted() | Released() | Renewed() | Expired():
             _fill_allocation_event(message, fleet, event)
-        case InstanceCreated() | InstanceUpdated():
-            message.instance = encode_instance_name(fleet, event.instance)
-            fill_instance_fields(message.instance_after, fleet, event.instance, event.fields)
-            if isinstance(event, InstanceCreated):
-                message.instance_after.order = event.order
-        case InstanceDeleted():
-            message.instance = encode_instance_name(fleet, event.instance)
+        case InstanceCreated() | InstanceUpdated() | InstanceDeleted():
+            _fill_instance_event(message, fleet, event)
         case FleetCreated() | FleetUpdated():
             fill_fleet_fields(message.fleet, fleet, event.fields)
         case FleetDeleted():
@@ -64,8 +61,21 @@ def fill_event(message: pb.Event, fleet: str, event: Event) -> None:
             message.idempotency_token = event.token
         case LeasesExtended():
             fill_timestamp(message.expire_time, event.expire_time_us)
+        case Restored():
+            message.backup_revision, message.epoch = event.backup_revision, event.epoch
         case Repaired():
             message.corrections.extend(_encode_correction(fleet, each) for each in event.corrections)
+
+
+def _fill_instance_event(message: pb.Event, fleet: str, event: InstanceEvent) -> None:
+    message.instance = encode_instance_name(fleet, event.instance)
+    match event:
+        case InstanceCreated() | InstanceUpdated():
+            fill_instance_fields(message.instance_after, fleet, event.instance, event.fields)
+            if isinstance(event, InstanceCreated):
+                message.instance_after.order = event.order
+        case InstanceDeleted():
+            pass
 
 
 def _fill_allocation_event(message: pb.Event, fleet: str, event: Granted | Released | Renewed | Expired) -> None:

@@ -25,6 +25,7 @@ from blockyard_server.domain.events import (
     Released,
     Renewed,
     Repaired,
+    Restored,
     TokenWasCancelled,
 )
 from blockyard_server.store.codec import Row
@@ -99,7 +100,7 @@ def estimate_event_size(event: Event) -> int:
             return 2 * _FIXED + _pairs_size(event.fields.labels) + 80 * limits.MAX_RESOURCES
         case Repaired():
             return _FIXED + (2 * _NAME + 48) * len(event.corrections)
-        case Renewed() | TokenWasCancelled() | LeasesExtended() | InstanceDeleted() | FleetDeleted():
+        case Renewed() | TokenWasCancelled() | LeasesExtended() | InstanceDeleted() | FleetDeleted() | Restored():
             return 2 * _FIXED
 
 

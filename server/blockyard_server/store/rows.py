@@ -27,6 +27,7 @@ from blockyard_server.domain.events import (
     Released,
     Renewed,
     Repaired,
+    Restored,
     TokenWasCancelled,
 )
 from blockyard_server.domain.requests import InstanceFields
@@ -158,6 +159,8 @@ def _add(changes: RowChanges, event: Event) -> None:
             _change_instance(changes, event)
         case FleetCreated() | FleetUpdated() | FleetDeleted():
             _change_fleet(changes, event)
+        case Restored():
+            pass
         case Repaired():
             pass  # its rows are `repair.py`'s
     changes.journal.append((changes.fleet, *encode_journal(event)))

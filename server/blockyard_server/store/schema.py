@@ -214,3 +214,15 @@ servers: Final = _table(
     PrimaryKeyConstraint("server"),
 )
 """Those that work on this database, each with its last sign of life by the database's clock."""
+
+origin: Final = _table(
+    "origin",
+    Column("database_id", Text, nullable=False),
+    Column("epoch", _Big, nullable=False),
+    Column("first_revision", _Big, nullable=False),
+    Column("restoring", Integer, nullable=False),
+    Column("system_identifier", Text),
+    Column("timeline", _Big),
+    PrimaryKeyConstraint("database_id"),
+)
+"""One row: which database this is, how often it was restored, and where revisions begin (docs/adr/0030)."""

@@ -1,13 +1,13 @@
 """One write transaction on any database: what is looked up, and the order in which changes are written.
 
-Everything here runs between BEGIN and COMMIT of a store, in one thread, and speaks to the driver through a `Session`.
+Everything here runs between BEGIN and COMMIT of a store, in one thread, and speaks to the driver through a
+`driver.Session`.
 Rows are counted: a statement that changes fewer or more rows than the events imply ends the transaction.
 """
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 from typing_extensions import override
 
@@ -15,7 +15,7 @@ from blockyard_server.domain.allocation import Allocation, TokenRecord
 from blockyard_server.domain.events import Event, FleetCreated, FleetDeleted, FleetEvent, FleetUpdated, Repaired
 from blockyard_server.domain.requests import TokenKey
 from blockyard_server.domain.retention import FleetAge
-from blockyard_server.engine.store_protocol import FleetHead, InstanceRow, InvariantBroken, Transaction
+from blockyard_server.engine.store_protocol import FleetHead, InstanceRow, InvariantBroken, Origin, Transaction
 from blockyard_server.store.codec import (
     Row,
     decode_age,
@@ -27,112 +27,15 @@ from blockyard_server.store.codec import (
     encode_fleet_fields,
     encode_instance_fields,
 )
+from blockyard_server.store.driver import Session, Statements
 from blockyard_server.store.repair import apply_corrections
 from blockyard_server.store.rows import (
     RowChanges,
-    Run,
     allocations_changed,
     allocations_inserted,
     exclusive_holds,
     net_changes,
 )
-
-
-class Statements(Protocol):
-    """The texts of one database: the modules `statements` (SQLite) and `postgres_statements`.
-
-    Parameters are in the same order in both.
-    """
-
-    LOAD_INSTANCES: str
-    EVENTS_AFTER: str
-    LATEST_TIME: str
-    DUE_LEASES: str
-    NEXT_EXPIRE_TIME: str
-    FLEET_COUNT: str
-    RECREATE_FLEET: str
-    UPDATE_FLEET: str
-    DELETE_FLEET: str
-    ADVANCE_FLEET: str
-    SET_FORMAT: str
-    SET_HALTED: str
-    SET_CLOCK_OFFSET: str
-    AGE: str
-    SET_AGE: str
-    INSERT_INSTANCE: str
-    UPDATE_INSTANCE: str
-    DELETE_INSTANCE: str
-    DELETE_ALL_INSTANCES: str
-    INSERT_ALLOCATION: str
-    KEEP_ALLOCATION: str
-    END_ALLOCATION: str
-    EXTEND_LEASES: str
-    HOLD_EXCLUSIVELY: str
-    INSERT_TOKEN: str
-    INSERT_EVENT: str
-    ENDED_UPTO: str
-    CANCELLED_UPTO: str
-    FORGET_TOKEN: str
-    FORGET_ALLOCATION: str
-    FORGET_CANCELLED: str
-    COMPACTED_REVISION: str
-    COMPACT_FLEET: str
-    COMPACT_JOURNAL: str
-
-
-class Session(Protocol):
-    """One database's driver inside of one transaction. What it raises is the driver's, apart from what is named."""
-
-    def rows(self, statement: str, parameters: Row) -> Sequence[Row]:
-        """What the statement finds."""
-        ...
-
-    def stream(self, statement: str, parameters: Row) -> Iterable[Row]:
-        """What the statement finds in a whole fleet, as it comes."""
-        ...
-
-    def relax_timeouts(self) -> None:
-        """What follows looks at a whole fleet: limits of time that are meant for small statements do not fit."""
-        ...
-
-    def tokens(self, fleet: str, keys: Sequence[TokenKey]) -> Sequence[Row]:
-        """(caller, token, allocation, fingerprint, revision) of those of these tokens that are known."""
-        ...
-
-    def allocations(self, fleet: str, ids: Sequence[int]) -> Sequence[Row]:
-        """Those of these allocations that there are, in ALLOCATION_COLUMNS."""
-        ...
-
-    def create_fleet(self, row: Row) -> None:
-        """Writes a fleet that nobody has seen. Raises StoreConflict if another server just did."""
-        ...
-
-    def change(self, statement: str, parameters: Row) -> int:
-        """Executes a statement of SQLite's and PostgreSQL's common words now; how many rows it changed."""
-        ...
-
-    def insert(self, statement: str, rows: Sequence[Row]) -> None:
-        """Inserts these rows."""
-        ...
-
-    def count(self, statement: str, rows: Sequence[Row], mismatch_message: str) -> None:
-        """Runs the statement for each row; each must change exactly one row of the table.
-
-        If one does not, this or `flush` raises InvariantBroken with `mismatch_message`.
-        """
-        ...
-
-    def hold(self, runs: Sequence[Run]) -> None:
-        """Inserts the held blocks of these runs."""
-        ...
-
-    def free(self, runs: Sequence[Run], mismatch_message: str) -> None:
-        """Deletes the held blocks of these runs. `mismatch_message` as for `count`, if any of them is not there."""
-        ...
-
-    def flush(self) -> None:
-        """Has the database carry out what was not sent so far."""
-        ...
 
 
 class SqlTransaction(Transaction):
@@ -162,6 +65,21 @@ class SqlTransaction(Transaction):
             self.head = FleetHead(record.revision, next_order, there, record.halted, record.format, clock_offset_us)
         self.database_time_us = database_time_us
         self._revision = self.head.revision if self.head else 0
+        self._is_new = self.head is None
+        self.new_first_revision: int | None = None
+        """`Origin.first_revision`, if it was written."""
+
+    @property
+    def revision(self) -> int:
+        """The fleet's, with what was written so far."""
+        return self._revision
+
+    @override
+    def first_revision(self) -> int:
+        found = self._session.rows(self._statements.FIRST_REVISION, ())
+        if self._is_new:
+            self._revision = found[0][0]
+        return int(found[0][0])
 
     @override
     def load_instances(self) -> list[InstanceRow]:
@@ -272,8 +190,7 @@ class SqlTransaction(Transaction):
             return 0
         self.wrote = True
         # First the promise, then the deletion: the journal's guard lets nothing else go.
-        advance = (upto, self._fleet, compacted)
-        self._count(self._statements.COMPACT_FLEET, [advance], "the fleet is not compacted as far as was read")
+        self._advance_compacted(compacted, upto)
         gone = self._session.change(self._statements.COMPACT_JOURNAL, (self._fleet, compacted, upto))
         if gone != upto - compacted:
             raise InvariantBroken(
@@ -286,6 +203,29 @@ class SqlTransaction(Transaction):
         self.wrote = True
         apply_corrections(self._session.change, self._fleet, event, tokens)
         self.write([event], {})
+
+    @override
+    def skip_to(self, revision: int) -> None:
+        self.wrote = True
+        self._session.relax_timeouts()
+        compacted: int = self._session.rows(self._statements.COMPACTED_REVISION, (self._fleet,))[0][0]
+        skip = (revision, 0, self._fleet, self._revision)
+        self._count(self._statements.ADVANCE_FLEET, [skip], "the fleet is not at the revision that was read")
+        self._advance_compacted(compacted, revision)
+        self._session.change(self._statements.COMPACT_JOURNAL, (self._fleet, compacted, revision))
+        self._revision = revision
+
+    def set_origin(self, origin: Origin) -> None:
+        """What the database says of itself from now on."""
+        row = (origin.epoch, origin.first_revision, int(origin.restoring))
+        self.change_database(self._statements.SET_ORIGIN, row)
+        self.new_first_revision = origin.first_revision
+
+    def change_database(self, statement: str, row: Row) -> None:
+        """Changes the one row of `origin`."""
+        self.wrote = True
+        self._count(statement, [row], "the database does not say which one it is")
+        self._session.flush()
 
     @override
     def set_clock_offset(self, offset_us: int) -> None:
@@ -311,6 +251,11 @@ class SqlTransaction(Transaction):
         self._count(self._statements.SET_HALTED, [(int(halted), self._fleet)], "the fleet that is halted is not there")
         self._session.flush()
 
+    def _advance_compacted(self, compacted: int, upto: int) -> None:
+        advance = (upto, self._fleet, compacted)
+        self._count(self._statements.COMPACT_FLEET, [advance], "the fleet is not compacted as far as was read")
+        self._session.flush()
+
     def _insert(self, statement: str, rows: Sequence[Row]) -> None:
         if rows:
             self._session.insert(statement, rows)
@@ -323,11 +268,14 @@ class SqlTransaction(Transaction):
     def _write_fleet(self, events: Sequence[FleetEvent]) -> None:
         for event in events:
             match event:
-                case FleetCreated() if self._revision == 0 and event is events[0]:
+                case FleetCreated() if self._is_new:
                     # A fleet is born at the revision before its first event; ADVANCE then takes it on like any other.
+                    self._is_new = False
                     times = (event.revision, event.time_us, event.time_us)
-                    row = (self._fleet, *encode_fleet_fields(event.fields), *times, 0, 1, 0)
+                    row = (self._fleet, *encode_fleet_fields(event.fields), *times, self._revision, 1, 0)
                     self._session.create_fleet(row)
+                    if self._revision:
+                        self._advance_compacted(0, self._revision)
                 case FleetCreated():
                     times = (event.revision, event.time_us, event.time_us)
                     row = (*encode_fleet_fields(event.fields), *times, self._fleet)

@@ -9,12 +9,12 @@ from typing_extensions import override
 from blockyard_server.domain.requests import TokenKey
 from blockyard_server.engine.store_protocol import InvariantBroken, StoreConflict
 from blockyard_server.store.codec import Row
+from blockyard_server.store.driver import Session
 from blockyard_server.store.postgres import statements
 from blockyard_server.store.postgres.arrays import encode_columns
 from blockyard_server.store.postgres.pipe import Answer
 from blockyard_server.store.postgres.writer_pool import BEGIN, Request, WriterConnection
 from blockyard_server.store.rows import Run
-from blockyard_server.store.transaction import Session
 
 MANY_ROWS: Final = 1000
 """A statement that changes so many may take longer than a small one: each has its keys and guards looked at."""

@@ -140,6 +140,14 @@ FORGET_TOKEN: Final = _many(changes.FORGET_TOKEN)
 FORGET_CANCELLED: Final = _many(changes.FORGET_CANCELLED)
 FORGET_ALLOCATION: Final = _many(changes.FORGET_ALLOCATION)
 COMPACTED_REVISION: Final = numbered(statements.COMPACTED_REVISION)
+FIRST_REVISION: Final = statements.FIRST_REVISION
+ORIGIN: Final = statements.ORIGIN
+SET_ORIGIN: Final = numbered(statements.SET_ORIGIN)
+ALL_REVISIONS: Final = statements.ALL_REVISIONS
+SYSTEM: Final = "SELECT system_identifier, timeline FROM origin"
+SET_SYSTEM: Final = "UPDATE origin SET system_identifier = $1, timeline = $2"
+SYSTEM_IDENTIFIER: Final = "SELECT system_identifier::text FROM pg_control_system()"
+TIMELINE: Final = "SELECT timeline_id::bigint FROM pg_control_checkpoint()"
 COMPACT_FLEET: Final = numbered(statements.COMPACT_FLEET)
 COMPACT_JOURNAL: Final = numbered(statements.COMPACT_JOURNAL)
 

@@ -9,7 +9,7 @@ this, with measurements: docs/adr/0006-postgresql-store.md.
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager
 from typing import Any, Final
 
@@ -20,9 +20,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 from typing_extensions import override
 
-from blockyard_server.engine.store_protocol import CommitUnknown, ServerRow, Store, StoreFailed, StoreRefused
+from blockyard_server.engine.store_protocol import CommitUnknown, Origin, ServerRow, Store, StoreFailed, StoreRefused
 from blockyard_server.store.migrate import migrate
-from blockyard_server.store.postgres import statements
+from blockyard_server.store.origin import SqlOrigin
+from blockyard_server.store.postgres import identity, statements
 from blockyard_server.store.postgres.errors import failure_of, reading, said
 from blockyard_server.store.postgres.evidence import PostgresEvidence
 from blockyard_server.store.postgres.notifications import ANSWER_TIMEOUT_S, Notifications, WatchedConnection
@@ -60,7 +61,7 @@ _AWAY: Final = ("08", "57P", "25006")
 _log = logging.getLogger(__name__)
 
 
-class PostgresStore(Store):
+class PostgresStore(SqlOrigin, Store):
     """Fleets in the database at `url` (see `postgres_url`); at most `readers` read at a time.
 
     `schema` names the schema of the tables; without it they are where `postgres_schema` finds them.
@@ -138,16 +139,26 @@ class PostgresStore(Store):
         return evidence
 
     @override
-    def fleet_sizes(self) -> dict[str, int]:
-        connection = self._pool.take()
-        try:
-            with reading():
-                sizes = {row[0]: row[1] for row in connection.send([(statements.FLEET_SIZES, ())])[0].rows()}
-        except BaseException:
-            connection.close()
-            raise
-        self._pool.give_back(connection)
-        return sizes
+    def set_origin(self, origin: Origin) -> None:
+        super().set_origin(origin)
+        if not origin.restoring:
+            with self.transaction("") as transaction:
+                transaction.change_database(statements.SET_SYSTEM, identity.of_system(self._found))
+
+    @override
+    def seen_revisions(self) -> Mapping[str, int]:
+        """Nothing is kept outside of the database."""
+        return {}
+
+    @override
+    def why_restored(self) -> str | None:
+        if (began := super().why_restored()) is not None:
+            return began
+        remembered, found = identity.Remembered(*self._found(statements.SYSTEM)[0]), identity.of_system(self._found)
+        if remembered != found and remembered.may_become(found):
+            with self.transaction("") as transaction:
+                transaction.change_database(statements.SET_SYSTEM, found)
+        return remembered.why_restored(found)
 
     @override
     @asynccontextmanager
@@ -190,6 +201,18 @@ class PostgresStore(Store):
     @override
     def try_write(self) -> None:
         """What cannot be written is asked for again, on a new connection."""
+
+    @override
+    def _found(self, statement: str) -> list[Any]:
+        connection = self._pool.take()
+        try:
+            with reading():
+                found = connection.send([(statement, ())])[0].rows()
+        except BaseException:
+            connection.close()
+            raise
+        self._pool.give_back(connection)
+        return list(found)
 
     def _begin(self, fleet: str) -> tuple[WriterConnection, PostgresSession, Any, int]:
         """A transaction that has locked the fleet, on a connection that lives."""

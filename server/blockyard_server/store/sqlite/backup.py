@@ -21,6 +21,8 @@ from urllib.parse import quote
 from blockyard_server.store.sqlite.backup_checks import differences
 from blockyard_server.store.sqlite.data_file import OWNER_ONLY, says_sync_failed, sync_folder
 from blockyard_server.store.sqlite.errors import is_busy, is_damage, is_full
+from blockyard_server.store.sqlite.manifest import SUFFIX as MANIFEST
+from blockyard_server.store.sqlite.manifest import Manifest, manifest_of, sha256_of, write_manifest
 
 PAGES_A_STEP: Final = 1000
 """Between two of these the progress is told, and a Ctrl-C is heard."""
@@ -87,8 +89,11 @@ def make_backup(data: Path, file: Path, *, replace: bool, progress: Progress) ->
             if not _names(partial, owned):
                 raise BackupFailed(f"{partial} was replaced while it was written, and the copy with it.")
             size_bytes = os.fstat(owned).st_size
+            manifest = Manifest(sha256_of(partial), size_bytes, fleets)
+            manifest_of(target).unlink(missing_ok=True)  # it is of the copy that is replaced
             partial.rename(target)
             sync_folder(target.parent)
+            write_manifest(target, manifest)
     except sqlite3.Error as failure:
         if failure.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
             raise KeyboardInterrupt from failure
@@ -136,7 +141,7 @@ def _target(file: Path) -> Path:
 def _expect_free(target: Path, data: Path, *, replace: bool) -> None:
     """Raises BackupRefused if the copy would take the place of something that is of use, or be harmed by it."""
     own = [data, *(_with(data, suffix) for suffix in (*_BESIDE, ".lock"))]
-    used = [target, *(_with(target, suffix) for suffix in (PARTIAL, DAMAGED))]
+    used = [target, *(_with(target, suffix) for suffix in (PARTIAL, DAMAGED, MANIFEST))]
     if set(own) & set(used) or any(_is_same(one, other) for one in own for other in used):
         raise BackupRefused(f"{target} is the data file itself, or belongs to it. Name another file.")
     beside = [path for path in (_with(target, suffix) for suffix in (*_BESIDE, ".lock")) if os.path.lexists(path)]
@@ -145,7 +150,7 @@ def _expect_free(target: Path, data: Path, *, replace: bool) -> None:
             f"There is a {beside[0]}, so {target} is, or was, a server's data file, and SQLite would read that into "
             "the copy. Name another file."
         )
-    for path, may_go in ((target, replace), (_with(target, DAMAGED), replace)):
+    for path, may_go in ((target, replace), (_with(target, DAMAGED), replace), (manifest_of(target), replace)):
         if not os.path.lexists(path):
             continue
         if not stat.S_ISREG(path.lstat().st_mode):

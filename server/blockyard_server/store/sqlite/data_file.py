@@ -26,6 +26,8 @@ OWNER_ONLY: Final = 0o600
 FOLDER_OWNER_ONLY: Final = 0o700
 SUFFIXES: Final = ("", "-wal", "-shm")
 """The files that are the database, while it is open: itself, its log, and the log's index."""
+RESTORING: Final = ".restoring"
+"""What is added to the name of a backup that is about to take the data file's place."""
 _LOCKED_BYTE: Final = 1 << 62
 """Where systems other than Linux lock a byte: beyond all that SQLite locks, and beyond the end of the file."""
 LOG_HEADER_BYTES: Final = 32
@@ -82,6 +84,22 @@ class DataFile:
         self._take_lock_file()
         try:
             self._take_data_file()
+        except BaseException:
+            self.close()
+            raise
+
+    def hold_for_restore(self) -> None:
+        """Takes the file's name, and the file if it is there, so that no server can. Raises StoreRefused."""
+        self._take_lock_file()
+        try:
+            if self.path.exists():
+                with _locked_here_guard:
+                    self._descriptor = self._locked_descriptor()
+                    self._identity = _identity(os.fstat(self._descriptor))
+                    _locked_here.add(self._identity)
+        except OSError as failure:
+            self.close()
+            raise StoreRefused(f"{self.path} cannot be opened: {failure.strerror}. {_advice(failure)}.") from failure
         except BaseException:
             self.close()
             raise
@@ -250,6 +268,11 @@ class DataFile:
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
+            if self._beside(RESTORING).exists():
+                raise StoreRefused(
+                    f"{self.path} is not there, but {self._beside(RESTORING)} is: a restore has not ended. Run "
+                    "`blockyard restore` again."
+                ) from None
             if self.log_path.exists():
                 raise StoreRefused(
                     f"{self.path} is not there, but its log is: {self.log_path}. Put the file back beside it, "

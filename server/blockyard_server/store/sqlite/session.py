@@ -9,9 +9,9 @@ from typing_extensions import override
 from blockyard_server.domain.requests import TokenKey
 from blockyard_server.engine.store_protocol import InvariantBroken
 from blockyard_server.store.codec import Row, encode_keys
+from blockyard_server.store.driver import Session
 from blockyard_server.store.rows import Run
 from blockyard_server.store.sqlite import statements
-from blockyard_server.store.transaction import Session
 
 MAX_ROWS_AT_ONCE: Final = 64
 """A power of two. With 14 columns 896 parameters, which every SQLite allows."""

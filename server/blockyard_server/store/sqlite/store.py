@@ -11,10 +11,10 @@ import asyncio
 import logging
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -30,6 +30,7 @@ from blockyard_server.engine.store_protocol import (
     StoreStopped,
 )
 from blockyard_server.store.migrate import migrate
+from blockyard_server.store.origin import SqlOrigin
 from blockyard_server.store.reader import SqlReader
 from blockyard_server.store.sqlite import statements
 from blockyard_server.store.sqlite.damage import look_for_damage
@@ -38,6 +39,7 @@ from blockyard_server.store.sqlite.engines import migrating_engine, reading_engi
 from blockyard_server.store.sqlite.errors import failure_of, is_busy, is_failed_sync, is_full, refusal
 from blockyard_server.store.sqlite.evidence import SqliteEvidence
 from blockyard_server.store.sqlite.session import SqliteSession
+from blockyard_server.store.sqlite.witness import Witness
 from blockyard_server.store.transaction import SqlTransaction
 
 OLDEST_SQLITE: Final = (3, 37, 0)
@@ -57,7 +59,7 @@ LEAST_FREE_BYTES: Final = 1024 * 1024
 _log = logging.getLogger(__name__)
 
 
-class SqliteStore(Store):
+class SqliteStore(SqlOrigin, Store):
     """Fleets in the SQLite file `path`, made with its folder if it is not there; at most `readers` read at a time.
 
     Once it has stopped (StoreStopped), it takes no transaction until it is closed and opened again.
@@ -65,13 +67,14 @@ class SqliteStore(Store):
 
     writer_shards = 1
 
-    def __init__(self, path: Path, *, readers: int = 4) -> None:
+    def __init__(self, path: Path, *, readers: int = 4, witnessed: Path | None = None) -> None:
         self.path = path.expanduser().resolve()
         self.made_new = False
         self.write_failed = False
         self._readers = readers
         self._file = DataFile(self.path)
         self._is_open = False
+        self._witness = Witness(witnessed or self.path, read_only=witnessed is not None)
         self._disk_full = False
         """That is why the last write failed."""
         self._stopped: StoreStopped | None = None
@@ -92,6 +95,7 @@ class SqliteStore(Store):
             self._file.make_private()
             self._connect_writer()
             look_for_damage(self._open_connection(), self.path)
+            self._witness.begin(self.origin(), self.all_revisions())
         except (SQLAlchemyError, sqlite3.Error, OSError) as failure:
             if is_failed_sync(failure):
                 self._file.mark_sync(failed=True)
@@ -122,6 +126,7 @@ class SqliteStore(Store):
             yield transaction
             if transaction.wrote:
                 self._commit(db)
+                self._witness.note(fleet, transaction)
         except sqlite3.IntegrityError as refused:
             raise InvariantBroken(f"fleet {fleet}: the database refused a change: {refused}") from refused
         except sqlite3.Error as failure:
@@ -129,6 +134,21 @@ class SqliteStore(Store):
             raise self._failed(failure, f"fleet {fleet}: the database failed") from failure
         finally:
             self._end(db)
+
+    @override
+    def seen_revisions(self) -> Mapping[str, int]:
+        return self._witness.seen
+
+    @override
+    def why_restored(self) -> str | None:
+        return super().why_restored() or self._witness.behind
+
+    @override
+    def _found(self, statement: str) -> list[Any]:
+        try:
+            return self._connected().execute(statement).fetchall()
+        except sqlite3.Error as failure:
+            raise self._unreadable(failure) from failure
 
     @override
     def open_evidence(self, fleet: str) -> SqliteEvidence:
@@ -148,16 +168,8 @@ class SqliteStore(Store):
         return evidence
 
     @override
-    def fleet_sizes(self) -> dict[str, int]:
-        try:
-            return dict(self._connected().execute(statements.FLEET_SIZES).fetchall())
-        except sqlite3.Error as failure:
-            raise self._unreadable(failure) from failure
-
-    @override
     @asynccontextmanager
     async def reader(self) -> AsyncIterator[SqlReader]:
-        """The snapshot is taken by the first read."""
         if self._reading is None:
             raise StoreFailed("the store is closed")
         self._expect_in_place()
@@ -189,6 +201,7 @@ class SqliteStore(Store):
         """Looks whether the files are where they were."""
         self._expect_in_place()
         await asyncio.to_thread(self._sync_copied_pages)
+        await asyncio.to_thread(self._witness.write)
 
     @override
     def try_write(self) -> None:
@@ -382,5 +395,6 @@ class SqliteStore(Store):
 
     def _close_writer(self) -> None:
         self._disconnect()
+        self._witness.write()
         self._is_open = False
         self._file.close()
