@@ -53,7 +53,10 @@ def inside(container: str, *command: str) -> tuple[str, ...]:
 
 def test_the_image_serves_as_a_user_without_rights_is_healthy_and_drains(container: str) -> None:
     with subprocess.Popen(
-        inside(container, "blockyard", "serve", "--listen", "127.0.0.1:0"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        inside(container, "blockyard", "serve", "--listen", "127.0.0.1:0"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as server:
         assert server.stdout
         lines = iter(server.stdout.readline, "")
