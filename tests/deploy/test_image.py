@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -51,13 +52,22 @@ def inside(container: str, *command: str) -> tuple[str, ...]:
     return (*BUILDAH, "run", "--isolation", "chroot", container, "--", *command)
 
 
-def test_the_image_serves_as_a_user_without_rights_is_healthy_and_drains(container: str) -> None:
+@contextmanager
+def serving(container: str) -> Iterator[subprocess.Popen[str]]:
+    """A server in the container, which does not outlive a test that fails."""
+    command = inside(container, "blockyard", "serve", "--listen", "127.0.0.1:0")
     with subprocess.Popen(
-        inside(container, "blockyard", "serve", "--listen", "127.0.0.1:0"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as server:
+        try:
+            yield server
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
+
+
+def test_the_image_serves_as_a_user_without_rights_is_healthy_and_drains(container: str) -> None:
+    with serving(container) as server:
         assert server.stdout
         lines = iter(server.stdout.readline, "")
         started = next((line for line in lines if "Serving on" in line), "")
