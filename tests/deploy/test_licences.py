@@ -23,10 +23,11 @@ SPELLINGS: Final = {
 
 def licence_of(found: Distribution) -> str:
     """An SPDX expression, or what the package says instead."""
-    if expression := found.metadata.get("License-Expression"):
-        return expression
-    said = [name.rpartition(" :: ")[2] for name in found.metadata.get_all("Classifier", []) if "License ::" in name]
-    text = (found.metadata.get("License") or " AND ".join(said)).strip()
+    fields = found.metadata.json
+    if expression := fields.get("license_expression"):
+        return str(expression)
+    said = [name.rpartition(" :: ")[2] for name in fields.get("classifier", []) if "License ::" in name]
+    text = str(fields.get("license") or " AND ".join(said)).strip()
     return SPELLINGS.get(text, text)
 
 
