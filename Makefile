@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 GENERATOR := $(VENV)/generator
+# The tools that check deploy/ are 400 MB: an environment of their own, which only `make check-deploy` and its kind make.
+DEPLOY ?= $(VENV)/deploy
+# The Python of the image's base.
+IMAGE_PYTHON ?= 3.13
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 # Twice as many test processes as cores: many tests wait for a lease, a timeout or another process.
@@ -102,6 +106,40 @@ lock: $(VENV)/.dev  ## Renews requirements/*.txt: the newest releases that pypro
 	$(call lock,pyproject.toml --extra server --extra jwt,server)
 	$(call lock,pyproject.toml --extra server --extra jwt --extra dev,dev)
 	$(call lock,requirements/generator.in,generator)
+	$(call lock,requirements/deploy.in,deploy)
+
+$(DEPLOY)/.installed: requirements/deploy.txt
+	$(PYTHON) -m venv $(DEPLOY)
+	$(DEPLOY)/bin/python -m pip --disable-pip-version-check install --quiet --requirement requirements/deploy.txt
+	@touch $@
+
+.PHONY: check-deploy
+check-deploy: $(VENV)/.dev $(DEPLOY)/.installed  ## The chart, the compose file and the Containerfile, checked by their own tools
+	BLOCKYARD_DEPLOY_TOOLS=$(abspath $(DEPLOY)) $(PYTEST) -m deploy tests/deploy $(ARGS)
+
+.PHONY: image-context
+image-context: $(VENV)/.dev  ## What the image is built from, in build/image: wheels for IMAGE_PYTHON
+	@rm -rf build/image
+	$(PIP) download --quiet --require-hashes --only-binary :all: --python-version $(IMAGE_PYTHON) \
+	  --dest build/image/wheels --requirement requirements/server.txt
+	$(BIN)/uv build --quiet --wheel --out-dir build/image/wheels
+	@rm -f build/image/wheels/.gitignore
+	cp requirements/server.txt deploy/container/health.py build/image
+
+.PHONY: image-test
+image-test: $(VENV)/.dev  ## As root, with buildah and mmdebstrap: builds the image on Debian's packages, and runs it
+	@if [ "$$(id -u)" = 0 ] && command -v buildah mmdebstrap >/dev/null; then $(PYTEST) -m soak -s tests/deploy/test_image.py $(ARGS); \
+	else echo "image-test: not tested: it needs root, buildah and mmdebstrap"; fi
+
+.PHONY: sbom
+sbom: $(VENV)/.dev $(DEPLOY)/.installed  ## What a server is made of, as CycloneDX 1.6: build/sbom.json
+	@mkdir -p build
+	$(DEPLOY)/bin/python -m cyclonedx_py requirements --output-reproducible --spec-version 1.6 --pyproject pyproject.toml \
+	  --output-file build/sbom.json requirements/server.txt
+
+.PHONY: audit
+audit: $(DEPLOY)/.installed  ## The locks against the published advisories; needs the network that has them
+	$(DEPLOY)/bin/python -m pip_audit --require-hashes --disable-pip --requirement requirements/server.txt
 
 .PHONY: docs
 docs: $(VENV)/.dev  ## Executes the snippets of README.md and docs/

@@ -25,7 +25,7 @@ EMPTY_NAMES = {"utils", "util", "helpers", "manager", "base", "common", "misc"}
 
 FILES = sorted(
     path
-    for folder in ("client", "server", "tests", "benchmarks", "examples", "scripts")
+    for folder in ("client", "server", "tests", "benchmarks", "examples", "scripts", "deploy")
     for path in (ROOT / folder).rglob("*.py")
     if not path.name.endswith(("_pb2.py", "_pb2_grpc.py")) and "node_modules" not in path.parts
 )

@@ -16,11 +16,14 @@ PROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_te
 ASKED: Final[dict[str, list[str]]] = {
     "server": [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["server"]],
     "dev": [*PROJECT["dependencies"], *(text for extra in PROJECT["optional-dependencies"].values() for text in extra)],
-    "generator": [
-        line.partition("#")[0].strip()
-        for line in (LOCKS / "generator.in").read_text(encoding="utf-8").splitlines()
-        if line.partition("#")[0].strip()
-    ],
+    **{
+        name: [
+            line.partition("#")[0].strip()
+            for line in (LOCKS / f"{name}.in").read_text(encoding="utf-8").splitlines()
+            if line.partition("#")[0].strip()
+        ]
+        for name in ("generator", "deploy")
+    },
 }
 """What each lock is made of."""
 RENEW: Final = "run `make lock`"
