@@ -12,6 +12,7 @@ from blockyard import AllocationNotFound, Client
 from tests.cli.conftest import CommandLine, serving
 from tests.harness.process import ServerProcess, StartFailed
 
+pytestmark = pytest.mark.slow
 NOBODY: Final = CommandLine("127.0.0.1:1")
 """A restore asks no service."""
 
@@ -78,7 +79,6 @@ def test_a_forgotten_bump_is_found_and_the_command_helps(data: Path, tmp_path: P
     expect_no_ghost(data, ghost)
 
 
-@pytest.mark.slow
 def test_it_is_refused_while_a_server_has_the_file(data: Path) -> None:
     lose_the_future(data)
     backup = data.with_name("monday.db")
@@ -88,7 +88,6 @@ def test_it_is_refused_while_a_server_has_the_file(data: Path) -> None:
             assert (done.code, "in use by another Blockyard server" in done.err) == (2, True)
 
 
-@pytest.mark.slow
 def test_a_backup_that_is_not_what_its_manifest_says_is_refused(data: Path) -> None:
     lose_the_future(data)
     backup, before = data.with_name("monday.db"), data.read_bytes()
@@ -125,7 +124,6 @@ def drill(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
 def test_the_drill_says_whether_the_newest_backup_can_be_restored(data: Path, tmp_path: Path) -> None:
     assert drill(tmp_path).returncode == 2
     lose_the_future(data)

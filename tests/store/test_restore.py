@@ -134,3 +134,21 @@ def test_a_kill_at_any_step_leaves_nothing_that_a_server_starts_on_without_the_b
     done = restore_file(backup, data, "again", lambda store: restored(store, NOW_US, None))
     assert why_refused(data) is None
     assert revision_of(data) == done.done.fleets["gpu"].revision > 1_000_000_000
+
+
+def test_a_file_that_was_put_back_by_hand_is_behind_its_witness_until_it_is_taken_above(
+    backup: Path, tmp_path: Path
+) -> None:
+    data = data_of(tmp_path)
+    for file in tmp_path.glob("blockyard.db*"):
+        file.unlink()
+    shutil.copy(backup, data)
+
+    for _ in range(2):  # the refused start leaves the witness as it is
+        assert "fleet gpu was at revision 4 or later, and is at revision 2 now" in (why_refused(data) or "")
+
+    store = SqliteStore(data)
+    store.open()
+    restored(store, NOW_US, None)
+    asyncio.run(store.close())
+    assert why_refused(data) is None
