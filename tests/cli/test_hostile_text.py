@@ -61,6 +61,8 @@ ARGUMENTS: Mapping[str, Sequence[str]] = {
 LOCAL: Mapping[str, Sequence[str]] = {
     "blockyard serve": ["--listen", IN_ARGUMENTS],
     "blockyard backup": ["copy.db", "--data", f"/nowhere/{IN_ARGUMENTS}"],
+    "blockyard restore": [f"/nowhere/{IN_ARGUMENTS}", "--data", f"/nowhere/{IN_ARGUMENTS}"],
+    "blockyard admin restored": ["--data", f"/nowhere/{IN_ARGUMENTS}"],
     "blockyard token new": [IN_ARGUMENTS],
     "blockyard auth check": [f"/nowhere/{IN_ARGUMENTS}"],
     "blockyard context add": [IN_ARGUMENTS, "--address", "a:1"],

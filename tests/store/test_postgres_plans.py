@@ -76,6 +76,8 @@ MEANT = {
     "FORGET_TOKEN": "tokens t Index Cond: ((fleet = k.fleet) AND (caller = k.caller) AND (token = k.token))",
     "FORGET_ALLOCATION": "allocations t Index Cond: ((fleet = k.fleet) AND (allocation = k.allocation))",
 }
+OF_ONE_ROW = {"SET_ORIGIN"}
+"""Statements on the table that has one row."""
 
 
 @pytest.mark.parametrize("statistics", ["", "ANALYZE"])
@@ -86,7 +88,8 @@ def test_the_writer_finds_every_row_by_the_index_that_is_meant(database: str, st
         for name, value in PLANNING.items():
             db.execute("SELECT set_config(%s, %s, false)", (name, value))
         plans = {name: plan(db, getattr(postgres_statements, name)) for name in STATEMENTS}
-    assert {name: steps for name, steps in plans.items() if "Seq Scan" in steps or "Materialize" in steps} == {}
+    scans = {name for name, steps in plans.items() if "Seq Scan" in steps or "Materialize" in steps}
+    assert scans <= OF_ONE_ROW
     found = {name: named(steps) for name, steps in plans.items()}
     assert {name: found[name] for name, meant in MEANT.items() if meant not in found[name]} == {}
 

@@ -14,7 +14,7 @@ from blockyard_server.store.schema import metadata
 from tests.store.conftest import opened
 from tests.store.story import Story
 
-SHADOWS = ("fleets", "instances", "allocations", "held_blocks", "tokens", "journal", "fleet_ages", "servers")
+SHADOWS = ("fleets", "instances", "allocations", "held_blocks", "tokens", "journal", "fleet_ages", "servers", "origin")
 LIES = """
 CREATE FUNCTION evil.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS 'SELECT timestamptz ''2001-01-01 00:00Z''';
 CREATE FUNCTION evil.unnest(text[]) RETURNS SETOF text LANGUAGE sql AS 'SELECT ''a lie''';

@@ -38,6 +38,7 @@ def plan(db: sqlite3.Connection, statement: str, parameters: Any) -> list[str]:
 
 SMALL = {
     "SCAN fleets",  # at most limits.MAX_FLEETS rows
+    "SCAN origin",  # one row
     "SCAN CONSTANT ROW",  # SELECT EXISTS (…)
     "SCAN k VIRTUAL TABLE INDEX 1:",  # the keys that are looked up
     "SCAN run",  # the blocks of one run, which the statement makes itself
