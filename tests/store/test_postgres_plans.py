@@ -76,7 +76,7 @@ MEANT = {
     "FORGET_TOKEN": "tokens t Index Cond: ((fleet = k.fleet) AND (caller = k.caller) AND (token = k.token))",
     "FORGET_ALLOCATION": "allocations t Index Cond: ((fleet = k.fleet) AND (allocation = k.allocation))",
 }
-OF_ONE_ROW = {"SET_ORIGIN"}
+OF_ONE_ROW = {"SET_ORIGIN", "SET_SYSTEM"}
 """Statements on the table that has one row."""
 
 
