@@ -99,8 +99,9 @@ class EventKind(StrEnum):
     LEASES_EXTENDED = "LEASES_EXTENDED"
     """After a restart, leases that would have ended before `expire_time` were extended to it."""
     REPAIRED = "REPAIRED"
-    RESTORED = "RESTORED"
     """A repair changed records so that they agree. Sets `corrections`."""
+    RESTORED = "RESTORED"
+    """The fleet goes on from a backup. Its revision is far above all that were there before."""
     UNKNOWN = "UNKNOWN"
     """A kind that only a newer SDK can name. Never an argument."""
 
